@@ -1,0 +1,206 @@
+//! People, tenants and roles.
+
+use super::clock::Moment;
+use super::ids::{PlanId, TenantId, UserId};
+use super::words;
+
+words! {
+    /// What a person may do on the whole platform.
+    pub enum PlatformRole { SuperAdmin = "super_admin", Support = "support" }
+}
+
+words! {
+    /// What a person may do inside one tenant, strongest first.
+    pub enum TenantRole { Admin = "admin", BillingAdmin = "billing_admin", Member = "member" }
+}
+
+words! {
+    pub enum TenantState { Active = "active", Suspended = "suspended" }
+}
+
+words! {
+    /// The tenant's setting *who may change provider keys*.
+    pub enum KeyChangers { Admins = "admins", SuperAdmins = "super_admins" }
+}
+
+impl PlatformRole {
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::SuperAdmin => "Super admin",
+            Self::Support => "Support",
+        }
+    }
+}
+
+impl TenantRole {
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Admin => "Tenant admin",
+            Self::BillingAdmin => "Billing admin",
+            Self::Member => "Member",
+        }
+    }
+}
+
+/// A person who can sign in.
+#[derive(Clone, Debug)]
+pub struct User {
+    pub id: UserId,
+    pub email: String,
+    pub platform_role: Option<PlatformRole>,
+    pub disabled_at: Option<Moment>,
+    pub created_at: Moment,
+}
+
+/// A person's place in one tenant.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    pub tenant_id: TenantId,
+    pub tenant_slug: String,
+    pub tenant_name: String,
+    pub role: TenantRole,
+}
+
+/// A customer of the operator.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    pub id: TenantId,
+    pub slug: Slug,
+    pub name: String,
+    pub plan_id: PlanId,
+    pub state: TenantState,
+    pub key_changers: KeyChangers,
+    /// IANA name; days on the tenant's pages begin and end there.
+    pub time_zone: String,
+    pub created_at: Moment,
+}
+
+/// A name in a URL or a header: `a-z`, `0-9` and single hyphens inside, 1 to 40 characters.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slug(String);
+
+impl Slug {
+    pub const MAX: usize = 40;
+    pub const RULE: &'static str =
+        "Use lower-case letters, digits and single hyphens between them, 40 characters at most.";
+
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = !text.is_empty()
+            && text.len() <= Self::MAX
+            && text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+            && !text.starts_with('-')
+            && !text.ends_with('-')
+            && !text.contains("--");
+        fits.then(|| Self(text.to_owned()))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Slug {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// An e-mail address, trimmed and lower-cased. What counts is that a person could type it again.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Email(String);
+
+impl Email {
+    pub const MAX: usize = 254;
+
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim().to_lowercase();
+        let (local, domain) = text.split_once('@')?;
+        let fits = text.len() <= Self::MAX
+            && !local.is_empty()
+            && !domain.is_empty()
+            && !domain.contains('@')
+            && !domain.starts_with('.')
+            && !domain.ends_with('.')
+            && !text.chars().any(|c| c.is_whitespace() || c.is_control());
+        fits.then_some(Self(text))
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for Email {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a chosen password is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WeakPassword {
+    #[error("Use at least 12 characters. A few unrelated words work well.")]
+    TooShort,
+    #[error("Use at most 256 characters.")]
+    TooLong,
+    #[error("That password is too easy to guess. Use a few unrelated words.")]
+    TooPlain,
+}
+
+/// A password's least demands: length, and not one character or run over and over.
+///
+/// # Errors
+/// The demand that it fails.
+pub fn judge_password(password: &str) -> Result<(), WeakPassword> {
+    let length = password.chars().count();
+    if length < 12 {
+        return Err(WeakPassword::TooShort);
+    }
+    if length > 256 {
+        return Err(WeakPassword::TooLong);
+    }
+    let mut distinct: Vec<char> = password.to_lowercase().chars().collect();
+    distinct.sort_unstable();
+    distinct.dedup();
+    if distinct.len() < 5 {
+        return Err(WeakPassword::TooPlain);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slugs_hold_to_their_rule() {
+        for good in ["acme", "a", "acme-support-2"] {
+            assert!(Slug::parse(good).is_some(), "{good}");
+        }
+        for bad in ["", "-a", "a-", "a--b", "Acme", "a_b", "a b", "ä", &"a".repeat(41)] {
+            assert!(Slug::parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn emails_are_trimmed_and_lower_cased() {
+        assert_eq!(Email::parse("  Ada@Acme.Example ").unwrap().as_str(), "ada@acme.example");
+        for bad in ["", "a", "@b", "a@", "a@b@c", "a b@c", "a@.c", "a@c."] {
+            assert!(Email::parse(bad).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn passwords_need_length_and_variety() {
+        assert_eq!(judge_password("short"), Err(WeakPassword::TooShort));
+        assert_eq!(judge_password("abababababab"), Err(WeakPassword::TooPlain));
+        assert_eq!(judge_password(&"abcdefg".repeat(40)), Err(WeakPassword::TooLong));
+        assert_eq!(judge_password("violet ladder 9 reed"), Ok(()));
+    }
+}

@@ -1,0 +1,71 @@
+//! What the audit log records. The log itself is append-only and chained: see `storage::audit`.
+
+use uuid::Uuid;
+
+use super::clock::Moment;
+use super::ids::UserId;
+use super::words;
+
+words! {
+    pub enum AuditAction {
+        SignedIn = "user.signed_in",
+        SignInFailed = "user.sign_in_failed",
+        SignedOut = "user.signed_out",
+        Confirmed = "user.confirmed",
+        UserCreated = "user.created",
+        UserDisabled = "user.disabled",
+        PasswordReset = "user.password_reset",
+        PasswordChanged = "user.password_changed",
+        SessionRevoked = "session.revoked",
+        MemberAdded = "member.added",
+        TenantCreated = "tenant.created",
+        KeyAdded = "key.added",
+        KeyChecked = "key.checked",
+        KeyRotated = "key.rotated",
+        KeyRotationUndone = "key.rotation_undone",
+        KeyVersionForgotten = "key.version_forgotten",
+        KeyRemoved = "key.removed",
+        KeyMadeDefault = "key.made_default",
+        KeyEdited = "key.edited",
+        KeyResumed = "key.resumed",
+        KeyDisabled = "key.disabled",
+        KeyEnabled = "key.enabled",
+        KeyStateChanged = "key.state_changed",
+        ModeChanged = "billing.mode_changed",
+        PolicyChanged = "billing.policy_changed",
+        KeyChangersChanged = "settings.key_changers_changed",
+        TokenCreated = "token.created",
+        TokenRevoked = "token.revoked",
+        UsageExported = "usage.exported",
+        PolicyRefused = "policy.refused",
+        EndpointsAllowed = "platform.endpoints_allowed",
+    }
+}
+
+/// Who did it, as the log keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditActor {
+    pub user_id: Option<UserId>,
+    /// The e-mail address, or the name of the job or command that acted.
+    pub name: String,
+    pub address: Option<String>,
+    pub request_id: Option<Uuid>,
+}
+
+impl AuditActor {
+    /// A job or command of Keyward itself.
+    #[must_use]
+    pub fn system(name: &str) -> Self {
+        Self { name: name.to_owned(), ..Self::default() }
+    }
+}
+
+/// One thing that happened. `detail` is JSON without secrets: what was, and what is.
+#[derive(Clone, Debug)]
+pub struct AuditEvent {
+    pub at: Moment,
+    pub actor: AuditActor,
+    pub action: AuditAction,
+    pub target: String,
+    pub detail: serde_json::Value,
+}

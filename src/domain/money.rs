@@ -1,0 +1,127 @@
+//! Money as integers: nanodollars (billionths of a US dollar) for amounts, picodollars for rates.
+
+/// An amount in nanodollars. `Nanos(1_000_000_000)` is one US dollar.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct Nanos(pub i64);
+
+const PER_DOLLAR: i128 = 1_000_000_000;
+
+impl Nanos {
+    pub const ZERO: Self = Self(0);
+
+    #[must_use]
+    pub fn saturating_add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    /// Dollars and cents with grouped thousands, rounded half to even: `$1,284.20`.
+    #[must_use]
+    pub fn dollars(self) -> String {
+        self.fixed(2)
+    }
+
+    /// To the micro-dollar, for single requests: `$0.001284`.
+    #[must_use]
+    pub fn micro_dollars(self) -> String {
+        self.fixed(6)
+    }
+
+    /// All nine places without a currency sign, for machines: `0.001284500`.
+    #[must_use]
+    pub fn exact(self) -> String {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        let value = i128::from(self.0).abs();
+        format!("{sign}{}.{:09}", value / PER_DOLLAR, value % PER_DOLLAR)
+    }
+
+    fn fixed(self, places: u32) -> String {
+        let unit = 10_i128.pow(9 - places);
+        let rounded = div_half_even(i128::from(self.0).abs(), unit);
+        let scale = 10_i128.pow(places);
+        let sign = if self.0 < 0 && rounded != 0 { "-" } else { "" };
+        let whole = u64::try_from(rounded / scale).unwrap_or(u64::MAX);
+        format!("{sign}${}.{:0width$}", grouped(whole), rounded % scale, width = places as usize)
+    }
+}
+
+impl std::iter::Sum for Nanos {
+    fn sum<I: Iterator<Item = Self>>(amounts: I) -> Self {
+        amounts.fold(Self::ZERO, Self::saturating_add)
+    }
+}
+
+/// Divides and rounds half to even. The divisor must be positive.
+#[must_use]
+pub fn div_half_even(value: i128, divisor: i128) -> i128 {
+    let quotient = value.div_euclid(divisor);
+    let twice = value.rem_euclid(divisor) * 2;
+    match twice.cmp(&divisor) {
+        std::cmp::Ordering::Less => quotient,
+        std::cmp::Ordering::Greater => quotient + 1,
+        std::cmp::Ordering::Equal => quotient + (quotient & 1),
+    }
+}
+
+/// A count with its thousands grouped: `41,208`.
+#[must_use]
+pub fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i) % 3 == 0 {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A large count in three or four figures: `812`, `9,870`, `96.4M`, `1.02B`.
+#[must_use]
+pub fn compact(count: u64) -> String {
+    let (unit, suffix) = match count {
+        0..=9_999 => return grouped(count),
+        10_000..=999_949 => (1_000_u64, "K"),
+        999_950..=999_949_999 => (1_000_000, "M"),
+        _ => (1_000_000_000, "B"),
+    };
+    let hundredths = div_half_even(i128::from(count) * 100, i128::from(unit));
+    let (whole, part) = (hundredths / 100, hundredths % 100);
+    match whole {
+        0..=9 => format!("{whole}.{part:02}{suffix}"),
+        10..=999 => {
+            let tenths = div_half_even(i128::from(count) * 10, i128::from(unit));
+            format!("{}.{}{suffix}", tenths / 10, tenths % 10)
+        }
+        _ => format!("{}{suffix}", grouped(u64::try_from(whole).unwrap_or(u64::MAX))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dollars_round_half_to_even() {
+        assert_eq!(Nanos(5_000_000).dollars(), "$0.00");
+        assert_eq!(Nanos(15_000_000).dollars(), "$0.02");
+        assert_eq!(Nanos(1_284_204_999_999).dollars(), "$1,284.20");
+        assert_eq!(Nanos(-5_000_001).dollars(), "-$0.01");
+        assert_eq!(Nanos(-1).dollars(), "$0.00");
+        assert_eq!(Nanos(1_500).micro_dollars(), "$0.000002");
+        assert_eq!(Nanos(1_284_500).exact(), "0.001284500");
+    }
+
+    #[test]
+    fn counts_are_grouped_and_shortened() {
+        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(compact(9_999), "9,999");
+        assert_eq!(compact(96_400_000), "96.4M");
+        assert_eq!(compact(8_120_000), "8.12M");
+        assert_eq!(compact(999_999), "1.00M");
+        assert_eq!(compact(12_345), "12.3K");
+    }
+}

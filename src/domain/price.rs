@@ -1,0 +1,241 @@
+//! Prices and rating: exact integers in, one rounding at the end.
+
+use super::clock::Moment;
+use super::ids::PriceId;
+use super::money::{Nanos, div_half_even};
+use super::provider_key::Provider;
+use super::usage::{ServedAs, ServiceTier, Speed, TokenUsage};
+
+/// Rates in picodollars (10⁻¹² US dollars) per token, and per search for `web_search`.
+/// One dollar per million tokens is 1,000,000 picodollars per token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rates {
+    pub input: i64,
+    pub cache_read: i64,
+    pub cache_write_5m: i64,
+    pub cache_write_1h: i64,
+    pub output: i64,
+    pub web_search: i64,
+}
+
+/// One dated price: a model, a service tier and a prompt size, from a moment on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PriceRow {
+    pub id: PriceId,
+    pub provider: Provider,
+    /// The model's id, or the id that dated snapshots of it begin with.
+    pub model: String,
+    pub tier: ServiceTier,
+    pub valid_from: Moment,
+    /// Holds for prompts of more tokens than this; 0 for the first tier.
+    pub above_prompt_tokens: u64,
+    pub rates: Rates,
+    /// Thousandths by which tokens cost more when held to the United States (1,100 = ×1.1).
+    pub us_permille: i64,
+    /// Thousandths by which tokens cost more in fast mode.
+    pub fast_permille: i64,
+}
+
+/// What a request cost, and by which price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rated {
+    pub price_id: PriceId,
+    pub cost: Nanos,
+}
+
+/// All prices in force, ready to be asked.
+#[derive(Clone, Debug, Default)]
+pub struct PriceBook {
+    /// Sorted by model; within a model any order.
+    rows: Vec<PriceRow>,
+}
+
+impl PriceBook {
+    #[must_use]
+    pub fn new(mut rows: Vec<PriceRow>) -> Self {
+        rows.sort_by(|a, b| a.model.cmp(&b.model));
+        Self { rows }
+    }
+
+    #[must_use]
+    pub fn rows(&self) -> &[PriceRow] {
+        &self.rows
+    }
+
+    /// The price that held at `at`, or `None`: the model is unpriced. A dated snapshot
+    /// (`…-20251001`) without a price of its own takes its model's.
+    #[must_use]
+    pub fn find(
+        &self,
+        provider: Provider,
+        model: &str,
+        tier: ServiceTier,
+        prompt_tokens: u64,
+        at: Moment,
+    ) -> Option<&PriceRow> {
+        self.find_exact(provider, model, tier, prompt_tokens, at)
+            .or_else(|| self.find_exact(provider, without_date(model)?, tier, prompt_tokens, at))
+    }
+
+    fn find_exact(
+        &self,
+        provider: Provider,
+        model: &str,
+        tier: ServiceTier,
+        prompt_tokens: u64,
+        at: Moment,
+    ) -> Option<&PriceRow> {
+        let from = self.rows.partition_point(|row| row.model.as_str() < model);
+        self.rows[from..]
+            .iter()
+            .take_while(|row| row.model == model)
+            .filter(|row| {
+                row.provider == provider
+                    && row.tier == tier
+                    && row.valid_from <= at
+                    && (row.above_prompt_tokens == 0 || prompt_tokens > row.above_prompt_tokens)
+            })
+            .max_by_key(|row| (row.valid_from, row.above_prompt_tokens))
+    }
+
+    /// Rates one request. Priority capacity is bought apart from the list, so it is rated at the
+    /// standard rates; `None` means that the model has no price.
+    #[must_use]
+    pub fn rate(
+        &self,
+        provider: Provider,
+        model: &str,
+        tokens: &TokenUsage,
+        served: ServedAs,
+        at: Moment,
+    ) -> Option<Rated> {
+        let tier = match served.tier {
+            ServiceTier::Priority => ServiceTier::Standard,
+            tier => tier,
+        };
+        let row = self.find(provider, model, tier, tokens.prompt(), at)?;
+        Some(Rated { price_id: row.id, cost: cost(row, tokens, served) })
+    }
+}
+
+/// The model of a dated snapshot: `claude-haiku-4-5` of `claude-haiku-4-5-20251001`.
+fn without_date(model: &str) -> Option<&str> {
+    let (name, date) = model.rsplit_once('-')?;
+    (date.len() == 8 && date.bytes().all(|b| b.is_ascii_digit())).then_some(name)
+}
+
+/// Exact in picodollars and permille, rounded once to nanodollars, half to even.
+fn cost(row: &PriceRow, tokens: &TokenUsage, served: ServedAs) -> Nanos {
+    let rates = &row.rates;
+    let of = |count: u64, rate: i64| i128::from(count) * i128::from(rate);
+    let by_token = of(tokens.input, rates.input)
+        + of(tokens.cache_read, rates.cache_read)
+        + of(tokens.cache_write_5m, rates.cache_write_5m)
+        + of(tokens.cache_write_1h, rates.cache_write_1h)
+        + of(tokens.output, rates.output);
+    let us = if served.us_only { i128::from(row.us_permille) } else { 1_000 };
+    let fast = if served.speed == Speed::Fast { i128::from(row.fast_permille) } else { 1_000 };
+    let by_unit = of(tokens.web_searches, rates.web_search);
+    // In millionths of a picodollar, since both multipliers are in thousandths.
+    let exact = by_token.saturating_mul(us * fast).saturating_add(by_unit.saturating_mul(1_000_000));
+    let nanos = div_half_even(exact, 1_000_000_000);
+    Nanos(i64::try_from(nanos).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::price_list;
+
+    fn book() -> PriceBook {
+        PriceBook::new(price_list::list())
+    }
+
+    fn cost_of(model: &str, tokens: TokenUsage, served: ServedAs) -> i64 {
+        book().rate(Provider::Anthropic, model, &tokens, served, Moment(1)).unwrap().cost.0
+    }
+
+    #[test]
+    fn kinds_are_rated_apart() {
+        let tokens = TokenUsage {
+            input: 1_000,
+            cache_read: 10_000,
+            cache_write_5m: 100,
+            cache_write_1h: 10,
+            output: 500,
+            reasoning: 300,
+            web_searches: 2,
+        };
+        // Haiku 4.5: $1, $0.10, $1.25, $2 and $5 per million tokens; $10 per thousand searches.
+        let expected = 1_000_000 + 1_000_000 + 125_000 + 20_000 + 2_500_000 + 20_000_000;
+        assert_eq!(cost_of("claude-haiku-4-5", tokens, ServedAs::default()), expected);
+        assert_eq!(cost_of("claude-haiku-4-5-20251001", tokens, ServedAs::default()), expected);
+    }
+
+    #[test]
+    fn a_large_prompt_moves_every_token_to_the_next_tier() {
+        let at = |input| TokenUsage { input, output: 1_000, ..TokenUsage::default() };
+        // Haiku 5.5: $0.10 and $0.50 up to 100,000 prompt tokens, $0.50 and $2.50 above.
+        assert_eq!(cost_of("claude-haiku-5-5", at(100_000), ServedAs::default()), 10_000_000 + 500_000);
+        assert_eq!(cost_of("claude-haiku-5-5", at(100_001), ServedAs::default()), 50_000_500 + 2_500_000);
+    }
+
+    #[test]
+    fn multipliers_touch_tokens_and_not_searches() {
+        let tokens = TokenUsage { input: 1_000, web_searches: 1, ..TokenUsage::default() };
+        let us = ServedAs { us_only: true, ..ServedAs::default() };
+        assert_eq!(cost_of("claude-opus-5-5", tokens, us), 4_400_000 + 10_000_000);
+        let fast = ServedAs { speed: Speed::Fast, us_only: true, ..ServedAs::default() };
+        assert_eq!(cost_of("claude-opus-5-5", tokens, fast), 8_800_000 + 10_000_000);
+    }
+
+    #[test]
+    fn later_prices_hold_from_their_date() {
+        let mut rows = price_list::list();
+        let mut later = rows.iter().find(|row| row.model == "claude-opus-5").unwrap().clone();
+        later.id = PriceId::new();
+        later.valid_from = Moment(1_000);
+        later.rates.input = 1;
+        rows.push(later.clone());
+        let book = PriceBook::new(rows);
+        let tier = ServiceTier::Standard;
+        let find = |at| book.find(Provider::Anthropic, "claude-opus-5", tier, 0, Moment(at)).unwrap();
+        assert_ne!(find(999).id, later.id);
+        assert_eq!(find(1_000).id, later.id);
+    }
+
+    #[test]
+    fn an_unknown_model_has_no_price() {
+        assert!(
+            book().find(Provider::Anthropic, "claude-none", ServiceTier::Standard, 1, Moment(1)).is_none()
+        );
+    }
+
+    proptest! {
+        /// Rating agrees with a fraction kept whole to the end.
+        #[test]
+        fn rating_rounds_once(input in 0_u64..2_000_000, output in 0_u64..200_000, read in 0_u64..2_000_000,
+                              us: bool, fast: bool) {
+            let tokens = TokenUsage { input, output, cache_read: read, ..TokenUsage::default() };
+            let served = ServedAs {
+                us_only: us,
+                speed: if fast { Speed::Fast } else { Speed::Standard },
+                ..ServedAs::default()
+            };
+            for row in book().rows() {
+                let pico = u128::from(input) * u128::try_from(row.rates.input).unwrap()
+                    + u128::from(output) * u128::try_from(row.rates.output).unwrap()
+                    + u128::from(read) * u128::try_from(row.rates.cache_read).unwrap();
+                let numerator = pico
+                    * if us { u128::try_from(row.us_permille).unwrap() } else { 1_000 }
+                    * if fast { u128::try_from(row.fast_permille).unwrap() } else { 1_000 };
+                let denominator = 1_000_u128 * 1_000 * 1_000;
+                let (whole, rest) = (numerator / denominator, numerator % denominator);
+                let up = rest * 2 > denominator || (rest * 2 == denominator && whole % 2 == 1);
+                prop_assert_eq!(u128::try_from(cost(row, &tokens, served).0).unwrap(), whole + u128::from(up));
+            }
+        }
+    }
+}

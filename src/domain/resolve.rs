@@ -1,0 +1,489 @@
+//! Choosing the key. One pure function decides for the gateway, for the pages and for the API
+//! which key version a request runs on, or which gates are closed and who can open them.
+
+use super::account::TenantState;
+use super::billing::{Fallback, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
+use super::clock::Moment;
+use super::plan::{Feature, Plan};
+use super::provider_key::{KeyState, KeyView, Provider};
+use super::usage::Dialect;
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    pub dialect: Dialect,
+    /// `None` is the built-in `general`.
+    pub feature: Option<&'a str>,
+    pub key_name: Option<&'a str>,
+    pub provider: Option<Provider>,
+}
+
+/// All that is known about the tenant and the platform at the moment of asking.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    pub now: Moment,
+    pub tenant_state: TenantState,
+    pub policy: PaymentPolicy,
+    pub plan: &'a Plan,
+    pub features: &'a [Feature],
+    /// Slugs of features whose master switch the tenant has turned off.
+    pub switched_off: &'a [String],
+    pub keys: &'a [KeyView],
+    pub shared_keys: &'a [KeyView],
+}
+
+/// One condition that a feature needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateKind {
+    Tenant,
+    MasterSwitch,
+    Plan,
+    Key,
+    Pause,
+}
+
+/// Who can open a closed gate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opener {
+    /// A super admin of the platform.
+    Platform,
+    /// An admin of the tenant, on its API keys page.
+    KeysPage,
+    /// An admin of the tenant, on its Billing page.
+    BillingPage,
+    /// An admin of the tenant, in the provider's console.
+    ProviderConsole,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    pub kind: GateKind,
+    /// Why it is closed, in a sentence, and who can open it; `None` while it is open.
+    pub closed: Option<Closed>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    pub why: String,
+    pub opener: Opener,
+}
+
+/// Stable codes of refusals, as the gateway gives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalCode {
+    FeatureUnknown,
+    GateClosed,
+    KeyNotFound,
+    ProviderMismatch,
+    KeyRejected,
+    /// Paused by a spend or credit limit: a retry does not help.
+    Paused,
+    /// Paused by a rate limit until the moment named: a retry after it does.
+    RateLimited,
+    /// The platform's own account cannot serve.
+    Unavailable,
+}
+
+#[derive(Clone, Debug)]
+pub struct Refusal {
+    pub code: RefusalCode,
+    pub message: String,
+    pub until: Option<Moment>,
+}
+
+/// The key version that a request runs on.
+#[derive(Clone, Copy, Debug)]
+pub struct Chosen<'a> {
+    pub key: &'a KeyView,
+    /// True for the platform's shared key.
+    pub shared: bool,
+    pub mode: UsageMode,
+    pub fallback: Option<Fallback>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Decision<'a> {
+    pub outcome: Result<Chosen<'a>, Refusal>,
+    /// Every gate, open or closed, in the order in which they are checked. Empty for a request
+    /// that is wrong in itself.
+    pub gates: Vec<Gate>,
+    pub feature: Option<Feature>,
+}
+
+/// Decides which key a request runs on. See the module's header.
+#[must_use]
+pub fn resolve<'a>(ask: &Ask<'_>, s: &Situation<'a>) -> Decision<'a> {
+    let feature = match ask.feature {
+        None | Some(super::plan::GENERAL) => Feature::general(),
+        Some(slug) => match s.features.iter().find(|feature| feature.slug == slug) {
+            Some(feature) => feature.clone(),
+            None => return wrong(RefusalCode::FeatureUnknown, format!("There is no feature named {slug}.")),
+        },
+    };
+    let key = choose(ask, s, &feature);
+    let gates = gates(s, &feature, &key);
+    let shut = gates[..3].iter().find_map(|gate| gate.closed.as_ref());
+    let outcome = match (shut, key) {
+        (Some(closed), _) => Err(refusal(RefusalCode::GateClosed, closed.why.clone())),
+        (None, Ok(chosen)) => Ok(chosen),
+        (None, Err(miss)) => Err(Refusal { code: miss.code, message: miss.why, until: miss.until }),
+    };
+    Decision { outcome, gates, feature: Some(feature) }
+}
+
+fn wrong<'a>(code: RefusalCode, message: String) -> Decision<'a> {
+    Decision { outcome: Err(refusal(code, message)), gates: Vec::new(), feature: None }
+}
+
+fn refusal(code: RefusalCode, message: String) -> Refusal {
+    Refusal { code, message, until: None }
+}
+
+/// Why no key can be used.
+struct Miss {
+    code: RefusalCode,
+    why: String,
+    opener: Opener,
+    until: Option<Moment>,
+}
+
+impl Miss {
+    fn new(code: RefusalCode, opener: Opener, why: String) -> Self {
+        Self { code, why, opener, until: None }
+    }
+}
+
+fn choose<'a>(ask: &Ask<'_>, s: &Situation<'a>, feature: &Feature) -> Result<Chosen<'a>, Miss> {
+    let provider = ask.provider.unwrap_or_else(|| own_provider(ask.dialect));
+    if !speaks(provider, ask.dialect) {
+        return Err(Miss::new(
+            RefusalCode::ProviderMismatch,
+            Opener::KeysPage,
+            format!("{} does not speak the {} dialect.", provider.label(), ask.dialect),
+        ));
+    }
+    if let Some(name) = ask.key_name {
+        return named(name, ask, s);
+    }
+    if s.policy.mode == UsageMode::Managed || !feature.covered {
+        return shared(provider, s, None);
+    }
+    let Some(key) = s.keys.iter().find(|key| key.provider == provider && key.is_default) else {
+        return match s.policy.no_key {
+            NoKeyPolicy::Managed => shared(provider, s, Some(Fallback::NoKey)),
+            NoKeyPolicy::Block => Err(Miss::new(
+                RefusalCode::GateClosed,
+                Opener::KeysPage,
+                format!(
+                    "No {} key is set up, and this account does not use the shared one.",
+                    provider.label()
+                ),
+            )),
+        };
+    };
+    match usable(key, s.now) {
+        Ok(()) => Ok(Chosen { key, shared: false, mode: UsageMode::Byok, fallback: None }),
+        Err(_) if key.state_at(s.now).is_limit() && s.policy.on_limit == LimitPolicy::Managed => {
+            shared(provider, s, Some(Fallback::Limit))
+        }
+        Err(miss) => Err(miss),
+    }
+}
+
+/// A key that a request names is used in either mode and never falls back to anything.
+fn named<'a>(name: &str, ask: &Ask<'_>, s: &Situation<'a>) -> Result<Chosen<'a>, Miss> {
+    let Some(key) = s.keys.iter().find(|key| key.name.as_str() == name) else {
+        return Err(Miss::new(
+            RefusalCode::KeyNotFound,
+            Opener::KeysPage,
+            format!("There is no key named {name}."),
+        ));
+    };
+    if ask.provider.is_some_and(|provider| provider != key.provider) || !speaks(key.provider, ask.dialect) {
+        return Err(Miss::new(
+            RefusalCode::ProviderMismatch,
+            Opener::KeysPage,
+            format!("The key {name} belongs to {}.", key.provider.label()),
+        ));
+    }
+    usable(key, s.now)?;
+    Ok(Chosen { key, shared: false, mode: UsageMode::Byok, fallback: None })
+}
+
+fn shared<'a>(provider: Provider, s: &Situation<'a>, fallback: Option<Fallback>) -> Result<Chosen<'a>, Miss> {
+    s.shared_keys
+        .iter()
+        .find(|key| key.provider == provider && key.is_default && usable(key, s.now).is_ok())
+        .map(|key| Chosen { key, shared: true, mode: UsageMode::Managed, fallback })
+        .ok_or_else(|| {
+            Miss::new(
+                RefusalCode::Unavailable,
+                Opener::Platform,
+                format!("The shared {} account cannot serve requests now.", provider.label()),
+            )
+        })
+}
+
+fn usable(key: &KeyView, now: Moment) -> Result<(), Miss> {
+    let provider = key.provider.label();
+    let (code, opener, why) = match key.state_at(now) {
+        // An unreachable provider may be back: the request itself is the best check.
+        KeyState::Valid | KeyState::Unreachable => return Ok(()),
+        KeyState::Rejected => (
+            RefusalCode::KeyRejected,
+            Opener::KeysPage,
+            format!("{provider} rejected the key {}. Paste a new one.", key.name),
+        ),
+        KeyState::Disabled => (
+            RefusalCode::GateClosed,
+            Opener::Platform,
+            format!("The key {} was disabled by the operator.", key.name),
+        ),
+        KeyState::Removed => {
+            (RefusalCode::KeyNotFound, Opener::KeysPage, format!("The key {} was removed.", key.name))
+        }
+        KeyState::OutOfCredit => (
+            RefusalCode::Paused,
+            Opener::ProviderConsole,
+            format!("AI is paused: the {provider} account of the key {} is out of credit.", key.name),
+        ),
+        KeyState::SpendLimit => (
+            RefusalCode::Paused,
+            Opener::ProviderConsole,
+            format!("AI is paused: the {provider} spend limit of the key {} is reached.", key.name),
+        ),
+        KeyState::RateLimited => (
+            RefusalCode::RateLimited,
+            Opener::ProviderConsole,
+            format!("{provider} is limiting the rate of the key {}.", key.name),
+        ),
+    };
+    Err(Miss { until: key.status.until, ..Miss::new(code, opener, why) })
+}
+
+fn gates(s: &Situation<'_>, feature: &Feature, key: &Result<Chosen<'_>, Miss>) -> Vec<Gate> {
+    let gate = |kind, closed: Option<(String, Opener)>| Gate {
+        kind,
+        closed: closed.map(|(why, opener)| Closed { why, opener }),
+    };
+    let suspended = s.tenant_state == TenantState::Suspended;
+    let off = feature.slug != super::plan::GENERAL && s.switched_off.contains(&feature.slug);
+    let missing = !s.plan.includes(&feature.slug);
+    let miss = key.as_ref().err();
+    let paused = miss.filter(|miss| matches!(miss.code, RefusalCode::Paused | RefusalCode::RateLimited));
+    let keyless = miss.filter(|_| paused.is_none());
+    let told = |miss: &Miss| (miss.why.clone(), miss.opener);
+    vec![
+        gate(
+            GateKind::Tenant,
+            suspended.then(|| ("This account is suspended.".to_owned(), Opener::Platform)),
+        ),
+        gate(
+            GateKind::MasterSwitch,
+            off.then(|| (format!("{} is switched off.", feature.name), Opener::Platform)),
+        ),
+        gate(
+            GateKind::Plan,
+            missing.then(|| {
+                (format!("The {} plan does not include {}.", s.plan.name, feature.name), Opener::Platform)
+            }),
+        ),
+        gate(GateKind::Key, keyless.map(told)),
+        gate(GateKind::Pause, paused.map(told)),
+    ]
+}
+
+/// The provider whose dialect it is: where a request goes that names none.
+fn own_provider(dialect: Dialect) -> Provider {
+    match dialect {
+        Dialect::Anthropic => Provider::Anthropic,
+    }
+}
+
+fn speaks(provider: Provider, dialect: Dialect) -> bool {
+    match (provider, dialect) {
+        (Provider::Anthropic, Dialect::Anthropic) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::domain::account::Slug;
+    use crate::domain::billing::Funding;
+    use crate::domain::ids::{KeyId, PlanId};
+    use crate::domain::provider_key::{KeyStatus, Verdict};
+
+    const NOW: Moment = Moment(1_000_000);
+
+    fn key(name: &str, verdict: Verdict) -> KeyView {
+        KeyView {
+            id: KeyId::new(),
+            name: Slug::parse(name).unwrap(),
+            provider: Provider::Anthropic,
+            version: 1,
+            status: KeyStatus::from_check(verdict, NOW),
+            disabled: false,
+            is_default: name == "production",
+            fingerprint: String::new(),
+        }
+    }
+
+    struct World {
+        policy: PaymentPolicy,
+        state: TenantState,
+        plan: Plan,
+        features: Vec<Feature>,
+        off: Vec<String>,
+        keys: Vec<KeyView>,
+        shared: Vec<KeyView>,
+    }
+
+    impl World {
+        fn new(mode: UsageMode, keys: Vec<KeyView>) -> Self {
+            let feature = |slug: &str, covered| Feature {
+                slug: slug.to_owned(),
+                name: slug.to_owned(),
+                covered,
+                ..Feature::general()
+            };
+            Self {
+                policy: PaymentPolicy {
+                    mode,
+                    funding: Funding::Included,
+                    no_key: NoKeyPolicy::Managed,
+                    on_limit: LimitPolicy::Pause,
+                },
+                state: TenantState::Active,
+                plan: Plan {
+                    id: PlanId::new(),
+                    slug: "pro".into(),
+                    name: "Pro".into(),
+                    features: BTreeSet::from(["drafts".to_owned(), "chat".to_owned()]),
+                },
+                features: vec![feature("drafts", true), feature("chat", false), feature("other", true)],
+                off: Vec::new(),
+                keys,
+                shared: vec![KeyView { is_default: true, ..key("shared", Verdict::Works) }],
+            }
+        }
+
+        fn ask(&self, feature: Option<&str>, key_name: Option<&str>) -> Decision<'_> {
+            let ask = Ask { dialect: Dialect::Anthropic, feature, key_name, provider: None };
+            resolve(
+                &ask,
+                &Situation {
+                    now: NOW,
+                    tenant_state: self.state,
+                    policy: self.policy,
+                    plan: &self.plan,
+                    features: &self.features,
+                    switched_off: &self.off,
+                    keys: &self.keys,
+                    shared_keys: &self.shared,
+                },
+            )
+        }
+
+        fn code(&self, feature: Option<&str>, key_name: Option<&str>) -> RefusalCode {
+            self.ask(feature, key_name).outcome.unwrap_err().code
+        }
+
+        fn used(
+            &self,
+            feature: Option<&str>,
+            key_name: Option<&str>,
+        ) -> (String, UsageMode, Option<Fallback>) {
+            let chosen = self.ask(feature, key_name).outcome.unwrap();
+            (chosen.key.name.to_string(), chosen.mode, chosen.fallback)
+        }
+    }
+
+    #[test]
+    fn in_byok_mode_the_default_key_is_used_for_covered_features_only() {
+        let world = World::new(
+            UsageMode::Byok,
+            vec![key("batch", Verdict::Works), key("production", Verdict::Works)],
+        );
+        assert_eq!(world.used(None, None), ("production".into(), UsageMode::Byok, None));
+        assert_eq!(world.used(Some("drafts"), None), ("production".into(), UsageMode::Byok, None));
+        assert_eq!(world.used(Some("chat"), None), ("shared".into(), UsageMode::Managed, None));
+    }
+
+    #[test]
+    fn without_a_key_the_policy_decides() {
+        let mut world = World::new(UsageMode::Byok, vec![]);
+        assert_eq!(world.used(None, None), ("shared".into(), UsageMode::Managed, Some(Fallback::NoKey)));
+        world.policy.no_key = NoKeyPolicy::Block;
+        assert_eq!(world.code(None, None), RefusalCode::GateClosed);
+    }
+
+    #[test]
+    fn a_rejected_key_never_falls_back() {
+        let mut world = World::new(UsageMode::Byok, vec![key("production", Verdict::Rejected)]);
+        world.policy.on_limit = LimitPolicy::Managed;
+        assert_eq!(world.code(None, None), RefusalCode::KeyRejected);
+        assert_eq!(world.code(Some("drafts"), Some("production")), RefusalCode::KeyRejected);
+    }
+
+    #[test]
+    fn a_limit_pauses_or_falls_back_as_the_policy_says() {
+        let mut world = World::new(UsageMode::Byok, vec![key("production", Verdict::OutOfCredit)]);
+        assert_eq!(world.code(None, None), RefusalCode::Paused);
+        world.policy.on_limit = LimitPolicy::Managed;
+        assert_eq!(world.used(None, None), ("shared".into(), UsageMode::Managed, Some(Fallback::Limit)));
+    }
+
+    #[test]
+    fn a_named_key_works_in_either_mode_and_never_falls_back() {
+        let mut world = World::new(UsageMode::Managed, vec![key("batch", Verdict::Works)]);
+        world.policy.on_limit = LimitPolicy::Managed;
+        assert_eq!(world.used(None, Some("batch")), ("batch".into(), UsageMode::Byok, None));
+        assert_eq!(world.used(None, None), ("shared".into(), UsageMode::Managed, None));
+        assert_eq!(world.code(None, Some("absent")), RefusalCode::KeyNotFound);
+        world.keys = vec![key("batch", Verdict::OutOfCredit)];
+        assert_eq!(world.code(None, Some("batch")), RefusalCode::Paused);
+    }
+
+    #[test]
+    fn a_disabled_key_is_refused_by_name_and_by_default() {
+        let mut world = World::new(UsageMode::Byok, vec![key("production", Verdict::Works)]);
+        world.keys[0].disabled = true;
+        assert_eq!(world.code(None, None), RefusalCode::GateClosed);
+        assert_eq!(world.code(None, Some("production")), RefusalCode::GateClosed);
+    }
+
+    #[test]
+    fn gates_close_one_by_one_and_all_are_told() {
+        let mut world = World::new(UsageMode::Byok, vec![key("production", Verdict::Works)]);
+        assert_eq!(world.code(Some("nonsense"), None), RefusalCode::FeatureUnknown);
+        assert_eq!(world.code(Some("other"), None), RefusalCode::GateClosed);
+        world.off = vec!["other".into()];
+        world.keys[0].status = KeyStatus::from_check(Verdict::OutOfCredit, NOW);
+        let decision = world.ask(Some("other"), None);
+        let closed: Vec<GateKind> =
+            decision.gates.iter().filter(|gate| gate.closed.is_some()).map(|gate| gate.kind).collect();
+        assert_eq!(closed, [GateKind::MasterSwitch, GateKind::Plan, GateKind::Pause]);
+        world.state = TenantState::Suspended;
+        assert_eq!(world.code(None, None), RefusalCode::GateClosed);
+    }
+
+    #[test]
+    fn without_a_working_shared_key_managed_use_is_unavailable() {
+        let mut world = World::new(UsageMode::Managed, vec![]);
+        world.shared = vec![KeyView { is_default: true, ..key("shared", Verdict::Rejected) }];
+        assert_eq!(world.code(None, None), RefusalCode::Unavailable);
+        world.shared.clear();
+        assert_eq!(world.code(None, None), RefusalCode::Unavailable);
+    }
+
+    #[test]
+    fn a_rate_limit_is_told_apart_and_names_its_end() {
+        let until = NOW.plus(30);
+        let world = World::new(UsageMode::Byok, vec![key("production", Verdict::RateLimited { until })]);
+        let refusal = world.ask(None, None).outcome.unwrap_err();
+        assert_eq!((refusal.code, refusal.until), (RefusalCode::RateLimited, Some(until)));
+    }
+}

@@ -1,0 +1,179 @@
+//! What one request used, and the row that records it.
+
+use super::billing::{Fallback, Funding, UsageMode};
+use super::clock::{MINUTE, Moment};
+use super::ids::{InstanceId, KeyId, PriceId, RequestId, TenantId};
+use super::money::Nanos;
+use super::provider_key::Provider;
+use super::words;
+
+words! {
+    /// The shape of the request and its answer on the wire.
+    pub enum Dialect { Anthropic = "anthropic" }
+}
+
+words! {
+    /// How far a usage row has come, and how far its numbers can be trusted.
+    pub enum UsageState {
+        /// Sent upstream, not settled yet.
+        Pending = "pending",
+        /// Settled from the provider's own complete report.
+        Final = "final",
+        /// The answer ended early; the numbers are the provider's last report.
+        Partial = "partial",
+        /// The provider reported nothing; the numbers are an estimate.
+        Estimated = "estimated",
+    }
+}
+
+words! {
+    pub enum ServiceTier { Standard = "standard", Priority = "priority", Batch = "batch" }
+}
+
+words! {
+    pub enum Speed { Standard = "standard", Fast = "fast" }
+}
+
+/// Token and unit counters as a provider reports them. Kinds do not overlap, save that
+/// `reasoning` is the part of `output` that was spent on thinking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenUsage {
+    pub input: u64,
+    pub cache_read: u64,
+    pub cache_write_5m: u64,
+    pub cache_write_1h: u64,
+    pub output: u64,
+    /// Part of `output`, shown but not rated.
+    pub reasoning: u64,
+    /// Web searches that the provider ran for the request.
+    pub web_searches: u64,
+}
+
+impl TokenUsage {
+    /// All tokens of the prompt: what a prompt-size price tier is chosen by.
+    #[must_use]
+    pub fn prompt(&self) -> u64 {
+        self.input
+            .saturating_add(self.cache_read)
+            .saturating_add(self.cache_write_5m)
+            .saturating_add(self.cache_write_1h)
+    }
+}
+
+/// What a provider says of how the request ran, beside the counters: it changes the price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServedAs {
+    pub tier: ServiceTier,
+    pub speed: Speed,
+    /// The request was held to the United States (`inference_geo` of `us`).
+    pub us_only: bool,
+}
+
+impl Default for ServedAs {
+    fn default() -> Self {
+        Self { tier: ServiceTier::Standard, speed: Speed::Standard, us_only: false }
+    }
+}
+
+/// Free labels on a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    pub endpoint: Option<String>,
+    pub session: Option<String>,
+    pub prompt: Option<String>,
+}
+
+/// One request that was sent upstream. The row is written `pending` while the call runs and
+/// written again, settled, when it ends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UsageRow {
+    pub id: RequestId,
+    pub tenant_id: TenantId,
+    /// The run of the process that owes the settlement.
+    pub instance: InstanceId,
+    pub started_at: Moment,
+    pub ended_at: Option<Moment>,
+    pub feature: String,
+    pub provider: Provider,
+    pub dialect: Dialect,
+    pub key_id: KeyId,
+    pub key_name: String,
+    pub key_version: i32,
+    pub mode: UsageMode,
+    pub funding: Funding,
+    pub fallback: Option<Fallback>,
+    pub model_asked: String,
+    pub model_served: Option<String>,
+    pub labels: Labels,
+    pub tokens: TokenUsage,
+    pub served_as: ServedAs,
+    /// The provider's usage object as it came, JSON.
+    pub raw_usage: Option<String>,
+    pub price_id: Option<PriceId>,
+    /// At the provider's list price.
+    pub cost: Nanos,
+    /// What the operator bills for it: zero on the tenant's own key and where it is included.
+    pub billed: Nanos,
+    pub unpriced: bool,
+    pub state: UsageState,
+    /// HTTP status of the upstream's answer; `None` when there was none.
+    pub status: Option<u16>,
+    /// The provider's error type or Keyward's code.
+    pub error_code: Option<String>,
+    /// Microseconds from the start to the upstream's first byte and to its end.
+    pub first_byte_us: Option<i64>,
+    pub total_us: Option<i64>,
+}
+
+impl UsageRow {
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.status.is_none_or(|status| status >= 400) || self.error_code.is_some()
+    }
+
+    /// The model that rollups and pages name: the one that served, or else the one asked for.
+    #[must_use]
+    pub fn model(&self) -> &str {
+        self.model_served.as_deref().unwrap_or(&self.model_asked)
+    }
+}
+
+/// Length of a rollup bucket. Quarter-hours, so that days add up in every time zone.
+pub const BUCKET: i64 = 15 * MINUTE;
+
+/// The start of the rollup bucket that a moment falls into.
+#[must_use]
+pub fn bucket_of(at: Moment) -> Moment {
+    Moment(at.0.div_euclid(BUCKET) * BUCKET)
+}
+
+/// Tokens to expect of a request before anything is known: a quarter of its bytes going in, and
+/// what it asks for coming out, at most 4,096.
+#[must_use]
+pub fn estimate(body_bytes: usize, max_output: Option<u64>) -> TokenUsage {
+    TokenUsage {
+        input: (body_bytes as u64).div_ceil(4),
+        output: max_output.unwrap_or(4_096).min(4_096),
+        ..TokenUsage::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_quarter_hours_before_and_after_the_epoch() {
+        assert_eq!(bucket_of(Moment(BUCKET + 1)), Moment(BUCKET));
+        assert_eq!(bucket_of(Moment(BUCKET)), Moment(BUCKET));
+        assert_eq!(bucket_of(Moment(-1)), Moment(-BUCKET));
+    }
+
+    #[test]
+    fn an_estimate_is_bounded() {
+        assert_eq!(estimate(10, Some(7)).input, 3);
+        assert_eq!(estimate(10, Some(7)).output, 7);
+        assert_eq!(estimate(0, Some(64_000)).output, 4_096);
+        assert_eq!(estimate(0, None).output, 4_096);
+    }
+}
