@@ -1,0 +1,182 @@
+//! The one place that says who may do what. Every page, button and service asks `can`.
+
+use super::actor::Actor;
+use crate::domain::account::{KeyChangers, PlatformRole, TenantRole};
+use crate::domain::clock::Moment;
+use crate::domain::ids::TenantId;
+
+/// Something a person may want to do. Those inside a tenant are asked with that tenant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Action {
+    /// Open the tenant's console at all: names and states, no more.
+    SeeTenant,
+    SeeKeyDetails,
+    ChangeKeys,
+    DisableKeys,
+    ChangeBilling,
+    SeeUsage,
+    SeeUsageTotals,
+    ManageTokens,
+    ChangeKeyChangers,
+    /// Platform pages: tenants, users, service tokens, shared keys.
+    SeePlatform,
+    ManagePlatform,
+}
+
+impl Action {
+    pub const ALL: &'static [Self] = &[
+        Self::SeeTenant,
+        Self::SeeKeyDetails,
+        Self::ChangeKeys,
+        Self::DisableKeys,
+        Self::ChangeBilling,
+        Self::SeeUsage,
+        Self::SeeUsageTotals,
+        Self::ManageTokens,
+        Self::ChangeKeyChangers,
+        Self::SeePlatform,
+        Self::ManagePlatform,
+    ];
+
+    /// Whether it needs a password entered in the last ten minutes.
+    #[must_use]
+    pub fn needs_confirmation(self) -> bool {
+        matches!(
+            self,
+            Self::ChangeKeys
+                | Self::DisableKeys
+                | Self::ChangeBilling
+                | Self::ManageTokens
+                | Self::ChangeKeyChangers
+                | Self::ManagePlatform
+        )
+    }
+}
+
+/// The tenant that an action is about, as far as the policy needs to know it.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    pub tenant: TenantId,
+    pub key_changers: KeyChangers,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    Allowed,
+    /// Allowed once the person has confirmed their password.
+    Confirm,
+    Denied,
+}
+
+/// Whether the person may do this, to this tenant, now.
+#[must_use]
+pub fn can(actor: &Actor, action: Action, about: Option<About>, now: Moment) -> Permission {
+    if !permitted(actor, action, about) {
+        Permission::Denied
+    } else if action.needs_confirmation() && !actor.is_confirmed(now) {
+        Permission::Confirm
+    } else {
+        Permission::Allowed
+    }
+}
+
+/// Whether the person may do this at all, confirmed or not: what decides if a button is shown.
+#[must_use]
+pub fn permitted(actor: &Actor, action: Action, about: Option<About>) -> bool {
+    use TenantRole::{Admin, BillingAdmin, Member};
+    let super_admin = actor.platform_role == Some(PlatformRole::SuperAdmin);
+    let role = about.and_then(|about| actor.role_in(about.tenant));
+    match action {
+        Action::SeePlatform | Action::ManagePlatform => super_admin,
+        Action::SeeTenant | Action::SeeUsageTotals => {
+            super_admin || matches!(role, Some(Admin | BillingAdmin | Member))
+        }
+        Action::SeeKeyDetails | Action::SeeUsage => super_admin || matches!(role, Some(Admin | BillingAdmin)),
+        Action::ChangeKeys => match about.map(|about| about.key_changers) {
+            Some(KeyChangers::Admins) => matches!(role, Some(Admin | BillingAdmin)),
+            Some(KeyChangers::SuperAdmins) => super_admin,
+            None => false,
+        },
+        Action::DisableKeys => super_admin && about.is_some(),
+        Action::ChangeBilling => matches!(role, Some(Admin | BillingAdmin)),
+        Action::ManageTokens | Action::ChangeKeyChangers => matches!(role, Some(Admin)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::clock::MINUTE;
+    use crate::domain::ids::UserId;
+
+    const NOW: Moment = Moment(100 * MINUTE);
+
+    fn actor(platform: Option<PlatformRole>, role: Option<(TenantId, TenantRole)>) -> Actor {
+        Actor {
+            user_id: UserId::new(),
+            email: "ada@acme.example".into(),
+            platform_role: platform,
+            memberships: role.into_iter().collect(),
+            confirmed_at: NOW,
+            address: None,
+            request_id: None,
+        }
+    }
+
+    /// The table of the design, row by row: super admin, support, admin, billing admin, member, stranger.
+    #[test]
+    fn the_table_holds() {
+        let tenant = TenantId::new();
+        let other = TenantId::new();
+        let people = [
+            actor(Some(PlatformRole::SuperAdmin), None),
+            actor(Some(PlatformRole::Support), None),
+            actor(None, Some((tenant, TenantRole::Admin))),
+            actor(None, Some((tenant, TenantRole::BillingAdmin))),
+            actor(None, Some((tenant, TenantRole::Member))),
+            actor(None, Some((other, TenantRole::Admin))),
+        ];
+        let table = [
+            (Action::SeeTenant, KeyChangers::Admins, "yes no yes yes yes no"),
+            (Action::SeeKeyDetails, KeyChangers::Admins, "yes no yes yes no no"),
+            (Action::ChangeKeys, KeyChangers::Admins, "no no yes yes no no"),
+            (Action::ChangeKeys, KeyChangers::SuperAdmins, "yes no no no no no"),
+            (Action::DisableKeys, KeyChangers::Admins, "yes no no no no no"),
+            (Action::ChangeBilling, KeyChangers::Admins, "no no yes yes no no"),
+            (Action::SeeUsage, KeyChangers::Admins, "yes no yes yes no no"),
+            (Action::SeeUsageTotals, KeyChangers::Admins, "yes no yes yes yes no"),
+            (Action::ManageTokens, KeyChangers::Admins, "no no yes no no no"),
+            (Action::ChangeKeyChangers, KeyChangers::Admins, "no no yes no no no"),
+            (Action::SeePlatform, KeyChangers::Admins, "yes no no no no no"),
+            (Action::ManagePlatform, KeyChangers::Admins, "yes no no no no no"),
+        ];
+        for action in Action::ALL {
+            assert!(
+                table.iter().any(|(tabled, ..)| tabled == action),
+                "{action:?} is missing from the table"
+            );
+        }
+        for (action, key_changers, row) in table {
+            let got: Vec<&str> = people
+                .iter()
+                .map(|person| match can(person, action, Some(About { tenant, key_changers }), NOW) {
+                    Permission::Allowed => "yes",
+                    Permission::Confirm => "confirm",
+                    Permission::Denied => "no",
+                })
+                .collect();
+            assert_eq!(got.join(" "), row, "{action:?} with {key_changers:?}");
+        }
+    }
+
+    #[test]
+    fn sensitive_changes_need_a_recent_password() {
+        let tenant = TenantId::new();
+        let person = actor(None, Some((tenant, TenantRole::Admin)));
+        let about = Some(About { tenant, key_changers: KeyChangers::Admins });
+        let at = |after| can(&person, Action::ChangeKeys, about, NOW.plus(after));
+        assert_eq!(at(10 * MINUTE - 1), Permission::Allowed);
+        assert_eq!(at(10 * MINUTE), Permission::Confirm);
+        assert_eq!(can(&person, Action::SeeUsage, about, NOW.plus(60 * MINUTE)), Permission::Allowed);
+    }
+}

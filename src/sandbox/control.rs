@@ -1,0 +1,106 @@
+//! `/sandbox`: the controls for tests and developers, which no provider has.
+
+use actix_web::{HttpResponse, web};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::behaviour::Behaviour;
+use super::error::ApiError;
+use super::state::{Hash, State};
+
+const HELP: &str = "\
+Keyward sandbox: a local provider that speaks Anthropic's wire format.
+
+POST   /v1/messages               answers every model of the price list, as JSON or as a stream
+POST   /v1/messages/count_tokens
+GET    /v1/models[/{id}]
+
+POST   /sandbox/lift              {\"sha256\": \"<hex of the key>\"} ends the key's limit
+POST   /sandbox/impose            {\"sha256\": \"...\", \"behaviour\": \"revoked\"}
+GET    /sandbox/requests?limit=   what arrived, newest first, with the credential's SHA-256
+DELETE /sandbox/requests
+
+A key says what it does; send it as x-api-key:
+";
+
+const LISTED_BY_DEFAULT: usize = 100;
+
+pub fn routes(config: &mut web::ServiceConfig) {
+    config
+        .route("/", web::get().to(help))
+        .route("/sandbox", web::get().to(help))
+        .route("/sandbox/", web::get().to(help))
+        .route("/sandbox/lift", web::post().to(lift))
+        .route("/sandbox/impose", web::post().to(impose))
+        .route("/sandbox/requests", web::get().to(requests))
+        .route("/sandbox/requests", web::delete().to(clear));
+}
+
+async fn help() -> HttpResponse {
+    let keys: String =
+        Behaviour::ALL.iter().map(|word| format!("  sk-ant-api03-sandbox-{word}-0001-AAAA\n")).collect();
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(format!("{HELP}{keys}"))
+}
+
+#[derive(Deserialize)]
+struct Lift {
+    sha256: String,
+}
+
+async fn lift(state: web::Data<State>, body: web::Bytes) -> HttpResponse {
+    answer(&state, read::<Lift>(&body).and_then(|lift| change(&state, &lift.sha256, Behaviour::Ok)))
+}
+
+#[derive(Deserialize)]
+struct Impose {
+    sha256: String,
+    behaviour: String,
+}
+
+async fn impose(state: web::Data<State>, body: web::Bytes) -> HttpResponse {
+    let outcome = read::<Impose>(&body).and_then(|impose| {
+        let behaviour =
+            Behaviour::parse(&impose.behaviour).ok_or_else(|| unknown_behaviour(&impose.behaviour))?;
+        change(&state, &impose.sha256, behaviour)
+    });
+    answer(&state, outcome)
+}
+
+fn read<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| ApiError::invalid(error.to_string()))
+}
+
+fn unknown_behaviour(word: &str) -> ApiError {
+    let known: Vec<&str> = Behaviour::ALL.iter().map(|known| known.as_str()).collect();
+    ApiError::invalid(format!("behaviour: unknown word \"{word}\"; known are {}", known.join(", ")))
+}
+
+fn change(state: &State, sha256: &str, behaviour: Behaviour) -> Result<serde_json::Value, ApiError> {
+    let mut hash = Hash::default();
+    hex::decode_to_slice(sha256, &mut hash)
+        .map_err(|_| ApiError::invalid("sha256: must be the key's SHA-256 as 64 hexadecimal digits"))?;
+    state.impose(hash, behaviour);
+    Ok(json!({ "sha256": hex::encode(hash), "behaviour": behaviour }))
+}
+
+fn answer(state: &State, outcome: Result<serde_json::Value, ApiError>) -> HttpResponse {
+    match outcome {
+        Ok(body) => HttpResponse::Ok().json(body),
+        Err(error) => HttpResponse::BadRequest().json(error.body(&state.id("req"))),
+    }
+}
+
+#[derive(Deserialize)]
+struct Page {
+    limit: Option<usize>,
+}
+
+async fn requests(state: web::Data<State>, page: web::Query<Page>) -> HttpResponse {
+    let records = state.journal.newest(page.limit.unwrap_or(LISTED_BY_DEFAULT));
+    HttpResponse::Ok().json(json!({ "requests": records }))
+}
+
+async fn clear(state: web::Data<State>) -> HttpResponse {
+    state.journal.clear();
+    HttpResponse::NoContent().finish()
+}

@@ -1,0 +1,180 @@
+//! The message that answers a prompt, and what it costs. The same prompt gets the same words.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::behaviour::Behaviour;
+use super::prompt::{Prompt, Thinking, Ttl, tokens};
+use super::state::{Hash, State};
+
+/// Where a `-huge-` answer's filler goes; see `delivery`.
+pub const FILLER_MARK: &str = "@@filler@@";
+
+/// Deltas of a `-long-` stream; every word is one delta and one token.
+const LONG_WORDS: [&str; 8] = ["one ", "key ", "for ", "all ", "you ", "say ", "and ", "pay "];
+const LONG_DELTAS: usize = 200;
+
+const THOUGHT: &str = "The last message is read, and its beginning is given back with a word on who answers.";
+const SIGNATURE: &str = "U2lnbmVkIGJ5IHRoZSBLZXl3YXJkIHNhbmRib3g=";
+const ECHOED_CHARS: usize = 80;
+
+#[derive(Clone, Serialize)]
+pub struct Message {
+    pub id: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    role: &'static str,
+    pub model: String,
+    pub content: Vec<Block>,
+    pub stop_reason: Option<&'static str>,
+    stop_sequence: Option<String>,
+    stop_details: Option<Value>,
+    container: Option<Value>,
+    pub usage: Usage,
+}
+
+#[derive(Clone, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Block {
+    Text { text: String },
+    Thinking { thinking: String, signature: String },
+    ServerToolUse { id: String, name: &'static str, input: Value },
+    WebSearchToolResult { tool_use_id: String, content: Vec<Value> },
+}
+
+/// The usage of a message; without the optional parts it is that of a `message_delta`.
+#[derive(Clone, Default, Serialize)]
+pub struct Usage {
+    pub input_tokens: u64,
+    pub cache_creation_input_tokens: u64,
+    pub cache_read_input_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_creation: Option<CacheCreation>,
+    pub output_tokens: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_tokens_details: Option<OutputTokensDetails>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_tool_use: Option<ServerToolUsage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_tier: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inference_geo: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed: Option<String>,
+}
+
+#[derive(Clone, Default, Serialize)]
+pub struct CacheCreation {
+    ephemeral_5m_input_tokens: u64,
+    ephemeral_1h_input_tokens: u64,
+}
+
+#[derive(Clone, Serialize)]
+pub struct OutputTokensDetails {
+    thinking_tokens: u64,
+}
+
+#[derive(Clone, Serialize)]
+pub struct ServerToolUsage {
+    web_fetch_requests: u64,
+    web_search_requests: u64,
+}
+
+/// Answers a prompt for a key. The prompt's cached blocks are remembered for that key.
+pub fn compose(state: &State, key: &Hash, prompt: &Prompt<'_>, behaviour: Behaviour) -> Message {
+    let mut usage = input_usage(state, key, prompt);
+    let mut content = Vec::new();
+    let mut budget = prompt.max_tokens;
+
+    let thought = tokens(THOUGHT.len());
+    if prompt.thinking != Thinking::Off && budget > thought {
+        budget -= thought;
+        usage.output_tokens_details = Some(OutputTokensDetails { thinking_tokens: thought });
+        content.push(think(prompt.thinking));
+    }
+    if prompt.web_search && budget > 1 {
+        usage.server_tool_use = Some(ServerToolUsage { web_fetch_requests: 0, web_search_requests: 1 });
+        content.extend(search(state.id("srvtoolu"), echo(prompt)));
+    }
+    let (text, spent, cut) = text(prompt, behaviour, budget);
+    usage.output_tokens = prompt.max_tokens - budget + spent;
+    if !text.is_empty() {
+        content.push(Block::Text { text });
+    }
+
+    Message {
+        id: state.id("msg"),
+        kind: "message",
+        role: "assistant",
+        model: prompt.model.to_owned(),
+        content,
+        stop_reason: Some(if cut { "max_tokens" } else { "end_turn" }),
+        stop_sequence: None,
+        stop_details: None,
+        container: None,
+        usage,
+    }
+}
+
+fn input_usage(state: &State, key: &Hash, prompt: &Prompt<'_>) -> Usage {
+    let mut usage = Usage {
+        service_tier: Some("standard"),
+        inference_geo: Some(prompt.inference_geo.unwrap_or("global").to_owned()),
+        speed: prompt.speed.map(str::to_owned),
+        ..Usage::default()
+    };
+    let mut created = CacheCreation::default();
+    let mut fresh_bytes = 0;
+    for block in &prompt.blocks {
+        match block.cache {
+            None => fresh_bytes += block.text.len(),
+            Some(_) if state.recall(key, &block.text) => {
+                usage.cache_read_input_tokens += tokens(block.text.len());
+            }
+            Some(Ttl::FiveMinutes) => created.ephemeral_5m_input_tokens += tokens(block.text.len()),
+            Some(Ttl::OneHour) => created.ephemeral_1h_input_tokens += tokens(block.text.len()),
+        }
+    }
+    usage.input_tokens = tokens(fresh_bytes).max(1);
+    usage.cache_creation_input_tokens = created.ephemeral_5m_input_tokens + created.ephemeral_1h_input_tokens;
+    usage.cache_creation = Some(created);
+    usage
+}
+
+fn think(thinking: Thinking) -> Block {
+    let shown = if thinking == Thinking::Omitted { "" } else { THOUGHT };
+    Block::Thinking { thinking: shown.to_owned(), signature: SIGNATURE.to_owned() }
+}
+
+/// A search that found nothing, which is all that a provider without a network can find.
+fn search(id: String, query: &str) -> [Block; 2] {
+    let result = Block::WebSearchToolResult { tool_use_id: id.clone(), content: Vec::new() };
+    [Block::ServerToolUse { id, name: "web_search", input: json!({ "query": query }) }, result]
+}
+
+/// The text within a budget of tokens, what it costs, and whether the budget cut it short.
+fn text(prompt: &Prompt<'_>, behaviour: Behaviour, budget: u64) -> (String, u64, bool) {
+    let mut text: String = match behaviour {
+        // The filler is longer than any budget, so the whole budget is spent on it.
+        Behaviour::Huge => return (FILLER_MARK.to_owned(), budget, true),
+        Behaviour::Long => LONG_WORDS.iter().copied().cycle().take(LONG_DELTAS).collect(),
+        _ => format!(
+            "You wrote: \"{}\". This is the Keyward sandbox answering in the place of {}: nothing left \
+             this machine and nothing is charged. The same request gets the same answer.",
+            echo(prompt),
+            prompt.listed.name
+        ),
+    };
+    let fits = usize::try_from(budget).unwrap_or(usize::MAX).saturating_mul(4);
+    let cut = text.len() > fits;
+    text.truncate(text.floor_char_boundary(fits));
+    let spent = tokens(text.len());
+    (text, spent, cut)
+}
+
+/// The beginning of the last user message.
+fn echo<'a>(prompt: &'a Prompt<'_>) -> &'a str {
+    let question = prompt.question.trim();
+    let end = question.char_indices().nth(ECHOED_CHARS).map_or(question.len(), |(index, _)| index);
+    &question[..end]
+}

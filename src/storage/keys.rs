@@ -1,0 +1,342 @@
+//! Provider keys, their versions and their sealed secrets.
+
+use uuid::Uuid;
+
+use super::{StorageError, Tx, execute, fetch_all, fetch_optional, word};
+use crate::access::scope::Scope;
+use crate::domain::account::Slug;
+use crate::domain::clock::Moment;
+use crate::domain::ids::{KeyId, Owner, UserId};
+use crate::domain::provider_key::{KeyState, KeyStatus, KeyVersion, Provider, ProviderKey};
+
+/// A key and its current version's sealed secret, as the gateway caches it.
+#[derive(Clone)]
+pub struct SealedKey {
+    pub key: ProviderKey,
+    pub sealed: Vec<u8>,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: Uuid,
+    owner_id: Uuid,
+    provider: String,
+    name: String,
+    label: Option<String>,
+    custom_url: Option<String>,
+    is_default: bool,
+    disabled_at: Option<i64>,
+    created_at: i64,
+    created_by: Option<Uuid>,
+    created_by_name: String,
+    last_used_at: Option<i64>,
+    #[sqlx(flatten)]
+    version: VersionRow,
+    sealed: Option<Vec<u8>>,
+}
+
+#[derive(sqlx::FromRow)]
+struct VersionRow {
+    version: i32,
+    hint: String,
+    fingerprint: String,
+    state: String,
+    state_since: i64,
+    state_until: Option<i64>,
+    rejections: i32,
+    probe_at: Option<i64>,
+    version_created_at: i64,
+    version_created_by_name: String,
+    checked_at: Option<i64>,
+    replaced_at: Option<i64>,
+    destroy_at: Option<i64>,
+}
+
+impl TryFrom<VersionRow> for KeyVersion {
+    type Error = StorageError;
+
+    fn try_from(row: VersionRow) -> Result<Self, StorageError> {
+        Ok(Self {
+            version: row.version,
+            hint: row.hint,
+            fingerprint: row.fingerprint,
+            status: KeyStatus {
+                state: word!(KeyState, row.state, "key_version", "state")?,
+                since: Moment(row.state_since),
+                until: row.state_until.map(Moment),
+                rejections: row.rejections,
+                probe_at: row.probe_at.map(Moment),
+            },
+            created_at: Moment(row.version_created_at),
+            created_by_name: row.version_created_by_name,
+            checked_at: row.checked_at.map(Moment),
+            replaced_at: row.replaced_at.map(Moment),
+            destroy_at: row.destroy_at.map(Moment),
+        })
+    }
+}
+
+impl TryFrom<Row> for SealedKey {
+    type Error = StorageError;
+
+    fn try_from(row: Row) -> Result<Self, StorageError> {
+        Ok(Self {
+            key: ProviderKey {
+                id: KeyId(row.id),
+                owner: Owner::from_uuid(row.owner_id),
+                provider: word!(Provider, row.provider, "provider_key", "provider")?,
+                name: word!(Slug, row.name, "provider_key", "name")?,
+                label: row.label,
+                custom_url: row.custom_url,
+                is_default: row.is_default,
+                disabled_at: row.disabled_at.map(Moment),
+                created_at: Moment(row.created_at),
+                created_by: row.created_by.map(UserId),
+                created_by_name: row.created_by_name,
+                current: row.version.try_into()?,
+                last_used_at: row.last_used_at.map(Moment),
+            },
+            sealed: row.sealed.unwrap_or_default(),
+        })
+    }
+}
+
+macro_rules! select_keys {
+    ($rest:literal) => {
+        concat!(
+            "SELECT k.id, k.owner_id, k.provider, k.name, k.label, k.custom_url, k.is_default, k.disabled_at,
+                    k.created_at, k.created_by, k.created_by_name, u.last_used_at,
+                    v.version, v.hint, v.fingerprint, v.state, v.state_since, v.state_until, v.rejections,
+                    v.probe_at, v.created_at AS version_created_at,
+                    v.created_by_name AS version_created_by_name, v.checked_at, v.replaced_at, v.destroy_at,
+                    v.sealed
+             FROM provider_key k
+             JOIN key_version v ON v.key_id = k.id AND v.version = k.current_version
+             LEFT JOIN key_use u ON u.key_id = k.id
+             WHERE k.removed_at IS NULL AND ",
+            $rest
+        )
+    };
+}
+
+/// All keys of an owner: defaults first, then by name.
+pub async fn list(tx: &mut Tx, scope: &Scope) -> Result<Vec<SealedKey>, StorageError> {
+    let sql = select_keys!("k.owner_id = $1 ORDER BY k.is_default DESC, k.name");
+    fetch_all!(tx, Row, sql, scope.owner().as_uuid())?.into_iter().map(SealedKey::try_from).collect()
+}
+
+pub async fn find(tx: &mut Tx, scope: &Scope, name: &str) -> Result<Option<SealedKey>, StorageError> {
+    let sql = select_keys!("k.owner_id = $1 AND k.name = $2");
+    fetch_optional!(tx, Row, sql, scope.owner().as_uuid(), name)?.map(SealedKey::try_from).transpose()
+}
+
+pub async fn find_by_id(tx: &mut Tx, id: KeyId) -> Result<Option<SealedKey>, StorageError> {
+    let sql = select_keys!("k.id = $1");
+    fetch_optional!(tx, Row, sql, id.0)?.map(SealedKey::try_from).transpose()
+}
+
+/// All versions of a key that are still known, newest first, with their sealed secrets where
+/// these are still kept.
+pub async fn versions(
+    tx: &mut Tx,
+    scope: &Scope,
+    id: KeyId,
+) -> Result<Vec<(KeyVersion, Option<Vec<u8>>)>, StorageError> {
+    #[derive(sqlx::FromRow)]
+    struct Both {
+        #[sqlx(flatten)]
+        version: VersionRow,
+        sealed: Option<Vec<u8>>,
+    }
+    let sql = "SELECT v.version, v.hint, v.fingerprint, v.state, v.state_since, v.state_until, v.rejections,
+                      v.probe_at, v.created_at AS version_created_at,
+                      v.created_by_name AS version_created_by_name, v.checked_at, v.replaced_at, v.destroy_at,
+                      v.sealed
+               FROM key_version v JOIN provider_key k ON k.id = v.key_id
+               WHERE k.owner_id = $1 AND k.id = $2 ORDER BY v.version DESC";
+    fetch_all!(tx, Both, sql, scope.owner().as_uuid(), id.0)?
+        .into_iter()
+        .map(|row| Ok((KeyVersion::try_from(row.version)?, row.sealed)))
+        .collect()
+}
+
+pub async fn insert(tx: &mut Tx, key: &ProviderKey, sealed: &[u8]) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "INSERT INTO provider_key (id, owner_id, provider, name, label, custom_url, is_default, current_version,
+                                   created_at, created_by, created_by_name)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        key.id.0,
+        key.owner.as_uuid(),
+        key.provider.as_str(),
+        key.name.as_str(),
+        key.label.as_deref(),
+        key.custom_url.as_deref(),
+        key.is_default,
+        key.current.version,
+        key.created_at.0,
+        key.created_by.map(|id| id.0),
+        &key.created_by_name
+    )?;
+    insert_version(tx, key.id, &key.current, sealed).await
+}
+
+pub async fn insert_version(
+    tx: &mut Tx,
+    key: KeyId,
+    version: &KeyVersion,
+    sealed: &[u8],
+) -> Result<(), StorageError> {
+    let status = &version.status;
+    execute!(
+        tx,
+        "INSERT INTO key_version (key_id, version, sealed, hint, fingerprint, state, state_since, state_until,
+                                  rejections, probe_at, created_at, created_by_name, checked_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        key.0,
+        version.version,
+        sealed,
+        &version.hint,
+        &version.fingerprint,
+        status.state.as_str(),
+        status.since.0,
+        status.until.map(|at| at.0),
+        status.rejections,
+        status.probe_at.map(|at| at.0),
+        version.created_at.0,
+        &version.created_by_name,
+        version.checked_at.map(|at| at.0)
+    )?;
+    Ok(())
+}
+
+/// Makes `to` the key's version if `from` still is; false if somebody else was first. The
+/// version that it replaces stays sealed until `destroy_at` and is not probed any more.
+pub async fn replace_version(
+    tx: &mut Tx,
+    key: KeyId,
+    from: i32,
+    to: i32,
+    now: Moment,
+    destroy_at: Moment,
+) -> Result<bool, StorageError> {
+    let sql = "UPDATE provider_key SET current_version = $1
+               WHERE id = $2 AND current_version = $3 AND removed_at IS NULL";
+    if execute!(tx, sql, to, key.0, from)? == 0 {
+        return Ok(false);
+    }
+    execute!(
+        tx,
+        "UPDATE key_version SET replaced_at = $1, destroy_at = $2, probe_at = NULL
+         WHERE key_id = $3 AND version = $4",
+        now.0,
+        destroy_at.0,
+        key.0,
+        from
+    )?;
+    execute!(
+        tx,
+        "UPDATE key_version SET replaced_at = NULL, destroy_at = NULL WHERE key_id = $1 AND version = $2",
+        key.0,
+        to
+    )?;
+    Ok(true)
+}
+
+/// Writes a version's state. `checked_at` is set where a check found it, not live traffic.
+pub async fn set_status(
+    tx: &mut Tx,
+    key: KeyId,
+    version: i32,
+    status: &KeyStatus,
+    checked_at: Option<Moment>,
+) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "UPDATE key_version SET state = $1, state_since = $2, state_until = $3, rejections = $4, probe_at = $5,
+                checked_at = COALESCE($6, checked_at)
+         WHERE key_id = $7 AND version = $8",
+        status.state.as_str(),
+        status.since.0,
+        status.until.map(|at| at.0),
+        status.rejections,
+        status.probe_at.map(|at| at.0),
+        checked_at.map(|at| at.0),
+        key.0,
+        version
+    )?;
+    Ok(())
+}
+
+/// Destroys sealed secrets of replaced versions: one version, or those whose time has come.
+pub async fn destroy_version(tx: &mut Tx, key: KeyId, version: i32) -> Result<bool, StorageError> {
+    let sql = "UPDATE key_version SET sealed = NULL, destroy_at = NULL
+               WHERE key_id = $1 AND version = $2 AND replaced_at IS NOT NULL AND sealed IS NOT NULL";
+    Ok(execute!(tx, sql, key.0, version)? == 1)
+}
+
+pub async fn destroy_due(tx: &mut Tx, now: Moment) -> Result<u64, StorageError> {
+    let sql = "UPDATE key_version SET sealed = NULL, destroy_at = NULL WHERE destroy_at <= $1";
+    execute!(tx, sql, now.0)
+}
+
+/// Removes a key: its sealed secrets are deleted, its name and usage stay for the record.
+pub async fn remove(tx: &mut Tx, key: KeyId, now: Moment) -> Result<bool, StorageError> {
+    let sql = "UPDATE provider_key SET removed_at = $1, is_default = $2 WHERE id = $3 AND removed_at IS NULL";
+    if execute!(tx, sql, now.0, false, key.0)? == 0 {
+        return Ok(false);
+    }
+    let sql = "UPDATE key_version SET sealed = NULL, destroy_at = NULL, probe_at = NULL, state = $1
+               WHERE key_id = $2";
+    execute!(tx, sql, KeyState::Removed.as_str(), key.0)?;
+    Ok(true)
+}
+
+/// Makes one key the default of its provider, and no other.
+pub async fn set_default(
+    tx: &mut Tx,
+    scope: &Scope,
+    provider: Provider,
+    key: KeyId,
+) -> Result<(), StorageError> {
+    let sql = "UPDATE provider_key SET is_default = (id = $1)
+               WHERE owner_id = $2 AND provider = $3 AND removed_at IS NULL";
+    execute!(tx, sql, key.0, scope.owner().as_uuid(), provider.as_str())?;
+    Ok(())
+}
+
+/// Changes what may change without the key being pasted again.
+pub async fn set_label(tx: &mut Tx, key: KeyId, label: Option<&str>) -> Result<(), StorageError> {
+    execute!(tx, "UPDATE provider_key SET label = $1 WHERE id = $2", label, key.0)?;
+    Ok(())
+}
+
+pub async fn set_disabled(tx: &mut Tx, key: KeyId, at: Option<Moment>) -> Result<(), StorageError> {
+    execute!(tx, "UPDATE provider_key SET disabled_at = $1 WHERE id = $2", at.map(|at| at.0), key.0)?;
+    Ok(())
+}
+
+/// Takes the keys whose probe is due, moving their next one, so that no two processes probe one key.
+pub async fn take_due_probes(tx: &mut Tx, now: Moment, next: Moment) -> Result<Vec<KeyId>, StorageError> {
+    let rows = fetch_all!(
+        tx,
+        (Uuid,),
+        "UPDATE key_version SET probe_at = $1 WHERE probe_at <= $2 AND replaced_at IS NULL RETURNING key_id",
+        next.0,
+        now.0
+    )?;
+    Ok(rows.into_iter().map(|row| KeyId(row.0)).collect())
+}
+
+/// Records that a key was used; the newest time wins.
+pub async fn touch(tx: &mut Tx, key: KeyId, at: Moment) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "INSERT INTO key_use (key_id, last_used_at) VALUES ($1, $2)
+         ON CONFLICT (key_id) DO UPDATE SET last_used_at = excluded.last_used_at
+         WHERE key_use.last_used_at < excluded.last_used_at",
+        key.0,
+        at.0
+    )?;
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! The only place with SQL. Free functions on `&mut Tx`, one file per aggregate; one text of SQL
+//! runs on SQLite and on PostgreSQL.
+
+pub mod audit;
+pub mod changes;
+pub mod database;
+pub mod keys;
+pub mod people;
+pub mod plans;
+pub mod prices;
+pub mod root;
+pub mod sessions;
+pub mod tenants;
+pub mod throttle;
+pub mod tokens;
+pub mod usage;
+pub mod usage_report;
+
+pub use database::{Database, Tx};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    #[error("the database schema could not be brought up to date")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A row that this version of Keyward cannot have written.
+    #[error("a row of {table} holds something unknown in {column}")]
+    BadRow { table: &'static str, column: &'static str },
+    #[error("the database URL is neither sqlite: nor postgres:")]
+    Url,
+}
+
+impl StorageError {
+    /// Whether a write failed because something of that name is there already.
+    #[must_use]
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::Database(error) if error.as_database_error().is_some_and(|e| e.is_unique_violation()))
+    }
+}
+
+/// Compiles one body for both databases. The body sees `$conn` as a connection of either.
+macro_rules! on_backend {
+    ($tx:expr, $conn:ident => $body:expr) => {
+        match $tx {
+            $crate::storage::Tx::Sqlite { tx, .. } => {
+                let $conn = &mut **tx;
+                $body
+            }
+            $crate::storage::Tx::Postgres(tx) => {
+                let $conn = &mut **tx;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use on_backend;
+
+/// Runs a statement and gives the number of rows that it touched.
+macro_rules! execute {
+    ($tx:expr, $sql:expr $(, $bind:expr)* $(,)?) => {
+        $crate::storage::on_backend!($tx, conn => sqlx::query($sql)$(.bind($bind))*
+            .execute(conn).await.map(|done| done.rows_affected()))
+            .map_err($crate::storage::StorageError::from)
+    };
+}
+pub(crate) use execute;
+
+/// Reads all rows of a query as `$row`.
+macro_rules! fetch_all {
+    ($tx:expr, $row:ty, $sql:expr $(, $bind:expr)* $(,)?) => {
+        $crate::storage::on_backend!($tx, conn => sqlx::query_as::<_, $row>($sql)$(.bind($bind))*
+            .fetch_all(conn).await)
+            .map_err($crate::storage::StorageError::from)
+    };
+}
+pub(crate) use fetch_all;
+
+/// Reads at most one row of a query as `$row`.
+macro_rules! fetch_optional {
+    ($tx:expr, $row:ty, $sql:expr $(, $bind:expr)* $(,)?) => {
+        $crate::storage::on_backend!($tx, conn => sqlx::query_as::<_, $row>($sql)$(.bind($bind))*
+            .fetch_optional(conn).await)
+            .map_err($crate::storage::StorageError::from)
+    };
+}
+pub(crate) use fetch_optional;
+
+/// Reads the one row that a query must have, as `$row`.
+macro_rules! fetch_one {
+    ($tx:expr, $row:ty, $sql:expr $(, $bind:expr)* $(,)?) => {
+        $crate::storage::on_backend!($tx, conn => sqlx::query_as::<_, $row>($sql)$(.bind($bind))*
+            .fetch_one(conn).await)
+            .map_err($crate::storage::StorageError::from)
+    };
+}
+pub(crate) use fetch_one;
+
+/// Reads a word of a closed set, or names the row's fault.
+macro_rules! word {
+    ($kind:ty, $text:expr, $table:literal, $column:literal) => {
+        <$kind>::parse(&$text).ok_or($crate::storage::StorageError::BadRow { table: $table, column: $column })
+    };
+}
+pub(crate) use word;

@@ -1,0 +1,202 @@
+//! Users, their places in tenants, the browsers they are known by, and one-time links.
+
+use uuid::Uuid;
+
+use super::{StorageError, Tx, execute, fetch_all, fetch_one, fetch_optional, word};
+use crate::domain::account::{Email, Membership, PlatformRole, TenantRole, User};
+use crate::domain::clock::Moment;
+use crate::domain::ids::{TenantId, UserId};
+use crate::domain::words;
+
+#[derive(sqlx::FromRow)]
+struct UserRow {
+    id: Uuid,
+    email: String,
+    platform_role: Option<String>,
+    disabled_at: Option<i64>,
+    created_at: i64,
+}
+
+impl TryFrom<UserRow> for User {
+    type Error = StorageError;
+
+    fn try_from(row: UserRow) -> Result<Self, StorageError> {
+        let platform_role = match row.platform_role {
+            Some(role) => Some(word!(PlatformRole, role, "app_user", "platform_role")?),
+            None => None,
+        };
+        Ok(Self {
+            id: UserId(row.id),
+            email: row.email,
+            platform_role,
+            disabled_at: row.disabled_at.map(Moment),
+            created_at: Moment(row.created_at),
+        })
+    }
+}
+
+pub async fn find(tx: &mut Tx, id: UserId) -> Result<Option<User>, StorageError> {
+    let sql = "SELECT id, email, platform_role, disabled_at, created_at FROM app_user WHERE id = $1";
+    fetch_optional!(tx, UserRow, sql, id.0)?.map(User::try_from).transpose()
+}
+
+pub async fn find_by_email(tx: &mut Tx, email: &Email) -> Result<Option<User>, StorageError> {
+    let sql = "SELECT id, email, platform_role, disabled_at, created_at FROM app_user WHERE email = $1";
+    fetch_optional!(tx, UserRow, sql, email.as_str())?.map(User::try_from).transpose()
+}
+
+pub async fn list(tx: &mut Tx) -> Result<Vec<User>, StorageError> {
+    let sql = "SELECT id, email, platform_role, disabled_at, created_at FROM app_user ORDER BY email";
+    fetch_all!(tx, UserRow, sql)?.into_iter().map(User::try_from).collect()
+}
+
+pub async fn count(tx: &mut Tx) -> Result<i64, StorageError> {
+    Ok(fetch_one!(tx, (i64,), "SELECT COUNT(*) FROM app_user")?.0)
+}
+
+pub async fn password_hash(tx: &mut Tx, id: UserId) -> Result<Option<String>, StorageError> {
+    let sql = "SELECT password_hash FROM app_user WHERE id = $1 AND disabled_at IS NULL";
+    Ok(fetch_optional!(tx, (String,), sql, id.0)?.map(|row| row.0))
+}
+
+pub async fn insert(tx: &mut Tx, user: &User, password_hash: &str) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "INSERT INTO app_user (id, email, platform_role, password_hash, disabled_at, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6)",
+        user.id.0,
+        &user.email,
+        user.platform_role.map(PlatformRole::as_str),
+        password_hash,
+        user.disabled_at.map(|at| at.0),
+        user.created_at.0
+    )?;
+    Ok(())
+}
+
+pub async fn set_password(tx: &mut Tx, id: UserId, password_hash: &str) -> Result<(), StorageError> {
+    execute!(tx, "UPDATE app_user SET password_hash = $1 WHERE id = $2", password_hash, id.0)?;
+    Ok(())
+}
+
+pub async fn disable(tx: &mut Tx, id: UserId, now: Moment) -> Result<(), StorageError> {
+    execute!(tx, "UPDATE app_user SET disabled_at = $1 WHERE id = $2", now.0, id.0)?;
+    Ok(())
+}
+
+pub async fn add_member(
+    tx: &mut Tx,
+    user: UserId,
+    tenant: TenantId,
+    role: TenantRole,
+    now: Moment,
+) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "INSERT INTO membership (user_id, tenant_id, role, created_at) VALUES ($1, $2, $3, $4)",
+        user.0,
+        tenant.0,
+        role.as_str(),
+        now.0
+    )?;
+    Ok(())
+}
+
+pub async fn memberships(tx: &mut Tx, user: UserId) -> Result<Vec<Membership>, StorageError> {
+    let rows = fetch_all!(
+        tx,
+        (Uuid, String, String, String),
+        "SELECT t.id, t.slug, t.name, m.role FROM membership m JOIN tenant t ON t.id = m.tenant_id
+         WHERE m.user_id = $1 ORDER BY t.name",
+        user.0
+    )?;
+    rows.into_iter()
+        .map(|(tenant, tenant_slug, tenant_name, role)| {
+            let role = word!(TenantRole, role, "membership", "role")?;
+            Ok(Membership { tenant_id: TenantId(tenant), tenant_slug, tenant_name, role })
+        })
+        .collect()
+}
+
+/// Whether the account has signed in from this browser before.
+pub async fn is_known_device(tx: &mut Tx, user: UserId, device: &str) -> Result<bool, StorageError> {
+    let sql = "SELECT seen_at FROM known_device WHERE user_id = $1 AND device = $2";
+    Ok(fetch_optional!(tx, (i64,), sql, user.0, device)?.is_some())
+}
+
+pub async fn remember_device(
+    tx: &mut Tx,
+    user: UserId,
+    device: &str,
+    now: Moment,
+) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "INSERT INTO known_device (user_id, device, seen_at) VALUES ($1, $2, $3)
+         ON CONFLICT (user_id, device) DO UPDATE SET seen_at = excluded.seen_at",
+        user.0,
+        device,
+        now.0
+    )?;
+    Ok(())
+}
+
+words! {
+    pub enum LinkPurpose { FirstAdmin = "first_admin", ResetPassword = "reset_password" }
+}
+
+/// A one-time link: what it is for and whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Link {
+    pub purpose: LinkPurpose,
+    pub user_id: Option<UserId>,
+    pub expires_at: Moment,
+}
+
+pub async fn insert_link(tx: &mut Tx, hash: &[u8; 32], link: Link) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "INSERT INTO one_time_link (token_hash, purpose, user_id, expires_at) VALUES ($1, $2, $3, $4)",
+        &hash[..],
+        link.purpose.as_str(),
+        link.user_id.map(|id| id.0),
+        link.expires_at.0
+    )?;
+    Ok(())
+}
+
+pub async fn find_link(tx: &mut Tx, hash: &[u8; 32]) -> Result<Option<Link>, StorageError> {
+    let row = fetch_optional!(
+        tx,
+        (String, Option<Uuid>, i64),
+        "SELECT purpose, user_id, expires_at FROM one_time_link WHERE token_hash = $1",
+        &hash[..]
+    )?;
+    row.map(|(purpose, user, expires_at)| {
+        Ok(Link {
+            purpose: word!(LinkPurpose, purpose, "one_time_link", "purpose")?,
+            user_id: user.map(UserId),
+            expires_at: Moment(expires_at),
+        })
+    })
+    .transpose()
+}
+
+/// Uses a link up. False if somebody else was first.
+pub async fn take_link(tx: &mut Tx, hash: &[u8; 32]) -> Result<bool, StorageError> {
+    Ok(execute!(tx, "DELETE FROM one_time_link WHERE token_hash = $1", &hash[..])? == 1)
+}
+
+/// Makes older links of the same purpose and person useless.
+pub async fn drop_links(tx: &mut Tx, purpose: LinkPurpose, user: Option<UserId>) -> Result<(), StorageError> {
+    let user = user.map(|id| id.0);
+    execute!(
+        tx,
+        "DELETE FROM one_time_link WHERE purpose = $1
+         AND (user_id = $2 OR (user_id IS NULL AND CAST($3 AS INTEGER) = 1))",
+        purpose.as_str(),
+        user,
+        i32::from(user.is_none())
+    )?;
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! Sessions of people, kept by the hash of the key in their cookie.
+
+use uuid::Uuid;
+
+use super::{StorageError, Tx, execute, fetch_all, fetch_optional};
+use crate::domain::clock::Moment;
+use crate::domain::ids::{SessionId, UserId};
+
+/// A session as stored. `state` is JSON and holds no secret.
+#[derive(Clone, Debug)]
+pub struct StoredSession {
+    pub id: SessionId,
+    pub user_id: Option<UserId>,
+    pub state: String,
+    pub address: Option<String>,
+    pub agent: Option<String>,
+    pub created_at: Moment,
+    pub seen_at: Moment,
+    pub expires_at: Moment,
+}
+
+type Row = (Uuid, Option<Uuid>, String, Option<String>, Option<String>, i64, i64, i64);
+
+fn session(row: Row) -> StoredSession {
+    StoredSession {
+        id: SessionId(row.0),
+        user_id: row.1.map(UserId),
+        state: row.2,
+        address: row.3,
+        agent: row.4,
+        created_at: Moment(row.5),
+        seen_at: Moment(row.6),
+        expires_at: Moment(row.7),
+    }
+}
+
+pub async fn insert(tx: &mut Tx, key_hash: &[u8; 32], session: &StoredSession) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "INSERT INTO session (id, key_hash, user_id, state, address, agent, created_at, seen_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        session.id.0,
+        &key_hash[..],
+        session.user_id.map(|id| id.0),
+        &session.state,
+        session.address.as_deref(),
+        session.agent.as_deref(),
+        session.created_at.0,
+        session.seen_at.0,
+        session.expires_at.0
+    )?;
+    Ok(())
+}
+
+/// A session that has not run out.
+pub async fn find(
+    tx: &mut Tx,
+    key_hash: &[u8; 32],
+    now: Moment,
+) -> Result<Option<StoredSession>, StorageError> {
+    let sql = "SELECT id, user_id, state, address, agent, created_at, seen_at, expires_at
+               FROM session WHERE key_hash = $1 AND expires_at > $2";
+    Ok(fetch_optional!(tx, Row, sql, &key_hash[..], now.0)?.map(session))
+}
+
+/// Writes a session's new state; false if it is gone.
+pub async fn update(
+    tx: &mut Tx,
+    key_hash: &[u8; 32],
+    user_id: Option<UserId>,
+    state: &str,
+    seen_at: Moment,
+    expires_at: Moment,
+) -> Result<bool, StorageError> {
+    let rows = execute!(
+        tx,
+        "UPDATE session SET user_id = $1, state = $2, seen_at = $3, expires_at = $4 WHERE key_hash = $5",
+        user_id.map(|id| id.0),
+        state,
+        seen_at.0,
+        expires_at.0,
+        &key_hash[..]
+    )?;
+    Ok(rows == 1)
+}
+
+pub async fn touch(
+    tx: &mut Tx,
+    key_hash: &[u8; 32],
+    seen_at: Moment,
+    expires_at: Moment,
+) -> Result<(), StorageError> {
+    let sql = "UPDATE session SET seen_at = $1, expires_at = $2 WHERE key_hash = $3";
+    execute!(tx, sql, seen_at.0, expires_at.0, &key_hash[..])?;
+    Ok(())
+}
+
+pub async fn delete(tx: &mut Tx, key_hash: &[u8; 32]) -> Result<(), StorageError> {
+    execute!(tx, "DELETE FROM session WHERE key_hash = $1", &key_hash[..])?;
+    Ok(())
+}
+
+pub async fn list(tx: &mut Tx, user: UserId, now: Moment) -> Result<Vec<StoredSession>, StorageError> {
+    let sql = "SELECT id, user_id, state, address, agent, created_at, seen_at, expires_at
+               FROM session WHERE user_id = $1 AND expires_at > $2 ORDER BY seen_at DESC";
+    Ok(fetch_all!(tx, Row, sql, user.0, now.0)?.into_iter().map(session).collect())
+}
+
+/// Ends one of the user's sessions; false if it was not theirs or is gone.
+pub async fn revoke(tx: &mut Tx, user: UserId, id: SessionId) -> Result<bool, StorageError> {
+    Ok(execute!(tx, "DELETE FROM session WHERE id = $1 AND user_id = $2", id.0, user.0)? == 1)
+}
+
+/// Ends all of the user's sessions.
+pub async fn revoke_all(tx: &mut Tx, user: UserId) -> Result<(), StorageError> {
+    execute!(tx, "DELETE FROM session WHERE user_id = $1", user.0)?;
+    Ok(())
+}
+
+pub async fn delete_expired(tx: &mut Tx, now: Moment) -> Result<u64, StorageError> {
+    execute!(tx, "DELETE FROM session WHERE expires_at <= $1", now.0)
+}

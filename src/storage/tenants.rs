@@ -1,0 +1,176 @@
+//! Tenants, their payment policy and the history of their usage mode.
+
+use uuid::Uuid;
+
+use super::{StorageError, Tx, execute, fetch_all, fetch_optional, word};
+use crate::access::scope::Scope;
+use crate::domain::account::{KeyChangers, Slug, Tenant, TenantState};
+use crate::domain::billing::{Funding, LimitPolicy, ModeChange, NoKeyPolicy, PaymentPolicy, UsageMode};
+use crate::domain::clock::Moment;
+use crate::domain::ids::{PlanId, TenantId};
+
+/// A tenant and how it pays.
+#[derive(Clone, Debug)]
+pub struct TenantRecord {
+    pub tenant: Tenant,
+    pub policy: PaymentPolicy,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    id: Uuid,
+    slug: String,
+    name: String,
+    plan_id: Uuid,
+    state: String,
+    key_changers: String,
+    time_zone: String,
+    mode: String,
+    funding: String,
+    no_key_policy: String,
+    limit_policy: String,
+    created_at: i64,
+}
+
+impl TryFrom<Row> for TenantRecord {
+    type Error = StorageError;
+
+    fn try_from(row: Row) -> Result<Self, StorageError> {
+        Ok(Self {
+            tenant: Tenant {
+                id: TenantId(row.id),
+                slug: word!(Slug, row.slug, "tenant", "slug")?,
+                name: row.name,
+                plan_id: PlanId(row.plan_id),
+                state: word!(TenantState, row.state, "tenant", "state")?,
+                key_changers: word!(KeyChangers, row.key_changers, "tenant", "key_changers")?,
+                time_zone: row.time_zone,
+                created_at: Moment(row.created_at),
+            },
+            policy: PaymentPolicy {
+                mode: word!(UsageMode, row.mode, "tenant", "mode")?,
+                funding: word!(Funding, row.funding, "tenant", "funding")?,
+                no_key: word!(NoKeyPolicy, row.no_key_policy, "tenant", "no_key_policy")?,
+                on_limit: word!(LimitPolicy, row.limit_policy, "tenant", "limit_policy")?,
+            },
+        })
+    }
+}
+
+pub async fn find(tx: &mut Tx, id: TenantId) -> Result<Option<TenantRecord>, StorageError> {
+    let sql = "SELECT * FROM tenant WHERE id = $1";
+    fetch_optional!(tx, Row, sql, id.0)?.map(TenantRecord::try_from).transpose()
+}
+
+pub async fn find_by_slug(tx: &mut Tx, slug: &str) -> Result<Option<TenantRecord>, StorageError> {
+    let sql = "SELECT * FROM tenant WHERE slug = $1";
+    fetch_optional!(tx, Row, sql, slug)?.map(TenantRecord::try_from).transpose()
+}
+
+/// Tenants whose name or slug holds `search`, by name; at most `limit` of them.
+pub async fn list(tx: &mut Tx, search: &str, limit: i64) -> Result<Vec<TenantRecord>, StorageError> {
+    let escaped = search.to_lowercase().replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+    let pattern = format!("%{escaped}%");
+    let sql = "SELECT * FROM tenant
+               WHERE LOWER(name) LIKE $1 ESCAPE '\\' OR slug LIKE $2 ESCAPE '\\' ORDER BY name LIMIT $3";
+    fetch_all!(tx, Row, sql, &pattern, &pattern, limit)?.into_iter().map(TenantRecord::try_from).collect()
+}
+
+pub async fn insert(tx: &mut Tx, record: &TenantRecord) -> Result<(), StorageError> {
+    let TenantRecord { tenant, policy } = record;
+    execute!(
+        tx,
+        "INSERT INTO tenant (id, slug, name, plan_id, state, key_changers, time_zone,
+                             mode, funding, no_key_policy, limit_policy, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        tenant.id.0,
+        tenant.slug.as_str(),
+        &tenant.name,
+        tenant.plan_id.0,
+        tenant.state.as_str(),
+        tenant.key_changers.as_str(),
+        &tenant.time_zone,
+        policy.mode.as_str(),
+        policy.funding.as_str(),
+        policy.no_key.as_str(),
+        policy.on_limit.as_str(),
+        tenant.created_at.0
+    )?;
+    insert_mode_change(tx, tenant.id, policy.mode, tenant.created_at).await
+}
+
+/// Changes the mode from now on, if it still is `from`; false if somebody else was first.
+pub async fn set_mode(
+    tx: &mut Tx,
+    scope: &Scope,
+    from: UsageMode,
+    to: UsageMode,
+    now: Moment,
+) -> Result<bool, StorageError> {
+    let Some(tenant) = scope.tenant() else { return Ok(false) };
+    let sql = "UPDATE tenant SET mode = $1 WHERE id = $2 AND mode = $3";
+    if execute!(tx, sql, to.as_str(), tenant.0, from.as_str())? == 0 {
+        return Ok(false);
+    }
+    insert_mode_change(tx, tenant, to, now).await?;
+    Ok(true)
+}
+
+/// Adds a dated entry. Also for sample data, whose history begins before the tenant's row.
+pub async fn insert_mode_change(
+    tx: &mut Tx,
+    tenant: TenantId,
+    mode: UsageMode,
+    at: Moment,
+) -> Result<(), StorageError> {
+    let sql = "INSERT INTO mode_change (id, tenant_id, mode, at) VALUES ($1, $2, $3, $4)";
+    execute!(tx, sql, Uuid::now_v7(), tenant.0, mode.as_str(), at.0)?;
+    Ok(())
+}
+
+/// Changes of mode from `since` on, oldest first.
+pub async fn mode_changes(
+    tx: &mut Tx,
+    scope: &Scope,
+    since: Moment,
+) -> Result<Vec<ModeChange>, StorageError> {
+    let sql = "SELECT mode, at FROM mode_change WHERE tenant_id = $1 AND at >= $2 ORDER BY at";
+    fetch_all!(tx, (String, i64), sql, scope.owner().as_uuid(), since.0)?
+        .into_iter()
+        .map(|(mode, at)| {
+            Ok(ModeChange { mode: word!(UsageMode, mode, "mode_change", "mode")?, at: Moment(at) })
+        })
+        .collect()
+}
+
+pub async fn set_policies(
+    tx: &mut Tx,
+    scope: &Scope,
+    no_key: NoKeyPolicy,
+    on_limit: LimitPolicy,
+) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "UPDATE tenant SET no_key_policy = $1, limit_policy = $2 WHERE id = $3",
+        no_key.as_str(),
+        on_limit.as_str(),
+        scope.owner().as_uuid()
+    )?;
+    Ok(())
+}
+
+pub async fn set_key_changers(
+    tx: &mut Tx,
+    scope: &Scope,
+    key_changers: KeyChangers,
+) -> Result<(), StorageError> {
+    let sql = "UPDATE tenant SET key_changers = $1 WHERE id = $2";
+    execute!(tx, sql, key_changers.as_str(), scope.owner().as_uuid())?;
+    Ok(())
+}
+
+pub async fn set_state(tx: &mut Tx, scope: &Scope, state: TenantState) -> Result<(), StorageError> {
+    let sql = "UPDATE tenant SET state = $1 WHERE id = $2";
+    execute!(tx, sql, state.as_str(), scope.owner().as_uuid())?;
+    Ok(())
+}

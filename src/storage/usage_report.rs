@@ -1,0 +1,198 @@
+//! Sums over usage, read from rollups: what the Billing and API keys pages show.
+
+use sqlx::AssertSqlSafe;
+use uuid::Uuid;
+
+use super::{StorageError, Tx, fetch_all, fetch_one, on_backend, word};
+use crate::access::scope::Scope;
+use crate::domain::billing::UsageMode;
+use crate::domain::clock::Moment;
+use crate::domain::ids::KeyId;
+use crate::domain::money::Nanos;
+
+/// Sums over some part of a tenant's usage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct Totals {
+    pub requests: i64,
+    pub failed: i64,
+    pub estimated: i64,
+    pub unpriced: i64,
+    pub input_tokens: i64,
+    pub cache_read_tokens: i64,
+    pub cache_write_tokens: i64,
+    pub output_tokens: i64,
+    pub cost: i64,
+    pub estimated_cost: i64,
+}
+
+impl Totals {
+    #[must_use]
+    pub fn cost(&self) -> Nanos {
+        Nanos(self.cost)
+    }
+
+    /// All tokens that went in, from cache or not.
+    #[must_use]
+    pub fn prompt_tokens(&self) -> i64 {
+        self.input_tokens + self.cache_read_tokens + self.cache_write_tokens
+    }
+
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            failed: self.failed + other.failed,
+            estimated: self.estimated + other.estimated,
+            unpriced: self.unpriced + other.unpriced,
+            input_tokens: self.input_tokens + other.input_tokens,
+            cache_read_tokens: self.cache_read_tokens + other.cache_read_tokens,
+            cache_write_tokens: self.cache_write_tokens + other.cache_write_tokens,
+            output_tokens: self.output_tokens + other.output_tokens,
+            cost: self.cost + other.cost,
+            estimated_cost: self.estimated_cost + other.estimated_cost,
+        }
+    }
+}
+
+const SUMS: &str = "CAST(COALESCE(SUM(r.requests), 0) AS BIGINT) AS requests,
+    CAST(COALESCE(SUM(r.failed), 0) AS BIGINT) AS failed,
+    CAST(COALESCE(SUM(r.estimated), 0) AS BIGINT) AS estimated,
+    CAST(COALESCE(SUM(r.unpriced), 0) AS BIGINT) AS unpriced,
+    CAST(COALESCE(SUM(r.input_tokens), 0) AS BIGINT) AS input_tokens,
+    CAST(COALESCE(SUM(r.cache_read_tokens), 0) AS BIGINT) AS cache_read_tokens,
+    CAST(COALESCE(SUM(r.cache_write_tokens), 0) AS BIGINT) AS cache_write_tokens,
+    CAST(COALESCE(SUM(r.output_tokens), 0) AS BIGINT) AS output_tokens,
+    CAST(COALESCE(SUM(r.cost), 0) AS BIGINT) AS cost,
+    CAST(COALESCE(SUM(r.estimated_cost), 0) AS BIGINT) AS estimated_cost";
+
+/// What rows of a report are grouped by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupBy {
+    Feature,
+    Model,
+    Key,
+}
+
+impl GroupBy {
+    fn column(self) -> &'static str {
+        match self {
+            Self::Feature => "r.feature",
+            Self::Model => "r.model",
+            Self::Key => "COALESCE(k.name, '')",
+        }
+    }
+}
+
+/// Sums over `from..to`. Both ends fall on quarter-hours.
+pub async fn totals(tx: &mut Tx, scope: &Scope, from: Moment, to: Moment) -> Result<Totals, StorageError> {
+    let sql = format!(
+        "SELECT {SUMS} FROM usage_rollup r WHERE r.tenant_id = $1 AND r.bucket >= $2 AND r.bucket < $3"
+    );
+    fetch_one!(tx, Totals, AssertSqlSafe(sql), scope.owner().as_uuid(), from.0, to.0)
+}
+
+#[derive(sqlx::FromRow)]
+struct DayRow {
+    day: i64,
+    mode: String,
+    #[sqlx(flatten)]
+    totals: Totals,
+}
+
+/// Sums by day and mode. `days` are the beginnings of the days and, last, the end of the last one;
+/// the result names days by their place in it.
+pub async fn by_day(
+    tx: &mut Tx,
+    scope: &Scope,
+    days: &[Moment],
+) -> Result<Vec<(usize, UsageMode, Totals)>, StorageError> {
+    let values: Vec<String> = (0..days.len().saturating_sub(1))
+        .map(|i| format!("({i}, CAST(${} AS BIGINT), CAST(${} AS BIGINT))", i + 2, i + 3))
+        .collect();
+    if values.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "WITH day (day, day_from, day_to) AS (VALUES {})
+         SELECT CAST(d.day AS BIGINT) AS day, r.mode AS mode, {SUMS}
+         FROM day d CROSS JOIN usage_rollup r
+         WHERE r.tenant_id = $1 AND r.bucket >= d.day_from AND r.bucket < d.day_to
+         GROUP BY d.day, r.mode",
+        values.join(", ")
+    );
+    let rows: Vec<DayRow> = on_backend!(tx, conn => {
+        let mut query = sqlx::query_as::<_, DayRow>(AssertSqlSafe(sql)).bind(scope.owner().as_uuid());
+        for day in days {
+            query = query.bind(day.0);
+        }
+        query.fetch_all(conn).await
+    })?;
+    rows.into_iter()
+        .map(|row| {
+            let mode = word!(UsageMode, row.mode, "usage_rollup", "mode")?;
+            Ok((usize::try_from(row.day).unwrap_or(0), mode, row.totals))
+        })
+        .collect()
+}
+
+#[derive(sqlx::FromRow)]
+struct GroupRow {
+    name: String,
+    mode: String,
+    #[sqlx(flatten)]
+    totals: Totals,
+}
+
+/// Sums by one dimension and mode.
+pub async fn by_group(
+    tx: &mut Tx,
+    scope: &Scope,
+    group: GroupBy,
+    from: Moment,
+    to: Moment,
+) -> Result<Vec<(String, UsageMode, Totals)>, StorageError> {
+    let column = group.column();
+    let join = if group == GroupBy::Key { "LEFT JOIN provider_key k ON k.id = r.key_id" } else { "" };
+    let sql = format!(
+        "SELECT {column} AS name, r.mode AS mode, {SUMS} FROM usage_rollup r {join}
+         WHERE r.tenant_id = $1 AND r.bucket >= $2 AND r.bucket < $3
+         GROUP BY {column}, r.mode"
+    );
+    fetch_all!(tx, GroupRow, AssertSqlSafe(sql), scope.owner().as_uuid(), from.0, to.0)?
+        .into_iter()
+        .map(|row| Ok((row.name, word!(UsageMode, row.mode, "usage_rollup", "mode")?, row.totals)))
+        .collect()
+}
+
+/// What each of the tenant's keys cost since `from`.
+pub async fn cost_by_key(
+    tx: &mut Tx,
+    scope: &Scope,
+    from: Moment,
+) -> Result<Vec<(KeyId, Nanos)>, StorageError> {
+    let rows = fetch_all!(
+        tx,
+        (Uuid, i64),
+        "SELECT key_id, CAST(COALESCE(SUM(cost), 0) AS BIGINT) FROM usage_rollup
+         WHERE tenant_id = $1 AND bucket >= $2 GROUP BY key_id",
+        scope.owner().as_uuid(),
+        from.0
+    )?;
+    Ok(rows.into_iter().map(|(key, cost)| (KeyId(key), Nanos(cost))).collect())
+}
+
+/// Models without a price that were used since `from`, with the number of their requests.
+pub async fn unpriced_models(
+    tx: &mut Tx,
+    scope: &Scope,
+    from: Moment,
+) -> Result<Vec<(String, i64)>, StorageError> {
+    fetch_all!(
+        tx,
+        (String, i64),
+        "SELECT model, CAST(SUM(unpriced) AS BIGINT) FROM usage_rollup
+         WHERE tenant_id = $1 AND bucket >= $2 AND unpriced > 0 GROUP BY model ORDER BY model",
+        scope.owner().as_uuid(),
+        from.0
+    )
+}
