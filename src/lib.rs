@@ -3,5 +3,8 @@
 pub mod access;
 pub mod crypto;
 pub mod domain;
+pub mod outbound;
+pub mod providers;
 pub mod sandbox;
+pub mod services;
 pub mod storage;

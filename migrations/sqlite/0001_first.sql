@@ -142,7 +142,6 @@ CREATE TABLE provider_key (
     provider TEXT NOT NULL,
     name TEXT NOT NULL,
     label TEXT,
-    custom_url TEXT,
     is_default INTEGER NOT NULL,
     current_version INTEGER NOT NULL,
     disabled_at INTEGER,
@@ -156,6 +155,7 @@ CREATE UNIQUE INDEX provider_key_by_name ON provider_key (owner_id, name) WHERE 
 CREATE TABLE key_version (
     key_id BLOB NOT NULL REFERENCES provider_key (id),
     version INTEGER NOT NULL,
+    custom_url TEXT,
     sealed BLOB,
     hint TEXT NOT NULL,
     fingerprint TEXT NOT NULL,

@@ -38,7 +38,6 @@ words! {
         TokenRevoked = "token.revoked",
         UsageExported = "usage.exported",
         PolicyRefused = "policy.refused",
-        EndpointsAllowed = "platform.endpoints_allowed",
     }
 }
 

@@ -192,8 +192,6 @@ pub struct ProviderKey {
     pub provider: Provider,
     pub name: Slug,
     pub label: Option<String>,
-    /// Canonical; `None` is the provider's default.
-    pub custom_url: Option<String>,
     pub is_default: bool,
     pub disabled_at: Option<Moment>,
     pub created_at: Moment,
@@ -228,6 +226,9 @@ impl ProviderKey {
 #[derive(Clone, Debug)]
 pub struct KeyVersion {
     pub version: i32,
+    /// Canonical; `None` is the provider's default. Sealed with the secret: a URL changed behind
+    /// Keyward's back makes the version fail to open.
+    pub custom_url: Option<String>,
     pub hint: String,
     pub fingerprint: String,
     pub status: KeyStatus,

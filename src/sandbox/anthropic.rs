@@ -20,7 +20,6 @@ use super::state::{Hash, State};
 use crate::domain::clock::SECOND;
 
 const ORGANIZATION: &str = "00000000-0000-4000-8000-5a4db0c50000";
-const VERSIONS: [&str; 2] = ["2023-06-01", "2023-01-01"];
 const LARGEST_BODY: usize = 32 * 1024 * 1024;
 const REQUESTS_PER_MINUTE: u64 = 4_000;
 const TOKENS_PER_MINUTE: u64 = 2_000_000;
@@ -129,13 +128,13 @@ fn refuse(refusal: Option<ApiError>) -> Result<(), ApiError> {
     refusal.map_or(Ok(()), Err)
 }
 
+/// Any date is a version: the official libraries send a newer one each year, and the wire format
+/// spoken here is the same in all.
 fn check_version(version: Option<&str>) -> Result<(), ApiError> {
-    match version {
-        None => Err(ApiError::invalid("anthropic-version: header is required")),
-        Some(known) if VERSIONS.contains(&known) => Ok(()),
-        Some(other) => {
-            Err(ApiError::invalid(format!("anthropic-version: \"{other}\" is not a valid version")))
-        }
+    let version = version.ok_or_else(|| ApiError::invalid("anthropic-version: header is required"))?;
+    match version.parse::<jiff::civil::Date>() {
+        Ok(_) => Ok(()),
+        Err(_) => Err(ApiError::invalid(format!("anthropic-version: \"{version}\" is not a valid version"))),
     }
 }
 

@@ -37,9 +37,9 @@ pub fn routes(config: &mut web::ServiceConfig) {
 }
 
 async fn help() -> HttpResponse {
-    let keys: String =
+    let keys: Vec<String> =
         Behaviour::ALL.iter().map(|word| format!("  sk-ant-api03-sandbox-{word}-0001-AAAA\n")).collect();
-    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(format!("{HELP}{keys}"))
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(format!("{HELP}{}", keys.concat()))
 }
 
 #[derive(Deserialize)]
@@ -84,9 +84,12 @@ fn change(state: &State, sha256: &str, behaviour: Behaviour) -> Result<serde_jso
 }
 
 fn answer(state: &State, outcome: Result<serde_json::Value, ApiError>) -> HttpResponse {
+    let id = state.id("req");
     match outcome {
         Ok(body) => HttpResponse::Ok().json(body),
-        Err(error) => HttpResponse::BadRequest().json(error.body(&state.id("req"))),
+        Err(error) => {
+            HttpResponse::BadRequest().insert_header(("request-id", id.as_str())).json(error.body(&id))
+        }
     }
 }
 

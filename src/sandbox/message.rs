@@ -20,11 +20,11 @@ const ECHOED_CHARS: usize = 80;
 
 #[derive(Clone, Serialize)]
 pub struct Message {
-    pub id: String,
+    id: String,
     #[serde(rename = "type")]
     kind: &'static str,
     role: &'static str,
-    pub model: String,
+    model: String,
     pub content: Vec<Block>,
     pub stop_reason: Option<&'static str>,
     stop_sequence: Option<String>,
@@ -42,42 +42,67 @@ pub enum Block {
     WebSearchToolResult { tool_use_id: String, content: Vec<Value> },
 }
 
-/// The usage of a message; without the optional parts it is that of a `message_delta`.
+/// What a message used; what is `None` is left out.
 #[derive(Clone, Default, Serialize)]
 pub struct Usage {
     pub input_tokens: u64,
-    pub cache_creation_input_tokens: u64,
-    pub cache_read_input_tokens: u64,
+    cache_creation_input_tokens: u64,
+    cache_read_input_tokens: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cache_creation: Option<CacheCreation>,
+    cache_creation: Option<CacheCreation>,
     pub output_tokens: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub output_tokens_details: Option<OutputTokensDetails>,
+    output_tokens_details: Option<OutputTokensDetails>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub server_tool_use: Option<ServerToolUsage>,
+    server_tool_use: Option<ServerToolUsage>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub service_tier: Option<&'static str>,
+    service_tier: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub inference_geo: Option<String>,
+    inference_geo: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub speed: Option<String>,
+    speed: Option<String>,
 }
 
 #[derive(Clone, Default, Serialize)]
-pub struct CacheCreation {
+struct CacheCreation {
     ephemeral_5m_input_tokens: u64,
     ephemeral_1h_input_tokens: u64,
 }
 
 #[derive(Clone, Serialize)]
-pub struct OutputTokensDetails {
+struct OutputTokensDetails {
     thinking_tokens: u64,
 }
 
 #[derive(Clone, Serialize)]
-pub struct ServerToolUsage {
+struct ServerToolUsage {
     web_fetch_requests: u64,
     web_search_requests: u64,
+}
+
+impl Message {
+    /// The message as a stream begins it: all of the input's usage, and the first token of output.
+    pub fn opening(&self) -> Self {
+        Self {
+            content: Vec::new(),
+            stop_reason: None,
+            usage: Usage {
+                output_tokens: self.usage.output_tokens.min(1),
+                output_tokens_details: None,
+                server_tool_use: None,
+                ..self.usage.clone()
+            },
+            ..self.clone()
+        }
+    }
+}
+
+impl Usage {
+    /// The totals at a stream's end, without what only its beginning tells: the cache's split, the
+    /// tier, the place and the speed.
+    pub fn cumulative(&self) -> Self {
+        Self { cache_creation: None, service_tier: None, inference_geo: None, speed: None, ..self.clone() }
+    }
 }
 
 /// Answers a prompt for a key. The prompt's cached blocks are remembered for that key.
@@ -177,4 +202,84 @@ fn echo<'a>(prompt: &'a Prompt<'_>) -> &'a str {
     let question = prompt.question.trim();
     let end = question.char_indices().nth(ECHOED_CHARS).map_or(question.len(), |(index, _)| index);
     &question[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::clock::Clock;
+
+    fn answer(state: &State, key: u8, body: &Value) -> Value {
+        let prompt = Prompt::to_create(body).ok().unwrap();
+        serde_json::to_value(compose(state, &[key; 32], &prompt, Behaviour::Ok)).unwrap()
+    }
+
+    fn body(content: &Value, changes: &Value) -> Value {
+        let mut body = json!({
+            "model": "claude-opus-5-5",
+            "max_tokens": 1024,
+            "messages": [{ "role": "user", "content": content }],
+        });
+        body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        body
+    }
+
+    #[test]
+    fn cached_text_is_written_once_per_key_and_then_read() {
+        let state = State::new(Clock::system());
+        let body = body(
+            &json!([
+                { "type": "text", "text": "eight by", "cache_control": { "type": "ephemeral" } },
+                { "type": "text", "text": "twelve bytes", "cache_control": { "type": "ephemeral", "ttl": "1h" } },
+                { "type": "text", "text": "Hello" },
+            ]),
+            &json!({}),
+        );
+        let usage = |key| answer(&state, key, &body)["usage"].take();
+        let first = usage(1);
+        assert_eq!(first["input_tokens"], 2);
+        assert_eq!(first["cache_creation_input_tokens"], 5);
+        assert_eq!(
+            first["cache_creation"],
+            json!({ "ephemeral_5m_input_tokens": 2, "ephemeral_1h_input_tokens": 3 })
+        );
+        assert_eq!(first["cache_read_input_tokens"], 0);
+        let second = usage(1);
+        assert_eq!(
+            (&second["cache_creation_input_tokens"], &second["cache_read_input_tokens"]),
+            (&json!(0), &json!(5))
+        );
+        assert_eq!(usage(2)["cache_creation_input_tokens"], 5, "a cache belongs to its key");
+    }
+
+    #[test]
+    fn thinking_search_speed_and_place_show() {
+        let state = State::new(Clock::system());
+        let changes = json!({
+            "thinking": { "type": "enabled", "budget_tokens": 1024, "display": "omitted" },
+            "tools": [{ "type": "web_search_20260209", "name": "web_search" }],
+            "speed": "fast",
+            "inference_geo": "us",
+        });
+        let message = answer(&state, 1, &body(&json!("Hello"), &changes));
+        let kinds: Vec<&Value> =
+            message["content"].as_array().unwrap().iter().map(|block| &block["type"]).collect();
+        assert_eq!(kinds, ["thinking", "server_tool_use", "web_search_tool_result", "text"]);
+        assert_eq!(message["content"][0]["thinking"], "");
+        let usage = &message["usage"];
+        let text = message["content"][3]["text"].as_str().unwrap();
+        assert_eq!(usage["output_tokens_details"]["thinking_tokens"], tokens(THOUGHT.len()));
+        assert_eq!(usage["output_tokens"], tokens(THOUGHT.len()) + tokens(text.len()));
+        assert_eq!(usage["server_tool_use"]["web_search_requests"], 1);
+        assert_eq!((&usage["speed"], &usage["inference_geo"]), (&json!("fast"), &json!("us")));
+    }
+
+    #[test]
+    fn an_answer_is_cut_between_characters() {
+        let state = State::new(Clock::system());
+        let message = answer(&state, 1, &body(&json!("\u{2713}\u{2713}"), &json!({ "max_tokens": 4 })));
+        assert_eq!(message["content"][0]["text"], "You wrote: \"\u{2713}");
+        assert_eq!(message["usage"]["output_tokens"], 4);
+        assert_eq!(message["stop_reason"], "max_tokens");
+    }
 }

@@ -25,7 +25,7 @@ use crate::domain::clock::Clock;
 use state::State;
 
 /// Longer than clients keep idle connections, so that none of them is closed under a request.
-const KEEP_ALIVE: Duration = Duration::from_secs(120);
+const KEEP_ALIVE: Duration = Duration::from_mins(2);
 
 /// How to run a sandbox; the default is the system's clock and one worker.
 #[derive(Clone, Debug)]

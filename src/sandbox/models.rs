@@ -87,3 +87,36 @@ fn info(id: &str, model: &Model) -> Value {
         "capabilities": null,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(limit: usize, after: Option<&str>, before: Option<&str>) -> Value {
+        let page = Page { limit, after_id: after.map(str::to_owned), before_id: before.map(str::to_owned) };
+        list(&page).unwrap_or_else(|error| error.body("req"))
+    }
+
+    #[test]
+    fn pages_go_both_ways() {
+        let id = |index: usize| MODELS[index].id;
+        let last = MODELS.len() - 1;
+        for (page, first_id, last_id, has_more) in [
+            (page(20, None, None), id(0), id(last), false),
+            (page(2, None, None), id(0), id(1), true),
+            (page(2, Some(id(1)), None), id(2), id(3), true),
+            (page(2, None, Some(id(3))), id(1), id(2), true),
+            (page(2, None, Some(id(2))), id(0), id(1), false),
+        ] {
+            assert_eq!(page["first_id"], first_id);
+            assert_eq!(page["last_id"], last_id);
+            assert_eq!(page["has_more"], has_more, "{first_id}");
+        }
+        assert_eq!(page(2, Some(id(last)), None)["data"], json!([]));
+        for refused in
+            [page(0, None, None), page(2, Some("claude-x"), None), page(2, Some(id(0)), Some(id(1)))]
+        {
+            assert_eq!(refused["error"]["type"], "invalid_request_error");
+        }
+    }
+}

@@ -199,3 +199,86 @@ fn has_web_search(fields: &Map<String, Value>) -> bool {
 pub fn tokens(bytes: usize) -> u64 {
     bytes.div_ceil(4) as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// The message of the refusal that a body meets, if it meets one.
+    fn refusal(body: &Value) -> Option<String> {
+        let refusal = Prompt::to_create(body).err()?.body("req")["error"]["message"].take();
+        refusal.as_str().map(str::to_owned)
+    }
+
+    #[test]
+    fn bodies_are_checked_field_by_field() {
+        let hello = json!([{ "role": "user", "content": "Hello" }]);
+        let body = |model: Value, max_tokens: Value, messages: &Value| json!({ "model": model, "max_tokens": max_tokens, "messages": messages });
+        let model = || json!("claude-haiku-4-5");
+        assert_eq!(refusal(&body(model(), json!(64_000), &hello)), None);
+        for (body, says) in [
+            (json!([]), "Input should be a valid dictionary"),
+            (json!({ "max_tokens": 1, "messages": hello }), "model: Field required"),
+            (json!({ "model": "claude-x", "messages": hello }), "max_tokens: Field required"),
+            (json!({ "model": "claude-x", "max_tokens": 1 }), "messages: Field required"),
+            (body(json!(5), json!(1), &hello), "model: Input should be a valid string"),
+            (body(model(), json!("1"), &hello), "max_tokens: Input should be a valid integer"),
+            (
+                body(model(), json!(64_001), &hello),
+                "max_tokens: 64001 > 64000, which is the maximum allowed number of output tokens for claude-haiku-4-5",
+            ),
+            (body(model(), json!(1), &json!("Hello")), "messages: Input should be a valid list"),
+            (body(model(), json!(1), &json!([])), "messages: at least one message is required"),
+            (body(model(), json!(1), &json!([{ "role": "user" }])), "messages.0.content: Field required"),
+            (
+                body(model(), json!(1), &json!([{ "role": "tool", "content": "" }])),
+                "messages.0.role: Input should be 'user', 'assistant' or 'system'",
+            ),
+            (
+                body(model(), json!(1), &json!([{ "role": "user", "content": 5 }])),
+                "messages.0.content: Input should be a valid string or list",
+            ),
+            (
+                body(model(), json!(1), &json!([{ "role": "user", "content": "x".repeat(800_001) }])),
+                "prompt is too long: 200001 tokens > 200000 maximum",
+            ),
+            (body(json!("claude-x"), json!(1), &hello), "model: claude-x"),
+        ] {
+            assert_eq!(refusal(&body).as_deref(), Some(says));
+        }
+    }
+
+    #[test]
+    fn all_text_counts_and_nothing_else() {
+        let body = json!({
+            "model": "claude-opus-5-5",
+            "system": "four",
+            "messages": [
+                { "role": "user", "content": [
+                    { "type": "text", "text": "five+" },
+                    { "type": "image", "source": { "type": "base64", "data": "AAAA" } },
+                    { "type": "tool_result", "content": [{ "type": "text", "text": "six..." }] },
+                ] },
+                { "role": "assistant", "content": [{ "type": "tool_use", "name": "t", "input": { "a": 1 } }] },
+            ],
+        });
+        let prompt = Prompt::to_count(&body).ok().unwrap();
+        assert_eq!(prompt.tokens(), (4u64 + 5 + 6 + r#"{"a":1}"#.len() as u64).div_ceil(4));
+        assert_eq!(prompt.question, "five+six...");
+    }
+
+    #[test]
+    fn a_marker_on_the_request_is_one_on_its_last_block() {
+        let body = json!({
+            "model": "claude-opus-5-5",
+            "cache_control": { "type": "ephemeral", "ttl": "1h" },
+            "messages": [{ "role": "user", "content": "one" }, { "role": "user", "content": "two" }],
+        });
+        let prompt = Prompt::to_count(&body).ok().unwrap();
+        let marked: Vec<&str> =
+            prompt.blocks.iter().filter(|block| block.cache.is_some()).map(|block| &*block.text).collect();
+        assert_eq!(marked, ["two"]);
+    }
+}

@@ -19,12 +19,16 @@ enum Event<'a> {
 }
 
 #[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type")]
 enum Delta<'a> {
-    TextDelta { text: &'a str },
-    ThinkingDelta { thinking: &'a str },
-    SignatureDelta { signature: &'a str },
-    InputJsonDelta { partial_json: String },
+    #[serde(rename = "text_delta")]
+    Text { text: &'a str },
+    #[serde(rename = "thinking_delta")]
+    Thinking { thinking: &'a str },
+    #[serde(rename = "signature_delta")]
+    Signature { signature: &'a str },
+    #[serde(rename = "input_json_delta")]
+    InputJson { partial_json: String },
 }
 
 #[derive(Serialize)]
@@ -37,7 +41,7 @@ struct Ending {
 
 /// The events of a message, one frame each.
 pub fn frames(message: &Message) -> Vec<Bytes> {
-    let mut frames = vec![frame(&Event::MessageStart { message: opening(message) })];
+    let mut frames = vec![frame(&Event::MessageStart { message: message.opening() })];
     for (index, block) in message.content.iter().enumerate() {
         frames.push(frame(&Event::ContentBlockStart { index, content_block: hollow(block) }));
         if index == 0 {
@@ -49,24 +53,9 @@ pub fn frames(message: &Message) -> Vec<Bytes> {
     }
     let ending =
         Ending { stop_reason: message.stop_reason, stop_sequence: None, stop_details: None, container: None };
-    frames.push(frame(&Event::MessageDelta { delta: ending, usage: cumulative(&message.usage) }));
+    frames.push(frame(&Event::MessageDelta { delta: ending, usage: message.usage.cumulative() }));
     frames.push(frame(&Event::MessageStop));
     frames
-}
-
-/// The message as it begins: all of the input's usage, and the first token of the output.
-fn opening(message: &Message) -> Message {
-    Message {
-        content: Vec::new(),
-        stop_reason: None,
-        usage: Usage {
-            output_tokens: message.usage.output_tokens.min(1),
-            output_tokens_details: None,
-            server_tool_use: None,
-            ..message.usage.clone()
-        },
-        ..message.clone()
-    }
 }
 
 /// A block as it begins. Results of server tools come whole.
@@ -83,22 +72,17 @@ fn hollow(block: &Block) -> Block {
 
 fn deltas(block: &Block) -> Vec<Delta<'_>> {
     match block {
-        Block::Text { text } => text.split_inclusive(' ').map(|text| Delta::TextDelta { text }).collect(),
+        Block::Text { text } => text.split_inclusive(' ').map(|text| Delta::Text { text }).collect(),
         Block::Thinking { thinking, signature } => thinking
             .split_inclusive(' ')
-            .map(|thinking| Delta::ThinkingDelta { thinking })
-            .chain([Delta::SignatureDelta { signature }])
+            .map(|thinking| Delta::Thinking { thinking })
+            .chain([Delta::Signature { signature }])
             .collect(),
         Block::ServerToolUse { input, .. } => {
-            vec![Delta::InputJsonDelta { partial_json: input.to_string() }]
+            vec![Delta::InputJson { partial_json: input.to_string() }]
         }
         Block::WebSearchToolResult { .. } => Vec::new(),
     }
-}
-
-/// Totals at the end, without the cache's split and the tier, which only the beginning tells.
-fn cumulative(usage: &Usage) -> Usage {
-    Usage { cache_creation: None, service_tier: None, inference_geo: None, speed: None, ..usage.clone() }
 }
 
 fn frame(event: &Event<'_>) -> Bytes {

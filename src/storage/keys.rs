@@ -23,7 +23,6 @@ struct Row {
     provider: String,
     name: String,
     label: Option<String>,
-    custom_url: Option<String>,
     is_default: bool,
     disabled_at: Option<i64>,
     created_at: i64,
@@ -38,6 +37,7 @@ struct Row {
 #[derive(sqlx::FromRow)]
 struct VersionRow {
     version: i32,
+    custom_url: Option<String>,
     hint: String,
     fingerprint: String,
     state: String,
@@ -58,6 +58,7 @@ impl TryFrom<VersionRow> for KeyVersion {
     fn try_from(row: VersionRow) -> Result<Self, StorageError> {
         Ok(Self {
             version: row.version,
+            custom_url: row.custom_url,
             hint: row.hint,
             fingerprint: row.fingerprint,
             status: KeyStatus {
@@ -87,7 +88,6 @@ impl TryFrom<Row> for SealedKey {
                 provider: word!(Provider, row.provider, "provider_key", "provider")?,
                 name: word!(Slug, row.name, "provider_key", "name")?,
                 label: row.label,
-                custom_url: row.custom_url,
                 is_default: row.is_default,
                 disabled_at: row.disabled_at.map(Moment),
                 created_at: Moment(row.created_at),
@@ -104,9 +104,9 @@ impl TryFrom<Row> for SealedKey {
 macro_rules! select_keys {
     ($rest:literal) => {
         concat!(
-            "SELECT k.id, k.owner_id, k.provider, k.name, k.label, k.custom_url, k.is_default, k.disabled_at,
+            "SELECT k.id, k.owner_id, k.provider, k.name, k.label, k.is_default, k.disabled_at,
                     k.created_at, k.created_by, k.created_by_name, u.last_used_at,
-                    v.version, v.hint, v.fingerprint, v.state, v.state_since, v.state_until, v.rejections,
+                    v.version, v.custom_url, v.hint, v.fingerprint, v.state, v.state_since, v.state_until, v.rejections,
                     v.probe_at, v.created_at AS version_created_at,
                     v.created_by_name AS version_created_by_name, v.checked_at, v.replaced_at, v.destroy_at,
                     v.sealed
@@ -148,7 +148,7 @@ pub async fn versions(
         version: VersionRow,
         sealed: Option<Vec<u8>>,
     }
-    let sql = "SELECT v.version, v.hint, v.fingerprint, v.state, v.state_since, v.state_until, v.rejections,
+    let sql = "SELECT v.version, v.custom_url, v.hint, v.fingerprint, v.state, v.state_since, v.state_until, v.rejections,
                       v.probe_at, v.created_at AS version_created_at,
                       v.created_by_name AS version_created_by_name, v.checked_at, v.replaced_at, v.destroy_at,
                       v.sealed
@@ -163,15 +163,14 @@ pub async fn versions(
 pub async fn insert(tx: &mut Tx, key: &ProviderKey, sealed: &[u8]) -> Result<(), StorageError> {
     execute!(
         tx,
-        "INSERT INTO provider_key (id, owner_id, provider, name, label, custom_url, is_default, current_version,
+        "INSERT INTO provider_key (id, owner_id, provider, name, label, is_default, current_version,
                                    created_at, created_by, created_by_name)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         key.id.0,
         key.owner.as_uuid(),
         key.provider.as_str(),
         key.name.as_str(),
         key.label.as_deref(),
-        key.custom_url.as_deref(),
         key.is_default,
         key.current.version,
         key.created_at.0,
@@ -190,11 +189,12 @@ pub async fn insert_version(
     let status = &version.status;
     execute!(
         tx,
-        "INSERT INTO key_version (key_id, version, sealed, hint, fingerprint, state, state_since, state_until,
-                                  rejections, probe_at, created_at, created_by_name, checked_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+        "INSERT INTO key_version (key_id, version, custom_url, sealed, hint, fingerprint, state, state_since,
+                                  state_until, rejections, probe_at, created_at, created_by_name, checked_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
         key.0,
         version.version,
+        version.custom_url.as_deref(),
         sealed,
         &version.hint,
         &version.fingerprint,

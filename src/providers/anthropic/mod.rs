@@ -1,0 +1,250 @@
+//! Anthropic: the Messages API. Wire facts are from the official SDK (PyPI `anthropic` 2.11,
+//! npm `@anthropic-ai/sdk`) and the API reference at platform.claude.com.
+
+mod judge;
+mod usage;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+use super::{
+    Credential, Endpoint, Inbound, Judged, Outgoing, Provider, Spec, Unroutable, UsageReader, WrongKind,
+    is_path_segment,
+};
+use crate::domain::clock::Moment;
+use crate::domain::provider_key::Provider as Kind;
+
+/// The provider; all that it knows is in its functions.
+#[derive(Debug)]
+pub struct Anthropic;
+
+const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const VERSION: HeaderName = HeaderName::from_static("anthropic-version");
+const DEFAULT_VERSION: HeaderValue = HeaderValue::from_static("2023-06-01");
+const PREFIX: &str = "sk-ant-api03-";
+
+static SPEC: Spec = Spec {
+    kind: Kind::Anthropic,
+    title: "Anthropic (Claude)",
+    key_prefix: PREFIX,
+    keys_url: "https://platform.claude.com/settings/keys",
+    billing_url: "https://platform.claude.com/settings/billing",
+    limits_url: "https://platform.claude.com/settings/limits",
+    docs_url: "https://platform.claude.com/docs/en/api/overview",
+    steps: &[
+        "Sign in to the Claude Console with an account that may manage API keys.",
+        "Open Settings, then API keys, and choose Create key. A workspace of its own keeps this usage apart.",
+        "Copy the key. It starts with sk-ant-api03- and the console shows it only once.",
+        "Paste it here. Keyward makes one tiny call with it before anything is stored.",
+    ],
+    default_origin: "https://api.anthropic.com",
+    probe_model: "claude-haiku-4-5",
+};
+
+impl Provider for Anthropic {
+    fn spec(&self) -> &'static Spec {
+        &SPEC
+    }
+
+    fn recognise(&self, secret: &str, custom_url: bool) -> Result<&'static str, WrongKind> {
+        let wrong = |what: &str| {
+            Err(WrongKind(format!("This is {what}. Paste an API key: it starts with {PREFIX}.")))
+        };
+        if secret.bytes().any(|b| !b.is_ascii_graphic()) {
+            return Err(WrongKind(
+                "The key holds spaces or other characters that no key has. Copy it again.".into(),
+            ));
+        }
+        match secret {
+            _ if secret.starts_with(PREFIX) => Ok(PREFIX),
+            _ if secret.starts_with("kwt_") || secret.starts_with("kws_") => wrong("a Keyward access token"),
+            // A custom deployment may issue keys of any form.
+            _ if custom_url => Ok(""),
+            _ if secret.starts_with("sk-ant-admin") => wrong("an Admin key"),
+            _ if secret.starts_with("sk-ant-oat") => wrong("an OAuth token"),
+            _ if secret.starts_with("sk-ant-api01-") => {
+                wrong("an API key of a form that is no longer issued")
+            }
+            _ if secret.starts_with("sk-ant-") => Ok("sk-ant-"),
+            _ if secret.starts_with("AIza") || secret.starts_with("AQ.") => wrong("a Google API key"),
+            _ if secret.starts_with("sk-") => wrong("a key of another provider, by its form OpenAI"),
+            _ if secret.starts_with('{') => wrong("a JSON document"),
+            _ => Err(WrongKind(format!("This is not an Anthropic API key: those start with {PREFIX}."))),
+        }
+    }
+
+    fn probe(
+        &self,
+        credential: &Credential<'_>,
+        model: &str,
+    ) -> Result<Vec<(Endpoint, Outgoing)>, Unroutable> {
+        let ask = |endpoint: Endpoint, query: Option<&str>, body: Bytes| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+            let inbound =
+                Inbound { endpoint: endpoint.clone(), query: query.map(str::to_owned), headers, body };
+            self.route(inbound, credential).map(|outgoing| (endpoint, outgoing))
+        };
+        let message = serde_json::json!({
+            "model": model,
+            "max_tokens": 1,
+            "messages": [{ "role": "user", "content": "Hi" }],
+        });
+        Ok(vec![
+            ask(Endpoint::Models, Some("limit=1"), Bytes::new())?,
+            ask(Endpoint::Messages, None, message.to_string().into())?,
+        ])
+    }
+
+    fn understands(&self, endpoint: &Endpoint, body: &[u8]) -> bool {
+        let Ok(answer) = serde_json::from_slice::<serde_json::Value>(body) else { return false };
+        match endpoint {
+            Endpoint::Messages => answer["type"] == "message",
+            Endpoint::CountTokens => answer["input_tokens"].is_u64(),
+            Endpoint::Models => answer["data"].is_array(),
+            Endpoint::Model(_) => answer["id"].is_string(),
+        }
+    }
+
+    fn judge(
+        &self,
+        endpoint: &Endpoint,
+        status: u16,
+        headers: &HeaderMap,
+        body: &[u8],
+        now: Moment,
+    ) -> Judged {
+        judge::judge(endpoint, status, headers, body, now)
+    }
+
+    fn route(&self, inbound: Inbound, credential: &Credential<'_>) -> Result<Outgoing, Unroutable> {
+        let method = match inbound.endpoint {
+            Endpoint::Messages | Endpoint::CountTokens => Method::POST,
+            Endpoint::Models | Endpoint::Model(_) => Method::GET,
+        };
+        let mut key = HeaderValue::from_str(credential.secret.expose()).map_err(|_| Unroutable::Secret)?;
+        key.set_sensitive(true);
+        let mut headers = HeaderMap::with_capacity(8);
+        for (name, value) in &inbound.headers {
+            if may_pass(name) {
+                headers.append(name, value.clone());
+            }
+        }
+        if method == Method::POST {
+            headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
+        }
+        headers.entry(VERSION).or_insert(DEFAULT_VERSION);
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(API_KEY, key);
+        let mut url = url(&inbound.endpoint, credential)?;
+        if let Some(query) = inbound.query.filter(|query| !query.is_empty()) {
+            url.push('?');
+            url.push_str(&query);
+        }
+        Ok(Outgoing { method, url, headers, body: inbound.body })
+    }
+
+    fn reader(&self, streaming: bool) -> Box<dyn UsageReader> {
+        usage::reader(streaming)
+    }
+}
+
+/// The caller's headers that mean something to Anthropic. Everything else stays here, above all
+/// whatever the caller authenticated with.
+fn may_pass(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(name, "content-type" | "accept" | "idempotency-key") || name.starts_with("anthropic-")
+}
+
+/// A custom URL is kept as that of its messages endpoint; its neighbours are found from there.
+fn url(endpoint: &Endpoint, credential: &Credential<'_>) -> Result<String, Unroutable> {
+    let base = match credential.custom_url {
+        Some(url) => url.strip_suffix("/messages").unwrap_or(url).to_owned(),
+        None => format!("{}/v1", credential.origin.trim_end_matches('/')),
+    };
+    Ok(match endpoint {
+        Endpoint::Messages => format!("{base}/messages"),
+        Endpoint::CountTokens => format!("{base}/messages/count_tokens"),
+        Endpoint::Models => format!("{base}/models"),
+        Endpoint::Model(id) if is_path_segment(id) => format!("{base}/models/{id}"),
+        Endpoint::Model(_) => return Err(Unroutable::Path),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::secret::Secret;
+
+    fn credential<'a>(secret: &'a Secret, custom_url: Option<&'a str>) -> Credential<'a> {
+        Credential { secret, custom_url, origin: "https://api.anthropic.com" }
+    }
+
+    #[test]
+    fn wrong_kinds_are_told_what_they_are() {
+        let told = |secret: &str| Anthropic.recognise(secret, false).unwrap_err().0;
+        assert_eq!(
+            told("sk-ant-admin01-abc"),
+            "This is an Admin key. Paste an API key: it starts with sk-ant-api03-."
+        );
+        assert!(told("sk-ant-oat01-abc").starts_with("This is an OAuth token."));
+        assert!(told("sk-ant-api01-abc").contains("no longer issued"));
+        assert!(told("sk-proj-abc").contains("OpenAI"));
+        assert!(told("AIzaSyabc").contains("Google"));
+        assert!(told("kwt_abc").contains("Keyward"));
+        assert!(told("hello").starts_with("This is not an Anthropic API key"));
+        assert!(told("sk-ant-api03-a b").contains("spaces"));
+        assert_eq!(Anthropic.recognise("sk-ant-api03-abc", false), Ok(PREFIX));
+        assert_eq!(Anthropic.recognise("sk-ant-new-abc", false), Ok("sk-ant-"));
+        assert_eq!(Anthropic.recognise("hello", true), Ok(""));
+    }
+
+    #[test]
+    fn only_the_tenants_key_and_meaningful_headers_go_out() {
+        let secret = Secret::new("sk-ant-api03-own".into());
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("authorization", "Bearer kwt_x"),
+            ("x-api-key", "kwt_x"),
+            ("x-keyward-feature", "drafts"),
+            ("cookie", "a=b"),
+            ("anthropic-beta", "a-2026-01-01"),
+            ("anthropic-version", "2024-01-01"),
+            ("accept-encoding", "gzip"),
+            ("content-type", "application/json"),
+        ] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        let inbound = Inbound {
+            endpoint: Endpoint::Messages,
+            query: Some("beta=true".into()),
+            headers,
+            body: Bytes::from_static(b"{}"),
+        };
+        let out = Anthropic.route(inbound, &credential(&secret, None)).unwrap();
+        assert_eq!(out.url, "https://api.anthropic.com/v1/messages?beta=true");
+        let mut names: Vec<&str> = out.headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(
+            names,
+            ["accept-encoding", "anthropic-beta", "anthropic-version", "content-type", "x-api-key"]
+        );
+        assert_eq!(out.headers[API_KEY], "sk-ant-api03-own");
+        assert!(out.headers[API_KEY].is_sensitive());
+        assert_eq!(out.headers[VERSION], "2024-01-01");
+        assert_eq!(out.headers[ACCEPT_ENCODING], "identity");
+    }
+
+    #[test]
+    fn neighbours_of_a_custom_url_are_found() {
+        let secret = Secret::new("k".into());
+        let custom = credential(&secret, Some("https://llm.example.com/a/v1/messages"));
+        let at = |endpoint| url(&endpoint, &custom).unwrap();
+        assert_eq!(at(Endpoint::Messages), "https://llm.example.com/a/v1/messages");
+        assert_eq!(at(Endpoint::CountTokens), "https://llm.example.com/a/v1/messages/count_tokens");
+        assert_eq!(at(Endpoint::Models), "https://llm.example.com/a/v1/models");
+        assert_eq!(at(Endpoint::Model("m-1".into())), "https://llm.example.com/a/v1/models/m-1");
+        assert_eq!(url(&Endpoint::Model("../x".into()), &custom), Err(Unroutable::Path));
+    }
+}

@@ -1,0 +1,479 @@
+//! People: signing in, confirming a password, first set-up, and users made by the operator.
+
+use super::{Problems, ServiceError, Services};
+use crate::access::actor::Actor;
+use crate::crypto::secret::Secret;
+use crate::crypto::token;
+use crate::domain::account::{self, Email, Membership, PlatformRole, TenantRole, User};
+use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
+use crate::domain::clock::{DAY, HOUR, MINUTE, Moment, SECOND};
+use crate::domain::ids::{Owner, SessionId, TenantId, UserId};
+use crate::storage::people::{self, Link, LinkPurpose};
+use crate::storage::sessions::StoredSession;
+use crate::storage::{Tx, audit, sessions, throttle};
+
+/// Where a sign-in attempt comes from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    pub address: String,
+    /// The browser's long-lived cookie; blinded before it is stored.
+    pub device: String,
+    pub request_id: Option<uuid::Uuid>,
+}
+
+/// A person, and where they belong.
+#[derive(Clone, Debug)]
+pub struct Person {
+    pub user: User,
+    pub memberships: Vec<Membership>,
+}
+
+/// Failures of an account or a known browser that cost no delay.
+const FREE_FAILURES: i32 = 4;
+/// Many people can share an address.
+const FREE_FAILURES_OF_ADDRESS: i32 = 30;
+const LONGEST_DELAY: i64 = 15 * MINUTE;
+const FORGET_AFTER: i64 = 12 * HOUR;
+
+/// How long a one-time link works.
+pub const LINK_FOR: i64 = DAY;
+
+impl Services {
+    /// Signs a person in. Whether it is the account or the password that is wrong cannot be told
+    /// from the answer or from the time that it takes.
+    ///
+    /// # Errors
+    /// `Denied` for a wrong pair, `Throttled` while attempts have to wait.
+    pub async fn sign_in(
+        &self,
+        email: &str,
+        password: Secret,
+        from: &Origin,
+    ) -> Result<Person, ServiceError> {
+        let email = Email::parse(email);
+        let name = email.as_ref().map_or("", Email::as_str);
+        let mut tx = self.db.read().await?;
+        let user = match &email {
+            Some(email) => people::find_by_email(&mut tx, email).await?,
+            None => None,
+        };
+        let user = user.filter(|user| user.disabled_at.is_none());
+        let device = self.root.blind("device", &from.device);
+        // Asked for unknown users too, so that both take the same way.
+        let id = user.as_ref().map_or_else(UserId::new, |user| user.id);
+        let known = people::is_known_device(&mut tx, id, &device).await?;
+        let stored = people::password_hash(&mut tx, id).await?;
+        tx.rollback().await?;
+
+        let buckets = self.buckets(name, from, &device, known);
+        self.take_attempt(&buckets).await?;
+        let fits = self.passwords.verify(password, stored).await?;
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        let Some(user) = user.filter(|_| fits) else {
+            let detail = serde_json::json!({});
+            self.record_person(&mut tx, None, name, from, AuditAction::SignInFailed, detail).await?;
+            tx.commit().await?;
+            return Err(ServiceError::Denied);
+        };
+        for (bucket, _) in &buckets {
+            throttle::clear(&mut tx, bucket).await?;
+        }
+        people::remember_device(&mut tx, user.id, &device, now).await?;
+        let memberships = people::memberships(&mut tx, user.id).await?;
+        let detail = serde_json::json!({ "known_browser": known });
+        self.record_person(&mut tx, Some(user.id), &user.email, from, AuditAction::SignedIn, detail).await?;
+        tx.commit().await?;
+        Ok(Person { user, memberships })
+    }
+
+    /// Checks a signed-in person's password again, under the same throttle.
+    ///
+    /// # Errors
+    /// `Denied` for a wrong password, `Throttled` while attempts have to wait.
+    pub async fn confirm(&self, actor: &Actor, password: Secret, from: &Origin) -> Result<(), ServiceError> {
+        let mut tx = self.db.read().await?;
+        let stored = people::password_hash(&mut tx, actor.user_id).await?;
+        tx.rollback().await?;
+        let device = self.root.blind("device", &from.device);
+        let buckets = self.buckets(&actor.email, from, &device, true);
+        self.take_attempt(&buckets).await?;
+        if !self.passwords.verify(password, stored).await? {
+            return Err(ServiceError::Denied);
+        }
+        let mut tx = self.db.write().await?;
+        for (bucket, _) in &buckets {
+            throttle::clear(&mut tx, bucket).await?;
+        }
+        let detail = serde_json::json!({});
+        self.record(&mut tx, Owner::Platform, actor, AuditAction::Confirmed, &actor.email, detail).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// A browser that the account knows is counted by itself: strangers who guess at the account
+    /// cannot lock its owner out.
+    fn buckets(&self, name: &str, from: &Origin, device: &str, known: bool) -> Vec<(String, i32)> {
+        if known {
+            return vec![(self.root.blind("known browser", &format!("{name}\0{device}")), FREE_FAILURES)];
+        }
+        vec![
+            (self.root.blind("account", name), FREE_FAILURES),
+            (self.root.blind("address", &from.address), FREE_FAILURES_OF_ADDRESS),
+        ]
+    }
+
+    /// Counts an attempt before it is made, so that many at once cannot slip past the count.
+    async fn take_attempt(&self, buckets: &[(String, i32)]) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        let mut wait = 0;
+        for (bucket, free) in buckets {
+            if let Some(failures) = throttle::find(&mut tx, bucket).await? {
+                let ends = failures.last_at.plus(delay_after(failures.count - free));
+                wait = wait.max(ends.since(now));
+            }
+        }
+        if wait > 0 {
+            tx.rollback().await?;
+            return Err(ServiceError::Throttled { seconds: (wait + SECOND - 1) / SECOND });
+        }
+        for (bucket, _) in buckets {
+            throttle::record(&mut tx, bucket, now, now.minus(FORGET_AFTER)).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn record_person(
+        &self,
+        tx: &mut Tx,
+        user_id: Option<UserId>,
+        name: &str,
+        from: &Origin,
+        action: AuditAction,
+        detail: serde_json::Value,
+    ) -> Result<(), ServiceError> {
+        let actor = AuditActor {
+            user_id,
+            name: name.to_owned(),
+            address: Some(from.address.clone()),
+            request_id: from.request_id,
+        };
+        let event = AuditEvent { at: self.clock.now(), actor, action, target: name.to_owned(), detail };
+        Ok(audit::append(tx, &self.root, Owner::Platform, &event).await?)
+    }
+
+    /// Records that a person signed out.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub async fn signed_out(&self, actor: &Actor) -> Result<(), ServiceError> {
+        let mut tx = self.db.write().await?;
+        let detail = serde_json::json!({});
+        self.record(&mut tx, Owner::Platform, actor, AuditAction::SignedOut, &actor.email, detail).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// The person of a session, unless they were disabled meanwhile.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn person(&self, id: UserId) -> Result<Option<Person>, ServiceError> {
+        let mut tx = self.db.read().await?;
+        let user = people::find(&mut tx, id).await?.filter(|user| user.disabled_at.is_none());
+        let Some(user) = user else { return Ok(None) };
+        let memberships = people::memberships(&mut tx, id).await?;
+        tx.rollback().await?;
+        Ok(Some(Person { user, memberships }))
+    }
+
+    /// Changes one's own password and ends all other sessions.
+    ///
+    /// # Errors
+    /// `Denied` when the present one is wrong, `Invalid` when the new one is weak.
+    pub async fn change_password(
+        &self,
+        actor: &Actor,
+        present: Secret,
+        new: Secret,
+        from: &Origin,
+    ) -> Result<(), ServiceError> {
+        if let Err(weak) = account::judge_password(new.expose()) {
+            return Err(ServiceError::Invalid(Problems::field("new_password", weak.to_string())));
+        }
+        self.confirm(actor, present, from).await?;
+        let hash = self.passwords.hash(new).await?;
+        let mut tx = self.db.write().await?;
+        people::set_password(&mut tx, actor.user_id, &hash).await?;
+        sessions::revoke_all(&mut tx, actor.user_id).await?;
+        let detail = serde_json::json!({});
+        self.record(&mut tx, Owner::Platform, actor, AuditAction::PasswordChanged, &actor.email, detail)
+            .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// One's own sessions, most recent first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn sessions(&self, actor: &Actor) -> Result<Vec<StoredSession>, ServiceError> {
+        let mut tx = self.db.read().await?;
+        Ok(sessions::list(&mut tx, actor.user_id, self.clock.now()).await?)
+    }
+
+    /// Ends one of one's own sessions.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not one's own or is gone.
+    pub async fn revoke_session(&self, actor: &Actor, id: SessionId) -> Result<(), ServiceError> {
+        let mut tx = self.db.write().await?;
+        if !sessions::revoke(&mut tx, actor.user_id, id).await? {
+            return Err(ServiceError::NotFound);
+        }
+        let detail = serde_json::json!({ "session": id });
+        self.record(&mut tx, Owner::Platform, actor, AuditAction::SessionRevoked, &actor.email, detail)
+            .await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// A one-time link for the first super admin, while there is no user at all.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn first_admin_link(&self) -> Result<Option<String>, ServiceError> {
+        let mut tx = self.db.write().await?;
+        if people::count(&mut tx).await? > 0 {
+            return Ok(None);
+        }
+        let link = self.new_link(&mut tx, LinkPurpose::FirstAdmin, None).await?;
+        tx.commit().await?;
+        Ok(Some(link))
+    }
+
+    async fn new_link(
+        &self,
+        tx: &mut Tx,
+        purpose: LinkPurpose,
+        user_id: Option<UserId>,
+    ) -> Result<String, ServiceError> {
+        let text = token::random_text();
+        let expires_at = self.clock.now().plus(LINK_FOR);
+        people::drop_links(tx, purpose, user_id).await?;
+        people::insert_link(tx, &token::hash(&text), Link { purpose, user_id, expires_at }).await?;
+        Ok(format!("{}/setup/{text}", self.options.public_url))
+    }
+
+    /// What a one-time link is for and, for a password, whose.
+    ///
+    /// # Errors
+    /// `NotFound` when it is used up, expired or was never made.
+    pub async fn link(&self, text: &str) -> Result<(LinkPurpose, Option<User>), ServiceError> {
+        let mut tx = self.db.read().await?;
+        let link = self.find_link(&mut tx, text).await?;
+        let user = match link.user_id {
+            Some(id) => people::find(&mut tx, id).await?,
+            None => None,
+        };
+        tx.rollback().await?;
+        Ok((link.purpose, user))
+    }
+
+    async fn find_link(&self, tx: &mut Tx, text: &str) -> Result<Link, ServiceError> {
+        let found = people::find_link(tx, &token::hash(text)).await?;
+        found.filter(|link| link.expires_at > self.clock.now()).ok_or(ServiceError::NotFound)
+    }
+
+    /// Uses a one-time link: makes the first super admin, or sets a user's password.
+    ///
+    /// # Errors
+    /// `NotFound` for a link that does not work any more, `Invalid` for what was typed.
+    pub async fn use_link(
+        &self,
+        text: &str,
+        email: &str,
+        password: Secret,
+        from: &Origin,
+    ) -> Result<Person, ServiceError> {
+        let (purpose, owner) = self.link(text).await?;
+        let mut problems = Problems::default();
+        let email = Email::parse(email);
+        if purpose == LinkPurpose::FirstAdmin && email.is_none() {
+            problems.add("email", "Enter an e-mail address, such as ada@example.com.");
+        }
+        if let Err(weak) = account::judge_password(password.expose()) {
+            problems.add("password", weak.to_string());
+        }
+        problems.or_ok()?;
+        let hash = self.passwords.hash(password).await?;
+
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        if !people::take_link(&mut tx, &token::hash(text)).await? {
+            return Err(ServiceError::NotFound);
+        }
+        let user = match (purpose, owner, email) {
+            (LinkPurpose::ResetPassword, Some(user), _) => {
+                people::set_password(&mut tx, user.id, &hash).await?;
+                sessions::revoke_all(&mut tx, user.id).await?;
+                user
+            }
+            (LinkPurpose::FirstAdmin, None, Some(email)) if people::count(&mut tx).await? == 0 => {
+                let user = User {
+                    id: UserId::new(),
+                    email: email.as_str().to_owned(),
+                    platform_role: Some(PlatformRole::SuperAdmin),
+                    disabled_at: None,
+                    created_at: now,
+                };
+                people::insert(&mut tx, &user, &hash).await?;
+                user
+            }
+            _ => return Err(ServiceError::NotFound),
+        };
+        people::remember_device(&mut tx, user.id, &self.root.blind("device", &from.device), now).await?;
+        let memberships = people::memberships(&mut tx, user.id).await?;
+        let action = match purpose {
+            LinkPurpose::FirstAdmin => AuditAction::UserCreated,
+            LinkPurpose::ResetPassword => AuditAction::PasswordReset,
+        };
+        let detail = serde_json::json!({ "by": "one-time link" });
+        self.record_person(&mut tx, Some(user.id), &user.email, from, action, detail).await?;
+        tx.commit().await?;
+        Ok(Person { user, memberships })
+    }
+
+    /// Makes a user for the operator. Without a password, gives a one-time link to choose one.
+    ///
+    /// # Errors
+    /// `Invalid` when the address is taken or the password weak.
+    pub async fn create_user(
+        &self,
+        by: &AuditActor,
+        email: &Email,
+        platform_role: Option<PlatformRole>,
+        place: Option<(TenantId, TenantRole)>,
+        password: Option<Secret>,
+    ) -> Result<Option<String>, ServiceError> {
+        if let Some(weak) = password.as_ref().and_then(|given| account::judge_password(given.expose()).err())
+        {
+            return Err(ServiceError::Invalid(Problems::field("password", weak.to_string())));
+        }
+        let hash = match password.clone() {
+            Some(password) => self.passwords.hash(password).await?,
+            // Fits no password: the link is the only way in.
+            None => "!".to_owned(),
+        };
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        let known = people::find_by_email(&mut tx, email).await?;
+        let is_new = known.is_none();
+        let user = known.unwrap_or_else(|| User {
+            id: UserId::new(),
+            email: email.as_str().to_owned(),
+            platform_role,
+            disabled_at: None,
+            created_at: now,
+        });
+        let taken =
+            || ServiceError::Invalid(Problems::field("email", "There is a user of that address already."));
+        if is_new {
+            people::insert(&mut tx, &user, &hash).await?;
+        } else if place.is_none() {
+            return Err(taken());
+        }
+        if let Some((tenant, role)) = place {
+            match people::add_member(&mut tx, user.id, tenant, role, now).await {
+                Err(error) if error.is_conflict() => return Err(taken()),
+                done => done?,
+            }
+            let event = AuditEvent {
+                at: now,
+                actor: by.clone(),
+                action: AuditAction::MemberAdded,
+                target: user.email.clone(),
+                detail: serde_json::json!({ "role": role }),
+            };
+            audit::append(&mut tx, &self.root, Owner::Tenant(tenant), &event).await?;
+        }
+        let link = if is_new && password.is_none() {
+            Some(self.new_link(&mut tx, LinkPurpose::ResetPassword, Some(user.id)).await?)
+        } else {
+            None
+        };
+        if is_new {
+            let detail = serde_json::json!({ "platform_role": platform_role });
+            self.record_operator(&mut tx, by, AuditAction::UserCreated, &user.email, detail, now).await?;
+        }
+        tx.commit().await?;
+        Ok(link)
+    }
+
+    /// A one-time link by which a user chooses a new password. The old one works until then.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such user.
+    pub async fn reset_link(&self, by: &AuditActor, email: &Email) -> Result<String, ServiceError> {
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        let user = people::find_by_email(&mut tx, email).await?.ok_or(ServiceError::NotFound)?;
+        let link = self.new_link(&mut tx, LinkPurpose::ResetPassword, Some(user.id)).await?;
+        let detail = serde_json::json!({ "link": "made" });
+        self.record_operator(&mut tx, by, AuditAction::PasswordReset, &user.email, detail, now).await?;
+        tx.commit().await?;
+        Ok(link)
+    }
+
+    /// Locks a user out at once.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such user.
+    pub async fn disable_user(&self, by: &AuditActor, email: &Email) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        let user = people::find_by_email(&mut tx, email).await?.ok_or(ServiceError::NotFound)?;
+        people::disable(&mut tx, user.id, now).await?;
+        sessions::revoke_all(&mut tx, user.id).await?;
+        let detail = serde_json::json!({});
+        self.record_operator(&mut tx, by, AuditAction::UserDisabled, &user.email, detail, now).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn record_operator(
+        &self,
+        tx: &mut Tx,
+        by: &AuditActor,
+        action: AuditAction,
+        target: &str,
+        detail: serde_json::Value,
+        now: Moment,
+    ) -> Result<(), ServiceError> {
+        let event = AuditEvent { at: now, actor: by.clone(), action, target: target.to_owned(), detail };
+        Ok(audit::append(tx, &self.root, Owner::Platform, &event).await?)
+    }
+}
+
+/// The delay after so many failures beyond the free ones: a second, doubling, to a quarter-hour.
+fn delay_after(failures: i32) -> i64 {
+    match u32::try_from(failures) {
+        Err(_) | Ok(0) => 0,
+        Ok(count) => {
+            SECOND.checked_shl((count - 1).min(20)).map_or(LONGEST_DELAY, |delay| delay.min(LONGEST_DELAY))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_a_quarter_hour() {
+        let seconds: Vec<i64> = [-1, 0, 1, 2, 3, 10, 11, 1_000].map(|n| delay_after(n) / SECOND).to_vec();
+        assert_eq!(seconds, [0, 0, 1, 2, 4, 512, 900, 900]);
+    }
+}

@@ -1,0 +1,210 @@
+//! What the gateway needs to know for every request, in memory: tokens, tenants with their keys
+//! still sealed, and the platform's features, prices and shared keys.
+//!
+//! A change made by this process is seen by the next request; one made by another process within
+//! two seconds. Nothing here holds an opened secret.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use moka::sync::Cache;
+
+use crate::access::scope::Scope;
+use crate::crypto::token::{self, TokenKind};
+use crate::domain::account::Tenant;
+use crate::domain::billing::PaymentPolicy;
+use crate::domain::clock::{MINUTE, Moment};
+use crate::domain::ids::{Owner, TenantId};
+use crate::domain::plan::{Feature, Plan};
+use crate::domain::price::PriceBook;
+use crate::domain::provider_key::KeyView;
+use crate::storage::keys::SealedKey;
+use crate::storage::tokens::AccessToken;
+use crate::storage::{Database, StorageError, changes, keys, plans, prices, root, tenants, tokens};
+
+/// An owner's keys: as resolution sees them, and sealed, in the same order.
+#[derive(Default)]
+pub struct KeyRing {
+    pub views: Vec<KeyView>,
+    pub sealed: Vec<SealedKey>,
+    /// The owner's own key, sealed; `None` while it has no provider keys.
+    pub owner_key: Option<Vec<u8>>,
+}
+
+impl KeyRing {
+    /// The sealed form of a key that was chosen from `views`.
+    #[must_use]
+    pub fn sealed_of(&self, view: &KeyView) -> Option<(&SealedKey, &[u8])> {
+        let key = self.sealed.iter().find(|sealed| sealed.key.id == view.id)?;
+        Some((key, self.owner_key.as_deref()?))
+    }
+}
+
+/// A tenant as the gateway knows it.
+pub struct TenantView {
+    pub tenant: Tenant,
+    pub policy: PaymentPolicy,
+    pub plan: Plan,
+    pub switched_off: Vec<String>,
+    pub keys: KeyRing,
+    version: i64,
+}
+
+/// The platform as the gateway knows it.
+pub struct PlatformView {
+    pub features: Vec<Feature>,
+    pub prices: PriceBook,
+    pub keys: KeyRing,
+    version: i64,
+}
+
+pub struct Directory {
+    db: Database,
+    tokens: Cache<[u8; 32], Option<Arc<AccessToken>>>,
+    tenants: Cache<TenantId, Arc<TenantView>>,
+    slugs: Cache<String, TenantId>,
+    platform: ArcSwapOption<PlatformView>,
+}
+
+impl Directory {
+    #[must_use]
+    pub fn new(db: Database) -> Self {
+        Self {
+            db,
+            tokens: Cache::builder().max_capacity(50_000).time_to_live(Duration::from_secs(60)).build(),
+            tenants: Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build(),
+            slugs: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_secs(60)).build(),
+            platform: ArcSwapOption::empty(),
+        }
+    }
+
+    /// The access token, if Keyward made it and it was not revoked. Its expiry is not judged here.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn token(
+        &self,
+        presented: &str,
+    ) -> Result<Option<(TokenKind, Arc<AccessToken>)>, StorageError> {
+        let Some(kind) = token::recognise(presented) else { return Ok(None) };
+        let hash = token::hash(presented);
+        if let Some(known) = self.tokens.get(&hash) {
+            return Ok(known.map(|token| (kind, token)));
+        }
+        let mut tx = self.db.read().await?;
+        let found = tokens::find_by_hash(&mut tx, &hash).await?.map(Arc::new);
+        tx.rollback().await?;
+        // The prefix must tell the truth of the row that it leads to.
+        let found = found.filter(|token| (kind == TokenKind::Tenant) == token.tenant_id.is_some());
+        self.tokens.insert(hash, found.clone());
+        Ok(found.map(|token| (kind, token)))
+    }
+
+    /// The tenant, by id.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn tenant(&self, scope: &Scope) -> Result<Option<Arc<TenantView>>, StorageError> {
+        let Some(id) = scope.tenant() else { return Ok(None) };
+        if let Some(known) = self.tenants.get(&id) {
+            return Ok(Some(known));
+        }
+        let mut tx = self.db.read().await?;
+        // Read before the rest: a change in between makes this view older than it says, never newer.
+        let version = changes::version(&mut tx, Owner::Tenant(id)).await?;
+        let Some(record) = tenants::find(&mut tx, id).await? else { return Ok(None) };
+        let Some(plan) = plans::find(&mut tx, record.tenant.plan_id).await? else { return Ok(None) };
+        let switched_off = plans::switched_off(&mut tx, scope).await?;
+        let keys = read_keys(&mut tx, scope).await?;
+        tx.rollback().await?;
+        let view = Arc::new(TenantView {
+            tenant: record.tenant,
+            policy: record.policy,
+            plan,
+            switched_off,
+            keys,
+            version,
+        });
+        self.tenants.insert(id, Arc::clone(&view));
+        Ok(Some(view))
+    }
+
+    /// The id of the tenant of this slug.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn tenant_id(&self, slug: &str) -> Result<Option<TenantId>, StorageError> {
+        if let Some(id) = self.slugs.get(slug) {
+            return Ok(Some(id));
+        }
+        let mut tx = self.db.read().await?;
+        let found = tenants::find_by_slug(&mut tx, slug).await?.map(|record| record.tenant.id);
+        tx.rollback().await?;
+        if let Some(id) = found {
+            self.slugs.insert(slug.to_owned(), id);
+        }
+        Ok(found)
+    }
+
+    /// The platform's features, prices and shared keys.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn platform(&self) -> Result<Arc<PlatformView>, StorageError> {
+        if let Some(known) = self.platform.load_full() {
+            return Ok(known);
+        }
+        let mut tx = self.db.read().await?;
+        let version = changes::version(&mut tx, Owner::Platform).await?;
+        let view = Arc::new(PlatformView {
+            features: plans::features(&mut tx).await?,
+            prices: PriceBook::new(prices::list(&mut tx).await?),
+            keys: read_keys(&mut tx, &Scope::of_system(Owner::Platform)).await?,
+            version,
+        });
+        tx.rollback().await?;
+        self.platform.store(Some(Arc::clone(&view)));
+        Ok(view)
+    }
+
+    /// Forgets what is cached of an owner. Called after every commit that changed it.
+    pub fn forget(&self, owner: Owner) {
+        match owner {
+            Owner::Tenant(id) => self.tenants.invalidate(&id),
+            Owner::Platform => self.platform.store(None),
+        }
+        // Tokens are few and read again quickly; which of them changed need not be known.
+        self.tokens.invalidate_all();
+    }
+
+    /// Forgets what other processes have changed since a minute before `now`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn refresh(&self, now: Moment) -> Result<(), StorageError> {
+        let mut tx = self.db.read().await?;
+        // A minute back: a commit may become visible long after the moment that it carries.
+        let changed = changes::changed(&mut tx, now.minus(MINUTE)).await?;
+        tx.rollback().await?;
+        for (owner, version) in changed {
+            let known = match owner {
+                Owner::Tenant(id) => self.tenants.get(&id).map(|view| view.version),
+                Owner::Platform => self.platform.load().as_ref().map(|view| view.version),
+            };
+            if known.is_some_and(|known| known != version) {
+                self.forget(owner);
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn read_keys(tx: &mut crate::storage::Tx, scope: &Scope) -> Result<KeyRing, StorageError> {
+    let sealed = keys::list(tx, scope).await?;
+    Ok(KeyRing {
+        views: sealed.iter().map(|sealed| sealed.key.view()).collect(),
+        owner_key: root::find_owner_key(tx, scope).await?,
+        sealed,
+    })
+}

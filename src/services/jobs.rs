@@ -1,0 +1,120 @@
+//! What Keyward does by itself: probes paused keys, destroys replaced secrets, settles what dead
+//! processes left, watches for changes of other processes, and tidies up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{ServiceError, Services, key_states, meter};
+use crate::domain::clock::{DAY, MINUTE};
+use crate::domain::provider_key::PROBE_EVERY;
+use crate::storage::{changes, keys, sessions, throttle};
+
+/// A process is dead when its heart has not beaten for this long.
+const DEAD_AFTER: i64 = MINUTE;
+
+/// Starts all jobs on the process's runtime.
+pub fn start(services: &Arc<Services>) {
+    let runtime = services.runtime.clone();
+    let this = Arc::clone(services);
+    runtime.spawn(async move { meter::run(this.db.clone(), &this.meter).await });
+    runtime.spawn(key_states::run(Arc::clone(services)));
+    runtime.spawn(watch(Arc::clone(services)));
+    runtime.spawn(every(Duration::from_secs(5), Arc::clone(services), async |s| s.probe_due().await));
+    runtime.spawn(every(Duration::from_secs(20), Arc::clone(services), async |s| s.keep_meter().await));
+    runtime.spawn(every(Duration::from_secs(60), Arc::clone(services), async |s| s.tidy().await));
+}
+
+async fn every(
+    pause: Duration,
+    services: Arc<Services>,
+    job: impl AsyncFn(&Services) -> Result<(), ServiceError>,
+) {
+    let mut ticks = tokio::time::interval(pause);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = job(&services).await {
+            tracing::error!(error = &error as &dyn std::error::Error, "a job failed; it will be tried again");
+        }
+    }
+}
+
+/// Forgets what other processes change. Losing the connection costs freshness, not correctness.
+async fn watch(services: Arc<Services>) {
+    loop {
+        match changes::Watch::new(&services.db).await {
+            Ok(mut watch) => loop {
+                watch.wait().await;
+                if let Err(error) = services.directory.refresh(services.clock.now()).await {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for changes");
+                }
+            },
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot watch for changes");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+impl Services {
+    /// Probes paused keys whose time has come.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn probe_due(&self) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        let due = keys::take_due_probes(&mut tx, now, now.plus(PROBE_EVERY)).await?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        tx.commit().await?;
+        for key in due {
+            let mut tx = self.db.read().await?;
+            let found = keys::find_by_id(&mut tx, key).await?;
+            tx.rollback().await?;
+            if let Some(found) = found {
+                // One key that does not open must not keep the others from their probe.
+                if let Err(error) = self.check_by_id(key, found.key.current.version).await {
+                    tracing::error!(error = &error as &dyn std::error::Error, key = %key, "a paused key could not be probed");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Beats this process's heart and settles the rows of those whose heart has stopped.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn keep_meter(&self) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        meter::beat(&self.db, self.instance, now).await?;
+        let platform = self.directory.platform().await?;
+        let settled =
+            meter::settle_orphans(&self.db, self.instance, &platform.prices, now, now.minus(DEAD_AFTER))
+                .await?;
+        if settled > 0 {
+            tracing::warn!(settled, "usage of a process that died was settled by estimate");
+        }
+        Ok(())
+    }
+
+    /// Destroys what is due and deletes what has run out.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn tidy(&self) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        let destroyed = keys::destroy_due(&mut tx, now).await?;
+        sessions::delete_expired(&mut tx, now).await?;
+        throttle::delete_before(&mut tx, now.minus(DAY)).await?;
+        tx.commit().await?;
+        if destroyed > 0 {
+            tracing::info!(destroyed, "replaced key versions were destroyed");
+        }
+        Ok(())
+    }
+}

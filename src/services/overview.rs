@@ -1,0 +1,119 @@
+//! What the API keys page, and the credential on the Billing page, are made from.
+
+use std::sync::Arc;
+
+use super::directory::{PlatformView, TenantView};
+use super::provider_keys::{Holder, undoable};
+use super::{ServiceError, Services};
+use crate::access::scope::Scope;
+use crate::domain::clock::{DAY, Moment};
+use crate::domain::money::Nanos;
+use crate::domain::plan::Feature;
+use crate::domain::provider_key::{KeyVersion, ProviderKey};
+use crate::domain::resolve::{Ask, Decision, Situation, resolve};
+use crate::domain::usage::{Dialect, bucket_of};
+use crate::storage::{keys, usage_report};
+
+/// A key with what it cost in the last 30 days.
+#[derive(Clone, Debug)]
+pub struct KeyLine {
+    pub key: ProviderKey,
+    pub cost_30d: Nanos,
+}
+
+/// A key with its other versions.
+#[derive(Clone, Debug)]
+pub struct KeyDetail {
+    pub line: KeyLine,
+    /// Newest first, the current one among them.
+    pub versions: Vec<KeyVersion>,
+    /// The version that *Undo* would bring back.
+    pub undo: Option<KeyVersion>,
+    pub other_keys: usize,
+}
+
+/// A tenant and the platform at one moment, ready to resolve against.
+pub struct Standing {
+    pub tenant: Arc<TenantView>,
+    pub platform: Arc<PlatformView>,
+    pub now: Moment,
+}
+
+impl Standing {
+    #[must_use]
+    pub fn situation(&self) -> Situation<'_> {
+        Situation {
+            now: self.now,
+            tenant_state: self.tenant.tenant.state,
+            policy: self.tenant.policy,
+            plan: &self.tenant.plan,
+            features: &self.platform.features,
+            switched_off: &self.tenant.switched_off,
+            keys: &self.tenant.keys.views,
+            shared_keys: &self.platform.keys.views,
+        }
+    }
+
+    /// What would happen to a request for this feature that names nothing else.
+    #[must_use]
+    pub fn decide(&self, feature: Option<&str>) -> Decision<'_> {
+        let ask = Ask { dialect: Dialect::Anthropic, feature, key_name: None, provider: None };
+        resolve(&ask, &self.situation())
+    }
+
+    /// Features of the platform, each with what would happen to its requests.
+    #[must_use]
+    pub fn features(&self) -> Vec<(&Feature, Decision<'_>)> {
+        self.platform.features.iter().map(|feature| (feature, self.decide(Some(&feature.slug)))).collect()
+    }
+}
+
+impl Services {
+    /// The tenant as the gateway sees it now.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such tenant.
+    pub async fn standing(&self, scope: &Scope) -> Result<Standing, ServiceError> {
+        let tenant = self.directory.tenant(scope).await?.ok_or(ServiceError::NotFound)?;
+        Ok(Standing { tenant, platform: self.directory.platform().await?, now: self.clock.now() })
+    }
+
+    /// The owner's keys, read from the database so that *last used* is as fresh as can be.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn key_lines(&self, holder: Holder) -> Result<Vec<KeyLine>, ServiceError> {
+        let since = bucket_of(self.clock.now().minus(30 * DAY));
+        let mut tx = self.db.read().await?;
+        let found = keys::list(&mut tx, &holder.scope).await?;
+        let costs = usage_report::cost_by_key(&mut tx, &holder.scope, since).await?;
+        tx.rollback().await?;
+        Ok(found
+            .into_iter()
+            .map(|sealed| {
+                let cost = costs.iter().find(|(key, _)| *key == sealed.key.id).map(|(_, cost)| *cost);
+                KeyLine { key: sealed.key, cost_30d: cost.unwrap_or_default() }
+            })
+            .collect())
+    }
+
+    /// One key with its versions.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such key.
+    pub async fn key_detail(&self, holder: Holder, name: &str) -> Result<KeyDetail, ServiceError> {
+        let lines = self.key_lines(holder).await?;
+        let other_keys = lines.len().saturating_sub(1);
+        let line =
+            lines.into_iter().find(|line| line.key.name.as_str() == name).ok_or(ServiceError::NotFound)?;
+        let mut tx = self.db.read().await?;
+        let versions = keys::versions(&mut tx, &holder.scope, line.key.id).await?;
+        tx.rollback().await?;
+        Ok(KeyDetail {
+            versions: versions.iter().map(|(version, _)| version.clone()).collect(),
+            undo: undoable(versions, self.clock.now()).map(|(version, _)| version),
+            line,
+            other_keys,
+        })
+    }
+}

@@ -1,0 +1,186 @@
+//! The platform's own business: tenants, settings of a tenant, and what a fresh database begins with.
+
+use super::provider_keys::Holder;
+use super::{Problems, ServiceError, Services};
+use crate::access::actor::Actor;
+use crate::access::policy::{About, Action};
+use crate::access::scope::Scope;
+use crate::domain::account::{Email, KeyChangers, Slug, Tenant, TenantRole, TenantState, User};
+use crate::domain::audit::AuditAction;
+use crate::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
+use crate::domain::ids::{Owner, PlanId, TenantId};
+use crate::domain::plan::Plan;
+use crate::domain::price_list;
+use crate::storage::tenants::TenantRecord;
+use crate::storage::{Database, StorageError, changes, people, plans, prices, tenants};
+
+/// A tenant as it was asked for.
+#[derive(Clone, Debug, Default)]
+pub struct NewTenant {
+    pub name: String,
+    pub slug: String,
+    pub plan: String,
+    pub time_zone: String,
+    /// The first admin; gets a one-time link to choose a password if there is no such user yet.
+    pub admin_email: String,
+}
+
+/// Puts in what every database holds: the price list and a plan to put tenants on.
+///
+/// # Errors
+/// When the database fails.
+pub async fn seed(db: &Database, now: crate::domain::clock::Moment) -> Result<(), StorageError> {
+    let mut tx = db.write().await?;
+    let mut changed = false;
+    for row in price_list::list() {
+        changed |= prices::insert(&mut tx, &row).await?;
+    }
+    if plans::list(&mut tx).await?.is_empty() {
+        let plan = Plan {
+            id: PlanId::new(),
+            slug: "standard".to_owned(),
+            name: "Standard".to_owned(),
+            features: std::collections::BTreeSet::new(),
+        };
+        plans::insert(&mut tx, &plan).await?;
+        changed = true;
+    }
+    if changed {
+        changes::bump(&mut tx, Owner::Platform, now).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+impl Services {
+    /// Whoever holds the platform's shared keys and service tokens.
+    ///
+    /// # Errors
+    /// `Denied` to all but super admins.
+    pub fn platform_holder(&self, actor: &Actor) -> Result<Holder, ServiceError> {
+        let scope = Scope::of_platform(actor).ok_or(ServiceError::Denied)?;
+        Ok(Holder { scope, changers: KeyChangers::SuperAdmins })
+    }
+
+    /// Tenants by name, at most 200.
+    ///
+    /// # Errors
+    /// `Denied` to all but super admins.
+    pub async fn list_tenants(
+        &self,
+        actor: &Actor,
+        search: &str,
+    ) -> Result<(Vec<TenantRecord>, Vec<Plan>), ServiceError> {
+        self.permit(actor, Action::SeePlatform, None)?;
+        let mut tx = self.db.read().await?;
+        Ok((tenants::list(&mut tx, search.trim(), 200).await?, plans::list(&mut tx).await?))
+    }
+
+    /// Users of the platform, by address.
+    ///
+    /// # Errors
+    /// `Denied` to all but super admins.
+    pub async fn list_users(&self, actor: &Actor) -> Result<Vec<User>, ServiceError> {
+        self.permit(actor, Action::SeePlatform, None)?;
+        let mut tx = self.db.read().await?;
+        Ok(people::list(&mut tx).await?)
+    }
+
+    /// Makes a tenant with its first admin. Gives the admin's one-time link, if one was made.
+    ///
+    /// # Errors
+    /// `Invalid` with the reason at its field.
+    pub async fn create_tenant(
+        &self,
+        actor: &Actor,
+        new: &NewTenant,
+    ) -> Result<(Slug, Option<String>), ServiceError> {
+        self.permit(actor, Action::ManagePlatform, None)?;
+        let mut problems = Problems::default();
+        let name = new.name.trim();
+        if name.is_empty() || name.chars().count() > 80 || name.chars().any(char::is_control) {
+            problems.add("name", "Give the tenant a name of at most 80 characters.");
+        }
+        let slug = Slug::parse(new.slug.trim());
+        if slug.is_none() {
+            problems.add("slug", Slug::RULE);
+        }
+        let zone = new.time_zone.trim();
+        if jiff::tz::TimeZone::get(zone).is_err() {
+            problems.add("time_zone", "Use an IANA time zone, such as Europe/Berlin or UTC.");
+        }
+        let admin = Email::parse(&new.admin_email);
+        if admin.is_none() {
+            problems.add("admin_email", "Enter an e-mail address, such as ada@example.com.");
+        }
+        let mut tx = self.db.read().await?;
+        let plan = plans::list(&mut tx).await?.into_iter().find(|plan| plan.slug == new.plan);
+        let taken = match &slug {
+            Some(slug) => tenants::find_by_slug(&mut tx, slug.as_str()).await?.is_some(),
+            None => false,
+        };
+        tx.rollback().await?;
+        if plan.is_none() {
+            problems.add("plan", "Choose a plan.");
+        }
+        if taken {
+            problems.add("slug", "There is a tenant of that name already.");
+        }
+        let (Some(slug), Some(admin), Some(plan), true) = (slug, admin, plan, problems.is_empty()) else {
+            return Err(ServiceError::Invalid(problems));
+        };
+        let now = self.clock.now();
+        let record = TenantRecord {
+            tenant: Tenant {
+                id: TenantId::new(),
+                slug: slug.clone(),
+                name: name.to_owned(),
+                plan_id: plan.id,
+                state: TenantState::Active,
+                key_changers: KeyChangers::Admins,
+                time_zone: zone.to_owned(),
+                created_at: now,
+            },
+            policy: PaymentPolicy {
+                mode: UsageMode::Managed,
+                funding: Funding::Included,
+                no_key: NoKeyPolicy::Managed,
+                on_limit: LimitPolicy::Pause,
+            },
+        };
+        let mut tx = self.db.write().await?;
+        tenants::insert(&mut tx, &record).await?;
+        let detail = serde_json::json!({ "plan": plan.slug, "admin": admin.as_str() });
+        self.record(&mut tx, Owner::Platform, actor, AuditAction::TenantCreated, slug.as_str(), detail)
+            .await?;
+        tx.commit().await?;
+        let place = Some((record.tenant.id, TenantRole::Admin));
+        let link = self.create_user(&actor.for_audit(), &admin, None, place, None).await?;
+        Ok((slug, link))
+    }
+
+    /// Sets who may change the tenant's provider keys.
+    ///
+    /// # Errors
+    /// `Denied` to all but the tenant's admins.
+    pub async fn set_key_changers(
+        &self,
+        actor: &Actor,
+        scope: &Scope,
+        tenant: &Tenant,
+        to: KeyChangers,
+    ) -> Result<(), ServiceError> {
+        let about = About { tenant: tenant.id, key_changers: tenant.key_changers };
+        self.permit(actor, Action::ChangeKeyChangers, Some(about))?;
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        changes::bump(&mut tx, scope.owner(), now).await?;
+        tenants::set_key_changers(&mut tx, scope, to).await?;
+        let detail = serde_json::json!({ "before": tenant.key_changers, "after": to });
+        let target = tenant.slug.as_str();
+        self.record(&mut tx, scope.owner(), actor, AuditAction::KeyChangersChanged, target, detail).await?;
+        tx.commit().await?;
+        self.directory.forget(scope.owner());
+        Ok(())
+    }
+}

@@ -1,0 +1,600 @@
+//! Provider keys: add, check, rotate, undo, forget, remove and the smaller changes.
+
+use super::checks::Checked;
+use super::custody::{self, Seat};
+use super::{Problems, ServiceError, Services};
+use crate::access::actor::Actor;
+use crate::access::policy::Action;
+use crate::access::scope::Scope;
+use crate::crypto::secret::Secret;
+use crate::domain::account::{KeyChangers, Slug};
+use crate::domain::audit::AuditAction;
+use crate::domain::billing::UsageMode;
+use crate::domain::clock::{DAY, Moment};
+use crate::domain::endpoint::{self, UrlRule};
+use crate::domain::ids::KeyId;
+use crate::domain::provider_key::{self, KeyState, KeyStatus, KeyVersion, Provider, ProviderKey, Verdict};
+use crate::providers;
+use crate::storage::keys::SealedKey;
+use crate::storage::{Tx, changes, keys, tenants};
+
+/// How long a replaced version can be brought back.
+pub const UNDO_FOR: i64 = DAY;
+
+const MAX_SECRET: usize = 512;
+const MAX_LABEL: usize = 80;
+
+/// Whose keys, and by whose leave they change.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder {
+    pub scope: Scope,
+    pub changers: KeyChangers,
+}
+
+/// A new key as a person typed it.
+#[derive(Debug)]
+pub struct NewKey {
+    pub provider: Provider,
+    pub secret: Secret,
+    pub name: String,
+    pub label: String,
+    pub custom_url: String,
+    /// Also switch the tenant to own keys, where it is in managed mode.
+    pub switch_mode: bool,
+}
+
+/// A key that was saved, and how the provider answered to it.
+#[derive(Clone, Debug)]
+pub struct Saved {
+    pub name: Slug,
+    pub version: i32,
+    pub state: KeyState,
+    pub switched_mode: bool,
+}
+
+impl Services {
+    /// Checks a new key with a live call and stores it only if the provider takes it.
+    ///
+    /// # Errors
+    /// `Invalid` with the reason at its field; nothing is stored then.
+    pub async fn add_key(&self, actor: &Actor, holder: Holder, new: NewKey) -> Result<Saved, ServiceError> {
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let provider = new.provider;
+        let mut problems = Problems::default();
+        let name = Slug::parse(new.name.trim());
+        match &name {
+            None => problems.add("key_name", Slug::RULE),
+            Some(name) if self.find_key(&holder.scope, name.as_str()).await?.is_some() => {
+                problems.add(
+                    "key_name",
+                    "There is a key of that name already. Rotate it, or choose another name.",
+                );
+            }
+            Some(_) => {}
+        }
+        let label = self.read_label(&new.label, &mut problems);
+        let pasted = self.read_pasted(&holder, provider, &new.secret, &new.custom_url, &mut problems).await?;
+        let (Some(name), Some(pasted), true) = (name, pasted, problems.is_empty()) else {
+            return Err(failed_to_save(provider, problems));
+        };
+        let status = self.check_pasted(provider, &pasted).await?;
+
+        let now = self.clock.now();
+        let scope = &holder.scope;
+        let mut tx = self.db.write().await?;
+        changes::bump(&mut tx, scope.owner(), now).await?;
+        let has_default = keys::list(&mut tx, scope)
+            .await?
+            .iter()
+            .any(|known| known.key.provider == provider && known.key.is_default);
+        let key = ProviderKey {
+            id: KeyId::new(),
+            owner: scope.owner(),
+            provider,
+            name: name.clone(),
+            label,
+            is_default: !has_default,
+            disabled_at: None,
+            created_at: now,
+            created_by: Some(actor.user_id),
+            created_by_name: actor.email.clone(),
+            current: pasted.version(1, status, actor, now),
+            last_used_at: None,
+        };
+        let sealed = self.seal(&mut tx, scope, &seat(&key, &key.current), &pasted.secret, now).await?;
+        match keys::insert(&mut tx, &key, &sealed).await {
+            Err(error) if error.is_conflict() => {
+                let taken = Problems::field("key_name", "There is a key of that name already.");
+                return Err(failed_to_save(provider, taken));
+            }
+            done => done?,
+        }
+        let switched_mode = new.switch_mode && self.switch_to_byok(&mut tx, scope, now).await?;
+        let detail = serde_json::json!({
+            "provider": provider, "hint": key.current.hint, "fingerprint": short(&key.current.fingerprint),
+            "version": 1, "state": status.state, "custom_url": key.current.custom_url,
+            "switched_to_own_key": switched_mode,
+        });
+        self.record(&mut tx, scope.owner(), actor, AuditAction::KeyAdded, name.as_str(), detail).await?;
+        tx.commit().await?;
+        self.directory.forget(scope.owner());
+        Ok(Saved { name, version: 1, state: status.state, switched_mode })
+    }
+
+    async fn switch_to_byok(&self, tx: &mut Tx, scope: &Scope, now: Moment) -> Result<bool, ServiceError> {
+        Ok(tenants::set_mode(tx, scope, UsageMode::Managed, UsageMode::Byok, now).await?)
+    }
+
+    /// Checks a new secret for a key and makes it the current version. Requests in flight end on
+    /// the old one, which stays sealed for a day.
+    ///
+    /// # Errors
+    /// `Invalid` with the reason at its field; `Conflict` if somebody else rotated meanwhile.
+    pub async fn rotate_key(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        name: &str,
+        secret: Secret,
+        custom_url: &str,
+    ) -> Result<Saved, ServiceError> {
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let found = self.find_key(&holder.scope, name).await?.ok_or(ServiceError::NotFound)?;
+        let provider = found.key.provider;
+        let mut problems = Problems::default();
+        let pasted = self.read_pasted(&holder, provider, &secret, custom_url, &mut problems).await?;
+        let (Some(pasted), true) = (pasted, problems.is_empty()) else {
+            return Err(failed_to_save(provider, problems));
+        };
+        let status = self.check_pasted(provider, &pasted).await?;
+
+        let now = self.clock.now();
+        let scope = &holder.scope;
+        let mut tx = self.db.write().await?;
+        changes::bump(&mut tx, scope.owner(), now).await?;
+        let newest = keys::versions(&mut tx, scope, found.key.id).await?;
+        let number = newest.iter().map(|(version, _)| version.version).max().unwrap_or(0) + 1;
+        let version = pasted.version(number, status, actor, now);
+        let sealed = self.seal(&mut tx, scope, &seat(&found.key, &version), &pasted.secret, now).await?;
+        keys::insert_version(&mut tx, found.key.id, &version, &sealed).await?;
+        self.put_in_place(&mut tx, &found, number, now).await?;
+        let detail = serde_json::json!({
+            "before": { "version": found.key.current.version, "hint": found.key.current.hint },
+            "after": { "version": number, "hint": version.hint, "fingerprint": short(&version.fingerprint),
+                       "state": status.state, "custom_url": version.custom_url },
+        });
+        self.record(&mut tx, scope.owner(), actor, AuditAction::KeyRotated, name, detail).await?;
+        tx.commit().await?;
+        self.directory.forget(scope.owner());
+        Ok(Saved { name: found.key.name, version: number, state: status.state, switched_mode: false })
+    }
+
+    /// Brings the version that was replaced last back under its own number, after a live check.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none to bring back; `Invalid` when the provider refuses it now.
+    pub async fn undo_rotation(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        name: &str,
+    ) -> Result<Saved, ServiceError> {
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let scope = &holder.scope;
+        let mut tx = self.db.read().await?;
+        let found = keys::find(&mut tx, scope, name).await?.ok_or(ServiceError::NotFound)?;
+        let versions = keys::versions(&mut tx, scope, found.key.id).await?;
+        let now = self.clock.now();
+        let (previous, sealed) = undoable(versions, now).ok_or(ServiceError::NotFound)?;
+        let secret = self.open(&mut tx, scope, &found.key, &previous, &sealed).await?;
+        tx.rollback().await?;
+
+        let provider = found.key.provider;
+        let checked = self.check(provider, &secret, previous.custom_url.as_deref()).await;
+        let status = status_or_problem(provider, &checked, previous.custom_url.is_some(), self.clock.now())?;
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        changes::bump(&mut tx, scope.owner(), now).await?;
+        self.put_in_place(&mut tx, &found, previous.version, now).await?;
+        keys::set_status(&mut tx, found.key.id, previous.version, &status, Some(now)).await?;
+        let detail = serde_json::json!({
+            "before": { "version": found.key.current.version },
+            "after": { "version": previous.version, "state": status.state },
+        });
+        self.record(&mut tx, scope.owner(), actor, AuditAction::KeyRotationUndone, name, detail).await?;
+        tx.commit().await?;
+        self.directory.forget(scope.owner());
+        Ok(Saved {
+            name: found.key.name,
+            version: previous.version,
+            state: status.state,
+            switched_mode: false,
+        })
+    }
+
+    async fn put_in_place(
+        &self,
+        tx: &mut Tx,
+        found: &SealedKey,
+        to: i32,
+        now: Moment,
+    ) -> Result<(), ServiceError> {
+        let from = found.key.current.version;
+        if keys::replace_version(tx, found.key.id, from, to, now, now.plus(UNDO_FOR)).await? {
+            Ok(())
+        } else {
+            Err(ServiceError::Conflict("Somebody else changed this key a moment ago. Look at it again."))
+        }
+    }
+
+    /// Destroys replaced versions at once, in place of a day later.
+    ///
+    /// # Errors
+    /// `NotFound` when none is kept.
+    pub async fn forget_replaced(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        name: &str,
+    ) -> Result<(), ServiceError> {
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let scope = &holder.scope;
+        let mut tx = self.db.write().await?;
+        let found = keys::find(&mut tx, scope, name).await?.ok_or(ServiceError::NotFound)?;
+        let mut forgotten = Vec::new();
+        for (version, _) in keys::versions(&mut tx, scope, found.key.id).await? {
+            if keys::destroy_version(&mut tx, found.key.id, version.version).await? {
+                forgotten.push(version.version);
+            }
+        }
+        if forgotten.is_empty() {
+            return Err(ServiceError::NotFound);
+        }
+        let detail = serde_json::json!({ "versions": forgotten });
+        self.record(&mut tx, scope.owner(), actor, AuditAction::KeyVersionForgotten, name, detail).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Removes a key for good. The person types its name to confirm.
+    ///
+    /// # Errors
+    /// `Invalid` when the typed name is another one.
+    pub async fn remove_key(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        name: &str,
+        typed: &str,
+    ) -> Result<(), ServiceError> {
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let found = self.find_key(&holder.scope, name).await?.ok_or(ServiceError::NotFound)?;
+        if typed.trim() != name {
+            let message = format!("Type the key's name, {name}, to confirm.");
+            return Err(ServiceError::Invalid(Problems::field("confirm_name", message)));
+        }
+        let detail = serde_json::json!({
+            "provider": found.key.provider, "hint": found.key.current.hint,
+            "version": found.key.current.version, "was_default": found.key.is_default,
+        });
+        self.change(actor, &holder, &found.key, AuditAction::KeyRemoved, detail, async |tx, now| {
+            if keys::remove(tx, found.key.id, now).await? { Ok(()) } else { Err(ServiceError::NotFound) }
+        })
+        .await
+    }
+
+    /// Checks a key now and writes down what the provider says.
+    ///
+    /// # Errors
+    /// When the key does not open or the database fails.
+    pub async fn check_key(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        name: &str,
+    ) -> Result<KeyState, ServiceError> {
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let scope = &holder.scope;
+        let mut tx = self.db.read().await?;
+        let found = keys::find(&mut tx, scope, name).await?.ok_or(ServiceError::NotFound)?;
+        let secret = self.open_current(&mut tx, scope, &found).await?;
+        tx.rollback().await?;
+        let current = &found.key.current;
+        let checked = self.check(found.key.provider, &secret, current.custom_url.as_deref()).await;
+        let now = self.clock.now();
+        let after = current.status.after_check(checked.verdict, now);
+        let detail = serde_json::json!({
+            "version": current.version, "before": current.status.state, "after": after.state,
+            "code": checked.code,
+        });
+        self.change(actor, &holder, &found.key, AuditAction::KeyChecked, detail, async |tx, now| {
+            Ok(keys::set_status(tx, found.key.id, current.version, &after, Some(now)).await?)
+        })
+        .await?;
+        Ok(after.state)
+    }
+
+    /// Ends a pause by hand.
+    ///
+    /// # Errors
+    /// `NotFound` when the key is not paused.
+    pub async fn resume_key(&self, actor: &Actor, holder: Holder, name: &str) -> Result<(), ServiceError> {
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let found = self.find_key(&holder.scope, name).await?.ok_or(ServiceError::NotFound)?;
+        let current = &found.key.current;
+        if !current.status.state.is_limit() {
+            return Err(ServiceError::NotFound);
+        }
+        let detail = serde_json::json!({ "before": current.status.state });
+        self.change(actor, &holder, &found.key, AuditAction::KeyResumed, detail, async |tx, now| {
+            let status = current.status.resumed(now);
+            Ok(keys::set_status(tx, found.key.id, current.version, &status, None).await?)
+        })
+        .await
+    }
+
+    /// Makes a key the one that requests use which name none.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such key.
+    pub async fn set_default_key(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        name: &str,
+    ) -> Result<(), ServiceError> {
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let found = self.find_key(&holder.scope, name).await?.ok_or(ServiceError::NotFound)?;
+        let detail = serde_json::json!({ "provider": found.key.provider });
+        self.change(actor, &holder, &found.key, AuditAction::KeyMadeDefault, detail, async |tx, _| {
+            Ok(keys::set_default(tx, &holder.scope, found.key.provider, found.key.id).await?)
+        })
+        .await
+    }
+
+    /// Changes a key's label.
+    ///
+    /// # Errors
+    /// `Invalid` when the label is too long.
+    pub async fn label_key(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        name: &str,
+        label: &str,
+    ) -> Result<(), ServiceError> {
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let found = self.find_key(&holder.scope, name).await?.ok_or(ServiceError::NotFound)?;
+        let mut problems = Problems::default();
+        let label = self.read_label(label, &mut problems);
+        problems.or_ok()?;
+        let detail = serde_json::json!({ "before": found.key.label, "after": label });
+        self.change(actor, &holder, &found.key, AuditAction::KeyEdited, detail, async |tx, _| {
+            Ok(keys::set_label(tx, found.key.id, label.as_deref()).await?)
+        })
+        .await
+    }
+
+    /// Stops or starts a tenant's key for the operator. The tenant cannot undo it.
+    ///
+    /// # Errors
+    /// `Denied` to all but super admins.
+    pub async fn set_key_disabled(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        name: &str,
+        disabled: bool,
+    ) -> Result<(), ServiceError> {
+        self.permit(actor, Action::DisableKeys, holder.scope.about(holder.changers))?;
+        let found = self.find_key(&holder.scope, name).await?.ok_or(ServiceError::NotFound)?;
+        let action = if disabled { AuditAction::KeyDisabled } else { AuditAction::KeyEnabled };
+        self.change(actor, &holder, &found.key, action, serde_json::json!({}), async |tx, now| {
+            Ok(keys::set_disabled(tx, found.key.id, disabled.then_some(now)).await?)
+        })
+        .await
+    }
+
+    /// One change to one key: bumped, audited, committed, and forgotten by the caches.
+    async fn change(
+        &self,
+        actor: &Actor,
+        holder: &Holder,
+        key: &ProviderKey,
+        action: AuditAction,
+        detail: serde_json::Value,
+        work: impl AsyncFnOnce(&mut Tx, Moment) -> Result<(), ServiceError>,
+    ) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        changes::bump(&mut tx, key.owner, now).await?;
+        work(&mut tx, now).await?;
+        self.record(&mut tx, holder.scope.owner(), actor, action, key.name.as_str(), detail).await?;
+        tx.commit().await?;
+        self.directory.forget(key.owner);
+        Ok(())
+    }
+
+    async fn find_key(&self, scope: &Scope, name: &str) -> Result<Option<SealedKey>, ServiceError> {
+        let mut tx = self.db.read().await?;
+        let found = keys::find(&mut tx, scope, name).await?;
+        tx.rollback().await?;
+        Ok(found)
+    }
+
+    pub(super) async fn open_current(
+        &self,
+        tx: &mut Tx,
+        scope: &Scope,
+        found: &SealedKey,
+    ) -> Result<Secret, ServiceError> {
+        self.open(tx, scope, &found.key, &found.key.current, &found.sealed).await
+    }
+
+    async fn open(
+        &self,
+        tx: &mut Tx,
+        scope: &Scope,
+        key: &ProviderKey,
+        version: &KeyVersion,
+        sealed: &[u8],
+    ) -> Result<Secret, ServiceError> {
+        let owner_key =
+            crate::storage::root::find_owner_key(tx, scope).await?.ok_or(ServiceError::NotFound)?;
+        Ok(custody::open(&self.keyring, &owner_key, sealed, &seat(key, version))?)
+    }
+
+    fn read_label(&self, label: &str, problems: &mut Problems) -> Option<String> {
+        let label = label.trim();
+        if label.chars().count() > MAX_LABEL || label.chars().any(char::is_control) {
+            problems.add("label", format!("Use at most {MAX_LABEL} characters on one line."));
+        }
+        (!label.is_empty()).then(|| label.to_owned())
+    }
+
+    /// Reads a pasted secret and URL by form alone; nothing is sent yet.
+    async fn read_pasted(
+        &self,
+        holder: &Holder,
+        provider: Provider,
+        secret: &Secret,
+        custom_url: &str,
+        problems: &mut Problems,
+    ) -> Result<Option<Pasted>, ServiceError> {
+        let custom_url = match self.read_url(provider, custom_url).await {
+            Ok(url) => url,
+            Err(rule) => {
+                problems.add("custom_url", rule.to_string());
+                return Ok(None);
+            }
+        };
+        let text = secret.expose().trim();
+        if text.is_empty() {
+            problems.add("api_key", format!("Paste your {} API key.", provider.label()));
+            return Ok(None);
+        }
+        if text.len() > MAX_SECRET {
+            problems.add(
+                "api_key",
+                format!("That is too long for an API key ({MAX_SECRET} characters at most)."),
+            );
+            return Ok(None);
+        }
+        let prefix = match providers::of(provider).recognise(text, custom_url.is_some()) {
+            Ok(prefix) => prefix,
+            Err(wrong) => {
+                problems.add("api_key", wrong.0);
+                return Ok(None);
+            }
+        };
+        let fingerprint = self.root.fingerprint(holder.scope.owner(), provider, text);
+        let mut tx = self.db.read().await?;
+        let known = keys::list(&mut tx, &holder.scope).await?;
+        tx.rollback().await?;
+        if let Some(same) = known.iter().find(|known| {
+            known.key.current.fingerprint == fingerprint && known.key.current.custom_url == custom_url
+        }) {
+            problems.add("api_key", format!("This key is in use already, as {}.", same.key.name));
+            return Ok(None);
+        }
+        let hint = provider_key::hint(text, prefix);
+        Ok(Some(Pasted { secret: Secret::new(text.to_owned()), custom_url, hint, fingerprint }))
+    }
+
+    async fn read_url(&self, provider: Provider, typed: &str) -> Result<Option<String>, UrlRule> {
+        let own_host = self.options.own_host();
+        let Some(url) = endpoint::canonical(typed, provider, own_host.as_deref())? else { return Ok(None) };
+        let host = url::Url::parse(&url).ok().and_then(|url| url.host_str().map(str::to_owned));
+        self.outbound.vet(&host.unwrap_or_default()).await?;
+        Ok(Some(url))
+    }
+
+    /// The live check of a pasted key. Only what the provider takes gets past it.
+    async fn check_pasted(&self, provider: Provider, pasted: &Pasted) -> Result<KeyStatus, ServiceError> {
+        let checked = self.check(provider, &pasted.secret, pasted.custom_url.as_deref()).await;
+        status_or_problem(provider, &checked, pasted.custom_url.is_some(), self.clock.now())
+    }
+}
+
+/// A pasted key that has the right form.
+struct Pasted {
+    secret: Secret,
+    custom_url: Option<String>,
+    hint: String,
+    fingerprint: String,
+}
+
+impl Pasted {
+    fn version(&self, version: i32, status: KeyStatus, actor: &Actor, now: Moment) -> KeyVersion {
+        KeyVersion {
+            version,
+            custom_url: self.custom_url.clone(),
+            hint: self.hint.clone(),
+            fingerprint: self.fingerprint.clone(),
+            status,
+            created_at: now,
+            created_by_name: actor.email.clone(),
+            checked_at: Some(now),
+            replaced_at: None,
+            destroy_at: None,
+        }
+    }
+}
+
+fn seat<'a>(key: &ProviderKey, version: &'a KeyVersion) -> Seat<'a> {
+    Seat {
+        owner: key.owner,
+        key: key.id,
+        version: version.version,
+        provider: key.provider,
+        custom_url: version.custom_url.as_deref(),
+    }
+}
+
+/// The first 12 digits of a fingerprint: what is shown and written down of it.
+#[must_use]
+pub fn short(fingerprint: &str) -> &str {
+    fingerprint.get(..12).unwrap_or(fingerprint)
+}
+
+/// The version that *Undo* would bring back, with its sealed secret.
+#[must_use]
+pub fn undoable(versions: Vec<(KeyVersion, Option<Vec<u8>>)>, now: Moment) -> Option<(KeyVersion, Vec<u8>)> {
+    versions
+        .into_iter()
+        .filter(|(version, _)| version.destroy_at.is_some_and(|at| at > now))
+        .filter_map(|(version, sealed)| sealed.map(|sealed| (version, sealed)))
+        .max_by_key(|(version, _)| version.replaced_at)
+}
+
+fn status_or_problem(
+    provider: Provider,
+    checked: &Checked,
+    custom_url: bool,
+    now: Moment,
+) -> Result<KeyStatus, ServiceError> {
+    let name = provider.label();
+    let problem = match checked.verdict {
+        Verdict::Rejected => Problems::field(
+            "api_key",
+            format!("{name} rejected this key. Check that you copied all of it and that it was not revoked."),
+        ),
+        Verdict::Unreachable if custom_url => Problems::field(
+            "custom_url",
+            format!("No {name}-compatible API answered at this URL. Nothing was stored."),
+        ),
+        Verdict::Unreachable => Problems::field(
+            "api_key",
+            format!(
+                "{name} could not be reached to check this key. Nothing was stored. Try again in a minute."
+            ),
+        ),
+        verdict => return Ok(KeyStatus::from_check(verdict, now)),
+    };
+    Err(failed_to_save(provider, problem))
+}
+
+fn failed_to_save(provider: Provider, mut problems: Problems) -> ServiceError {
+    problems.summary = Some(format!("Failed to save {} key.", provider.label()));
+    ServiceError::Invalid(problems)
+}
