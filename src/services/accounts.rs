@@ -129,6 +129,7 @@ impl Services {
         let mut tx = self.db.write().await?;
         let mut wait = 0;
         for (bucket, free) in buckets {
+            throttle::lock(&mut tx, bucket).await?;
             if let Some(failures) = throttle::find(&mut tx, bucket).await? {
                 let ends = failures.last_at.plus(delay_after(failures.count - free));
                 wait = wait.max(ends.since(now));

@@ -59,6 +59,21 @@ pub struct PlatformView {
     version: i64,
 }
 
+#[cfg(test)]
+impl TenantView {
+    /// A view of what no database holds, for tests of what pages make of it.
+    pub fn for_test(tenant: Tenant, policy: PaymentPolicy, plan: Plan, keys: KeyRing) -> Self {
+        Self { tenant, policy, plan, switched_off: Vec::new(), keys, version: 0 }
+    }
+}
+
+#[cfg(test)]
+impl PlatformView {
+    pub fn for_test(prices: PriceBook, keys: KeyRing) -> Self {
+        Self { features: Vec::new(), prices, keys, version: 0 }
+    }
+}
+
 pub struct Directory {
     db: Database,
     tokens: Cache<[u8; 32], Option<Arc<AccessToken>>>,

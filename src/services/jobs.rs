@@ -12,16 +12,31 @@ use crate::storage::{changes, keys, sessions, throttle};
 /// A process is dead when its heart has not beaten for this long.
 const DEAD_AFTER: i64 = MINUTE;
 
+/// Jobs that are running.
+pub struct Jobs(Vec<tokio::task::JoinHandle<()>>);
+
+impl Jobs {
+    /// Ends all jobs where they stand. What they hand over in one transaction is whole or not there.
+    pub fn stop(self) {
+        for job in self.0 {
+            job.abort();
+        }
+    }
+}
+
 /// Starts all jobs on the process's runtime.
-pub fn start(services: &Arc<Services>) {
+#[must_use]
+pub fn start(services: &Arc<Services>) -> Jobs {
     let runtime = services.runtime.clone();
     let this = Arc::clone(services);
-    runtime.spawn(async move { meter::run(this.db.clone(), &this.meter).await });
-    runtime.spawn(key_states::run(Arc::clone(services)));
-    runtime.spawn(watch(Arc::clone(services)));
-    runtime.spawn(every(Duration::from_secs(5), Arc::clone(services), async |s| s.probe_due().await));
-    runtime.spawn(every(Duration::from_secs(20), Arc::clone(services), async |s| s.keep_meter().await));
-    runtime.spawn(every(Duration::from_secs(60), Arc::clone(services), async |s| s.tidy().await));
+    Jobs(vec![
+        runtime.spawn(async move { meter::run(this.db.clone(), &this.meter).await }),
+        runtime.spawn(key_states::run(Arc::clone(services))),
+        runtime.spawn(watch(Arc::clone(services))),
+        runtime.spawn(every(Duration::from_secs(5), Arc::clone(services), async |s| s.probe_due().await)),
+        runtime.spawn(every(Duration::from_secs(20), Arc::clone(services), async |s| s.keep_meter().await)),
+        runtime.spawn(every(Duration::from_secs(60), Arc::clone(services), async |s| s.tidy().await)),
+    ])
 }
 
 async fn every(
@@ -43,12 +58,13 @@ async fn every(
 async fn watch(services: Arc<Services>) {
     loop {
         match changes::Watch::new(&services.db).await {
-            Ok(mut watch) => loop {
-                watch.wait().await;
-                if let Err(error) = services.directory.refresh(services.clock.now()).await {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for changes");
+            Ok(mut watch) => {
+                while watch.wait().await.is_ok() {
+                    if let Err(error) = services.directory.refresh(services.clock.now()).await {
+                        tracing::warn!(error = &error as &dyn std::error::Error, "cannot look for changes");
+                    }
                 }
-            },
+            }
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "cannot watch for changes");
                 tokio::time::sleep(Duration::from_secs(1)).await;

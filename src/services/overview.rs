@@ -5,8 +5,10 @@ use std::sync::Arc;
 use super::directory::{PlatformView, TenantView};
 use super::provider_keys::{Holder, undoable};
 use super::{ServiceError, Services};
+use crate::access::actor::Actor;
 use crate::access::scope::Scope;
 use crate::domain::clock::{DAY, Moment};
+use crate::domain::ids::Owner;
 use crate::domain::money::Nanos;
 use crate::domain::plan::Feature;
 use crate::domain::provider_key::{KeyVersion, ProviderKey};
@@ -69,6 +71,22 @@ impl Standing {
 }
 
 impl Services {
+    /// A tenant that the person may open. Others' tenants do not exist for them.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such tenant, or none for this person.
+    pub async fn open_tenant(
+        &self,
+        actor: &Actor,
+        slug: &str,
+    ) -> Result<(Scope, Arc<TenantView>), ServiceError> {
+        let id = self.directory.tenant_id(slug).await?.ok_or(ServiceError::NotFound)?;
+        let system = Scope::of_system(Owner::Tenant(id));
+        let view = self.directory.tenant(&system).await?.ok_or(ServiceError::NotFound)?;
+        let scope = Scope::of_person(actor, &view.tenant).ok_or(ServiceError::NotFound)?;
+        Ok((scope, view))
+    }
+
     /// The tenant as the gateway sees it now.
     ///
     /// # Errors

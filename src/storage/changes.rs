@@ -59,18 +59,20 @@ impl Watch {
         Ok(Self { listener })
     }
 
-    /// A broken connection is made again by the listener; what was missed is found by looking.
-    pub async fn wait(&mut self) {
+    /// # Errors
+    /// When the connection that listens is lost; make a new `Watch` then.
+    pub async fn wait(&mut self) -> Result<(), StorageError> {
         let second = tokio::time::sleep(Duration::from_secs(1));
         match &mut self.listener {
             None => second.await,
-            Some(listener) => {
-                tokio::select! {
-                    () = second => {}
-                    heard = listener.recv() => if heard.is_err() { tokio::time::sleep(Duration::from_secs(1)).await },
+            Some(listener) => tokio::select! {
+                () = second => {}
+                heard = listener.recv() => {
+                    heard?;
                 }
-            }
+            },
         }
+        Ok(())
     }
 }
 

@@ -16,6 +16,17 @@ pub async fn find(tx: &mut Tx, bucket: &str) -> Result<Option<Failures>, Storage
     Ok(row.map(|(count, last_at)| Failures { count, last_at: Moment(last_at) }))
 }
 
+/// Holds a bucket until the transaction ends, so that attempts at once are judged one by one.
+pub async fn lock(tx: &mut Tx, bucket: &str) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "INSERT INTO sign_in_failure (bucket, failures, last_at) VALUES ($1, 0, 0)
+         ON CONFLICT (bucket) DO UPDATE SET failures = sign_in_failure.failures",
+        bucket
+    )?;
+    Ok(())
+}
+
 /// Counts a failure; a bucket quiet since before `forget_before` starts again at one.
 pub async fn record(
     tx: &mut Tx,

@@ -1,3 +1,16 @@
-//! Integration tests: one binary, a module per area.
+//! Integration tests: one binary, a module per area. Run them with `tests/run`, which starts what
+//! they need.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop")]
+
+mod architecture;
+mod cli;
+mod faults;
+mod gateway;
+mod keys;
+mod metering;
+mod own_key;
+mod people;
 mod sandbox;
+mod secrecy;
+mod support;

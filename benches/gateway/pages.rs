@@ -1,0 +1,143 @@
+//! Times of the two pages that read usage, in a database with much of it.
+
+use super::dataset::{self, Card, Measured};
+use super::load::Spec;
+use super::process::{self, Keyward, Role};
+use super::report::{self, Aim};
+use super::{Failure, Plan};
+
+const PAGES: [(&str, &str); 2] = [("API keys", "settings/api-keys"), ("Billing", "billing")];
+
+/// Measures on SQLite and, where an address of an empty database is given, on PostgreSQL.
+pub async fn measure(plan: &Plan, aims: &mut Vec<Aim>) -> Result<(), Failure> {
+    let postgres = std::env::var("KEYWARD_BENCH_POSTGRES_URL").ok();
+    measure_on(plan, None, aims).await?;
+    match postgres {
+        Some(url) => measure_on(plan, Some(&url), aims).await,
+        None => Ok(()),
+    }
+}
+
+async fn measure_on(plan: &Plan, postgres: Option<&str>, aims: &mut Vec<Aim>) -> Result<(), Failure> {
+    let folder = dataset::folder(postgres, plan.usage_rows)?;
+    let (_sandbox, sandbox_address) = process::listening(Role::Sandbox, process::LOAD_CORE, &[])?;
+    let own = format!("sqlite:{}", folder.join("keyward.db").display());
+    let database = postgres.unwrap_or(&own);
+    let card = if let Some(card) = dataset::find(&folder) {
+        card
+    } else {
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder)?;
+        let card = dataset::make(&folder, database, sandbox_address, plan.usage_rows).await?;
+        if let Some(url) = postgres {
+            // As autovacuum would have done by the time that there is so much.
+            let pool = sqlx::PgPool::connect(url).await?;
+            sqlx::query("VACUUM (ANALYZE)").execute(&pool).await?;
+            pool.close().await;
+        }
+        card
+    };
+    let origin = format!("http://{sandbox_address}");
+    let settings = [
+        ("KEYWARD_ANTHROPIC_URL", origin.as_str()),
+        ("KEYWARD_DATABASE_URL", database),
+        ("KEYWARD_SHUTDOWN_SECONDS", "5"),
+    ];
+    let keyward = Keyward::start(&folder, &settings)?;
+    let kind = if postgres.is_some() { "PostgreSQL" } else { "SQLite" };
+    let rows = measure_pages(plan, &keyward, &card, kind, aims).await?;
+    let title = format!("Pages on {kind}: {} usage rows, {} tenants", plan.usage_rows, dataset::TENANTS);
+    report::table(&title, &["page", "rows of its tenant", "median ms", "p99 ms", "pages/s"], &rows);
+    let memory = keyward.memory()?;
+    println!("\nKeyward's memory then: {:.1} MiB, {:.1} MiB at the most.", memory.now, memory.peak);
+    keyward.stop()
+}
+
+async fn measure_pages(
+    plan: &Plan,
+    keyward: &Keyward,
+    card: &Card,
+    kind: &str,
+    aims: &mut Vec<Aim>,
+) -> Result<Vec<Vec<String>>, Failure> {
+    let mut rows = Vec::new();
+    for measured in &card.measured {
+        let cookies = sign_in(keyward, measured).await?;
+        for (name, path) in PAGES {
+            let path = format!("/t/{}/{path}", measured.slug);
+            check(keyward, &path, &cookies).await?;
+            let spec = |requests| Spec {
+                address: keyward.address,
+                // As browsers ask: the time to compress is part of a page's time.
+                request: format!(
+                    "GET {path} HTTP/1.1\r\nhost: {}\r\ncookie: {cookies}\r\naccept: text/html\r\n\
+                     accept-encoding: gzip, deflate, br\r\nuser-agent: bench\r\n\r\n",
+                    keyward.address
+                ),
+                connections: 1,
+                seconds: 20.0,
+                requests: Some(requests),
+                expect_bytes: None,
+            };
+            process::load(&spec(20))?;
+            let outcome = process::load(&spec(plan.page_requests))?;
+            rows.push(vec![
+                name.to_owned(),
+                measured.rows.to_string(),
+                format!("{:.2}", outcome.median / 1e3),
+                format!("{:.2}", outcome.p99 / 1e3),
+                format!("{:.0}", outcome.per_second),
+            ]);
+            let what = format!("{name} on {kind}, tenant of {} rows: median", measured.rows);
+            aims.push(Aim::at_most(what, 10.0, outcome.median / 1e3, "ms"));
+        }
+    }
+    Ok(rows)
+}
+
+/// Signs in as a browser without scripts would; gives the cookies to send from then on.
+async fn sign_in(keyward: &Keyward, who: &Measured) -> Result<String, Failure> {
+    let url = format!("http://{}/sign-in", keyward.address);
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()?;
+    let form = client.get(&url).send().await?;
+    let device = cookies(&form);
+    let page = form.text().await?;
+    let csrf = page
+        .split_once(r#"name="csrf" value=""#)
+        .and_then(|(_, rest)| rest.split('"').next())
+        .ok_or("the sign-in page has no form")?;
+    let mut fields = url::form_urlencoded::Serializer::new(String::new());
+    fields.append_pair("csrf", csrf).append_pair("email", &who.email).append_pair("password", &who.password);
+    let answer = client
+        .post(&url)
+        .header("content-type", "application/x-www-form-urlencoded")
+        .header("cookie", &device)
+        .body(fields.finish())
+        .send()
+        .await?;
+    if answer.status() != 303 {
+        return Err(format!("signing in was answered with {}", answer.status()).into());
+    }
+    Ok(format!("{device}; {}", cookies(&answer)))
+}
+
+/// The cookies that an answer sets, as a request sends them.
+fn cookies(answer: &reqwest::Response) -> String {
+    let set = answer.headers().get_all("set-cookie").iter();
+    let pairs: Vec<&str> = set.filter_map(|cookie| cookie.to_str().ok()?.split(';').next()).collect();
+    pairs.join("; ")
+}
+
+/// The page is the one that was meant, and whole.
+async fn check(keyward: &Keyward, path: &str, cookies: &str) -> Result<(), Failure> {
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()?;
+    let answer =
+        client.get(format!("http://{}{path}", keyward.address)).header("cookie", cookies).send().await?;
+    let status = answer.status();
+    let page = answer.text().await?;
+    if status == 200 && page.contains("</html>") {
+        Ok(())
+    } else {
+        Err(format!("{path} was answered with {status} and {} bytes", page.len()).into())
+    }
+}

@@ -1,0 +1,184 @@
+//! `keyward demo`: the whole of Keyward on this machine, with sample data and the sandbox as provider.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Failure, demo_data};
+use crate::config::{LogFormat, Settings};
+use crate::domain::clock::Clock;
+use crate::outbound::Trust;
+use crate::providers::Outgoing;
+use crate::sandbox;
+use crate::services::Services;
+use crate::startup::{self, Replacements};
+use crate::telemetry;
+
+#[derive(Debug, clap::Args)]
+pub struct Demo {
+    /// Address and port of console and gateway [default: 127.0.0.1:8080, or that of the last run]
+    #[arg(long)]
+    bind: Option<SocketAddr>,
+    /// Address and port of the sandbox [default: 127.0.0.1:8788, or that of the last run]
+    #[arg(long)]
+    sandbox_bind: Option<SocketAddr>,
+    /// Folder for the sample database
+    #[arg(long, default_value = "./data/demo")]
+    data_dir: PathBuf,
+}
+
+/// What a person or a script needs to use the demo: printed as one line, and kept in `demo.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Card {
+    pub url: String,
+    pub sandbox_url: String,
+    pub users: Vec<CardUser>,
+    /// Tenants whose calls are answered, by slug.
+    pub tokens: BTreeMap<String, String>,
+    pub service_token: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CardUser {
+    pub email: String,
+    pub password: String,
+    pub role: String,
+    pub tenant: Option<String>,
+}
+
+const FILE: &str = "demo.json";
+
+impl Demo {
+    pub async fn run(self) -> Result<(), Failure> {
+        telemetry::init(LogFormat::Text);
+        let known = read_card(&self.data_dir);
+        let listener = listen(self.bind, known.as_ref().map(|card| card.url.as_str()), 8080)?;
+        let sandbox_listener =
+            listen(self.sandbox_bind, known.as_ref().map(|card| card.sandbox_url.as_str()), 8788)?;
+        let sandbox_url = format!("http://localhost:{}", sandbox_listener.local_addr()?.port());
+        let sandbox_origin = format!("http://{}", sandbox_listener.local_addr()?);
+        let sandbox =
+            sandbox::server(sandbox_listener, sandbox::Options { clock: Clock::system(), workers: 1 })?;
+        let sandbox_handle = sandbox.handle();
+        let sandbox = tokio::spawn(sandbox);
+
+        let settings = self.settings(&listener, &sandbox_origin)?;
+        let services = startup::open(&settings, Replacements::default()).await?;
+        let card = match known {
+            Some(known) => Card { url: services.options.public_url.clone(), sandbox_url, ..known },
+            None => demo_data::plant(&services, sandbox_url).await?,
+        };
+        write_card(&self.data_dir, &card)?;
+        let running = startup::start(Arc::clone(&services), &settings, listener).await?;
+        call_gateway(&services, &card).await?;
+        introduce(&card)?;
+        running.until_signal().await?;
+        sandbox_handle.stop(false).await;
+        sandbox.await??;
+        Ok(())
+    }
+
+    /// The settings of an installation that is all here. The environment's are left aside: a demo
+    /// must not end up in a real database.
+    fn settings(&self, listener: &TcpListener, sandbox_origin: &str) -> Result<Settings, Failure> {
+        let address = listener.local_addr()?;
+        Ok(Settings {
+            bind: address,
+            public_url: Some(format!("http://localhost:{}", address.port())),
+            data_dir: self.data_dir.clone(),
+            database_url: None,
+            database_url_file: None,
+            master_keys_file: None,
+            anthropic_url: sandbox_origin.to_owned(),
+            product_name: "Acme".to_owned(),
+            log: LogFormat::Text,
+            metrics_bind: None,
+            trusted_proxies: Vec::new(),
+            shutdown_seconds: 10,
+        })
+    }
+}
+
+/// Binds what was asked for; or the port of the last run, or the usual one, or any that is free.
+fn listen(asked: Option<SocketAddr>, last: Option<&str>, usual: u16) -> Result<TcpListener, Failure> {
+    if let Some(address) = asked {
+        return Ok(startup::bind(address)?);
+    }
+    let last = last.and_then(|url| url::Url::parse(url).ok()?.port());
+    let local = |port| TcpListener::bind(("127.0.0.1", port));
+    if let Some(port) = last {
+        return local(port).map_err(|error| {
+            format!("port {port} of the last run is taken ({error}); choose another with --bind and --sandbox-bind").into()
+        });
+    }
+    Ok(local(usual).or_else(|_| local(0))?)
+}
+
+fn read_card(folder: &Path) -> Option<Card> {
+    serde_json::from_str(&std::fs::read_to_string(folder.join(FILE)).ok()?).ok()
+}
+
+fn write_card(folder: &Path, card: &Card) -> Result<(), Failure> {
+    use std::io::Write as _;
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    let mut file = options.open(folder.join(FILE))?;
+    writeln!(file, "{}", serde_json::to_string(card)?)?;
+    Ok(())
+}
+
+/// One real call through the gateway, so that a demo that does not work says so at once.
+async fn call_gateway(services: &Services, card: &Card) -> Result<(), Failure> {
+    let token = card.tokens.values().next().ok_or("the demo has no token")?;
+    let mut headers = http::HeaderMap::new();
+    headers.insert("x-api-key", http::HeaderValue::from_str(token)?);
+    headers.insert("anthropic-version", http::HeaderValue::from_static("2023-06-01"));
+    headers.insert("content-type", http::HeaderValue::from_static("application/json"));
+    let body = serde_json::json!({
+        "model": "claude-haiku-4-5",
+        "max_tokens": 64,
+        "messages": [{ "role": "user", "content": "Say hello to whoever is trying Keyward." }],
+    });
+    let port = url::Url::parse(&card.url)?.port().ok_or("the demo's URL has no port")?;
+    let outgoing = Outgoing {
+        method: http::Method::POST,
+        url: format!("http://127.0.0.1:{port}/v1/messages"),
+        headers,
+        body: body.to_string().into(),
+    };
+    let mut answer = services.outbound.send(outgoing, Trust::Operator, Duration::from_secs(20)).await?;
+    let status = answer.status;
+    let body = answer.body(1_024 * 1_024).await?.unwrap_or_default();
+    if status != 200 {
+        return Err(
+            format!("the first gateway call failed: {status} {}", String::from_utf8_lossy(&body)).into()
+        );
+    }
+    Ok(())
+}
+
+fn introduce(card: &Card) -> Result<(), Failure> {
+    println!("Keyward's demo is up at {}", card.url);
+    println!("The sandbox provider is at {}", card.sandbox_url);
+    println!();
+    println!("Sign in as:");
+    for user in &card.users {
+        let place = user.tenant.as_deref().unwrap_or("the platform");
+        println!("  {:<28} {:<22} {} of {place}", user.email, user.password, user.role);
+    }
+    println!();
+    println!("The same for scripts:");
+    println!("{}", serde_json::to_string(card)?);
+    println!();
+    println!("Ctrl-C ends it; the next run carries on.");
+    Ok(())
+}

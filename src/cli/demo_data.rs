@@ -1,0 +1,508 @@
+//! The demo's sample data: a platform, its tenants in every state worth seeing, and sixty days of
+//! plausible usage. Keys are added the way people add them, by a live check against the sandbox.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Failure;
+use super::demo::{Card, CardUser};
+use crate::access::actor::Actor;
+use crate::access::scope::Scope;
+use crate::crypto::secret::Secret;
+use crate::crypto::token;
+use crate::domain::account::{Email, KeyChangers, PlatformRole, Slug, Tenant, TenantRole, TenantState};
+use crate::domain::audit::AuditActor;
+use crate::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
+use crate::domain::clock::{DAY, HOUR, MINUTE, Moment, SECOND};
+use crate::domain::ids::{KeyId, Owner, PlanId, RequestId, TenantId, UserId};
+use crate::domain::plan::{Feature, Plan};
+use crate::domain::provider_key::Provider;
+use crate::domain::usage::{Dialect, Labels, ServedAs, TokenUsage, UsageRow, UsageState};
+use crate::services::Services;
+use crate::services::provider_keys::{Holder, NewKey};
+use crate::services::tokens::NewToken;
+use crate::storage::tenants::TenantRecord;
+use crate::storage::{changes, plans, tenants, usage};
+
+const DAYS: i64 = 60;
+
+/// Features: slug, name, description, covered by own keys, default model.
+const FEATURES: &[(&str, &str, &str, bool, &str)] = &[
+    (
+        "question-suggestions",
+        "Unanswered question suggestions",
+        "Suggests an answer to a question that the bot could not answer",
+        true,
+        "claude-haiku-4-5",
+    ),
+    (
+        "community-manager",
+        "Community manager",
+        "Greets new posts and summarises long threads",
+        true,
+        "claude-sonnet-4-5",
+    ),
+    (
+        "kb-drafts",
+        "Knowledge base drafts",
+        "Drafts an article from a solved conversation",
+        true,
+        "claude-opus-4-5",
+    ),
+    ("main-chatbot", "Main chatbot", "Answers customers on the website", false, "claude-sonnet-5"),
+    (
+        "workflow-nodes",
+        "Workflow AI nodes",
+        "Classifies and routes incoming messages",
+        false,
+        "claude-haiku-5-5",
+    ),
+];
+
+/// Plans: slug, name, number of features that it includes, in the order above.
+const PLANS: &[(&str, &str, usize)] = &[
+    ("free", "Free", 0),
+    ("starter", "Starter", 1),
+    ("pro", "Pro", 4),
+    ("creator-plus", "Creator Plus", 4),
+    ("sovereign", "Sovereign", 5),
+    ("enterprise", "Enterprise", 5),
+];
+
+struct Sample {
+    slug: &'static str,
+    name: &'static str,
+    plan: &'static str,
+    zone: &'static str,
+    mode: UsageMode,
+    no_key: NoKeyPolicy,
+    on_limit: LimitPolicy,
+    /// Keys to add: name, label, and the word that tells the sandbox how to behave.
+    keys: &'static [(&'static str, &'static str, &'static str)],
+    /// Requests on a busy day.
+    traffic: u32,
+    /// Days ago that the tenant changed from managed use to its own key.
+    switched: Option<i64>,
+    /// Whether its calls are answered, and so whether its token is on the card.
+    answers: bool,
+}
+
+const SAMPLES: &[Sample] = &[
+    Sample {
+        slug: "northwind",
+        name: "Northwind Support",
+        plan: "pro",
+        zone: "Europe/Berlin",
+        mode: UsageMode::Byok,
+        no_key: NoKeyPolicy::Managed,
+        on_limit: LimitPolicy::Pause,
+        keys: &[("production", "Support workspace", "ok"), ("batch-eval", "Evaluation runs", "ok")],
+        traffic: 70,
+        switched: Some(20),
+        answers: true,
+    },
+    Sample {
+        slug: "globex",
+        name: "Globex",
+        plan: "starter",
+        zone: "America/New_York",
+        mode: UsageMode::Managed,
+        no_key: NoKeyPolicy::Managed,
+        on_limit: LimitPolicy::Pause,
+        keys: &[],
+        traffic: 40,
+        switched: None,
+        answers: true,
+    },
+    Sample {
+        slug: "initech",
+        name: "Initech",
+        plan: "pro",
+        zone: "America/Chicago",
+        mode: UsageMode::Byok,
+        no_key: NoKeyPolicy::Block,
+        on_limit: LimitPolicy::Pause,
+        keys: &[("production", "", "spendlimit")],
+        traffic: 30,
+        switched: Some(45),
+        answers: false,
+    },
+    Sample {
+        slug: "hooli",
+        name: "Hooli",
+        plan: "enterprise",
+        zone: "America/Los_Angeles",
+        mode: UsageMode::Byok,
+        no_key: NoKeyPolicy::Block,
+        on_limit: LimitPolicy::Pause,
+        keys: &[("production", "", "forbidden-later")],
+        traffic: 20,
+        switched: Some(30),
+        answers: false,
+    },
+];
+
+/// People: address, role, tenant.
+const PEOPLE: &[(&str, &str, Option<&str>)] = &[
+    ("root@acme.example", "super_admin", None),
+    ("support@acme.example", "support", None),
+    ("admin@northwind.example", "admin", Some("northwind")),
+    ("billing@northwind.example", "billing_admin", Some("northwind")),
+    ("member@northwind.example", "member", Some("northwind")),
+    ("admin@globex.example", "admin", Some("globex")),
+    ("member@globex.example", "member", Some("globex")),
+    ("admin@initech.example", "admin", Some("initech")),
+    ("admin@hooli.example", "admin", Some("hooli")),
+];
+
+/// Plants everything into an empty database and gives the card.
+pub async fn plant(services: &Services, sandbox_url: String) -> Result<Card, Failure> {
+    let now = services.clock.now();
+    let plan_ids = plant_plans(services, now).await?;
+    let tenant_ids = plant_tenants(services, &plan_ids, now).await?;
+    let users = plant_people(services, &tenant_ids).await?;
+    let shared = plant_shared_key(services).await?;
+    let mut tokens = BTreeMap::new();
+    let by = AuditActor::system("keyward demo");
+    for sample in SAMPLES {
+        let tenant = tenant_ids[sample.slug];
+        let holder = holder(Owner::Tenant(tenant));
+        let keys = plant_keys(services, sample, tenant).await?;
+        plant_usage(services, sample, tenant, &keys, shared, now).await?;
+        if sample.answers {
+            let new = NewToken { name: "Demo".to_owned(), days: String::new() };
+            let made = services.make_token(&by, holder, &new).await?;
+            tokens.insert(sample.slug.to_owned(), made.secret.expose().to_owned());
+        }
+    }
+    let new = NewToken { name: "Acme backend".to_owned(), days: String::new() };
+    let service = services.make_token(&by, holder(Owner::Platform), &new).await?;
+    Ok(Card {
+        url: services.options.public_url.clone(),
+        sandbox_url,
+        users,
+        tokens,
+        service_token: service.secret.expose().to_owned(),
+    })
+}
+
+fn holder(owner: Owner) -> Holder {
+    Holder { scope: Scope::of_system(owner), changers: KeyChangers::Admins }
+}
+
+/// Somebody of the tenant, or of the platform, who has just confirmed their password.
+fn actor(services: &Services, tenant: Option<TenantId>, email: &str) -> Actor {
+    Actor {
+        user_id: UserId::new(),
+        email: email.to_owned(),
+        platform_role: tenant.is_none().then_some(PlatformRole::SuperAdmin),
+        memberships: tenant.map(|tenant| (tenant, TenantRole::Admin)).into_iter().collect(),
+        confirmed_at: services.clock.now(),
+        address: None,
+        request_id: None,
+    }
+}
+
+async fn plant_plans(services: &Services, now: Moment) -> Result<BTreeMap<&'static str, PlanId>, Failure> {
+    let mut ids = BTreeMap::new();
+    let mut tx = services.db.write().await?;
+    for (position, (slug, name, description, covered, model)) in (0..).zip(FEATURES) {
+        let feature = Feature {
+            slug: (*slug).to_owned(),
+            name: (*name).to_owned(),
+            description: (*description).to_owned(),
+            covered: *covered,
+            default_model: Some((*model).to_owned()),
+        };
+        plans::insert_feature(&mut tx, &feature, position).await?;
+    }
+    for (slug, name, count) in PLANS {
+        let plan = Plan {
+            id: PlanId::new(),
+            slug: (*slug).to_owned(),
+            name: (*name).to_owned(),
+            features: FEATURES
+                .iter()
+                .take(*count)
+                .map(|feature| feature.0.to_owned())
+                .collect::<BTreeSet<_>>(),
+        };
+        plans::insert(&mut tx, &plan).await?;
+        ids.insert(*slug, plan.id);
+    }
+    changes::bump(&mut tx, Owner::Platform, now).await?;
+    tx.commit().await?;
+    services.directory.forget(Owner::Platform);
+    Ok(ids)
+}
+
+async fn plant_tenants(
+    services: &Services,
+    plan_ids: &BTreeMap<&'static str, PlanId>,
+    now: Moment,
+) -> Result<BTreeMap<&'static str, TenantId>, Failure> {
+    let mut ids = BTreeMap::new();
+    let mut tx = services.db.write().await?;
+    for sample in SAMPLES {
+        let created_at = now.minus((DAYS + 30) * DAY);
+        // The history begins managed; those who changed since have a second entry.
+        let first_mode = if sample.switched.is_some() { UsageMode::Managed } else { sample.mode };
+        let record = TenantRecord {
+            tenant: Tenant {
+                id: TenantId::new(),
+                slug: Slug::parse(sample.slug).ok_or("a sample's slug")?,
+                name: sample.name.to_owned(),
+                plan_id: plan_ids[sample.plan],
+                state: TenantState::Active,
+                key_changers: KeyChangers::Admins,
+                time_zone: sample.zone.to_owned(),
+                created_at,
+            },
+            policy: PaymentPolicy {
+                mode: first_mode,
+                funding: Funding::Included,
+                no_key: sample.no_key,
+                on_limit: sample.on_limit,
+            },
+        };
+        tenants::insert(&mut tx, &record).await?;
+        if let Some(days) = sample.switched {
+            let scope = Scope::of_system(Owner::Tenant(record.tenant.id));
+            let at = now.minus(days * DAY);
+            tenants::set_mode(&mut tx, &scope, UsageMode::Managed, UsageMode::Byok, at).await?;
+        }
+        ids.insert(sample.slug, record.tenant.id);
+    }
+    let northwind = Scope::of_system(Owner::Tenant(ids["northwind"]));
+    plans::switch_off(&mut tx, &northwind, "community-manager").await?;
+    tx.commit().await?;
+    Ok(ids)
+}
+
+async fn plant_people(
+    services: &Services,
+    tenant_ids: &BTreeMap<&'static str, TenantId>,
+) -> Result<Vec<CardUser>, Failure> {
+    let by = AuditActor::system("keyward demo");
+    let mut users = Vec::new();
+    for (email, role, tenant) in PEOPLE {
+        let password: String = token::random_text().chars().take(20).collect();
+        let address = Email::parse(email).ok_or("a sample's address")?;
+        let place = match tenant {
+            Some(slug) => Some((tenant_ids[slug], TenantRole::parse(role).ok_or("a sample's role")?)),
+            None => None,
+        };
+        let secret = Some(Secret::new(password.clone()));
+        services.create_user(&by, &address, PlatformRole::parse(role), place, secret).await?;
+        users.push(CardUser {
+            email: (*email).to_owned(),
+            password,
+            role: (*role).to_owned(),
+            tenant: tenant.map(str::to_owned),
+        });
+    }
+    // One person in two tenants, for the switcher.
+    let address = Email::parse("admin@northwind.example").ok_or("a sample's address")?;
+    services.create_user(&by, &address, None, Some((tenant_ids["globex"], TenantRole::Member)), None).await?;
+    Ok(users)
+}
+
+async fn plant_shared_key(services: &Services) -> Result<KeyId, Failure> {
+    let new = NewKey {
+        provider: Provider::Anthropic,
+        secret: sandbox_key("ok", "shared"),
+        name: "shared".to_owned(),
+        label: "Acme's account".to_owned(),
+        custom_url: String::new(),
+        switch_mode: false,
+    };
+    let person = actor(services, None, "root@acme.example");
+    let holder = holder(Owner::Platform);
+    services.add_key(&person, holder, new).await.map_err(|error| format!("the shared key: {error:?}"))?;
+    let lines = services.key_lines(holder).await?;
+    Ok(lines.first().ok_or("the shared key is missing")?.key.id)
+}
+
+/// A test key of the sandbox that behaves as `word` says.
+fn sandbox_key(word: &str, whose: &str) -> Secret {
+    let random: String = token::random_text().chars().take(16).collect();
+    Secret::new(format!("sk-ant-api03-{whose}-{word}-{random}"))
+}
+
+async fn plant_keys(
+    services: &Services,
+    sample: &Sample,
+    tenant: TenantId,
+) -> Result<Vec<(KeyId, String)>, Failure> {
+    let holder = holder(Owner::Tenant(tenant));
+    let email = format!("admin@{}.example", sample.slug);
+    let person = actor(services, Some(tenant), &email);
+    for (name, label, word) in sample.keys {
+        let later = *word == "forbidden-later";
+        let word = if later { "ok" } else { word };
+        let new = NewKey {
+            provider: Provider::Anthropic,
+            secret: sandbox_key(word, sample.slug),
+            name: (*name).to_owned(),
+            label: (*label).to_owned(),
+            custom_url: String::new(),
+            switch_mode: false,
+        };
+        services
+            .add_key(&person, holder, new)
+            .await
+            .map_err(|error| format!("{} {name}: {error:?}", sample.slug))?;
+        if later {
+            revoke_behind_our_back(services, holder, name, tenant).await?;
+        }
+    }
+    let lines = services.key_lines(holder).await?;
+    Ok(lines.into_iter().map(|line| (line.key.id, line.key.name.to_string())).collect())
+}
+
+/// The provider stops taking a key that it took before, as live traffic would find out.
+async fn revoke_behind_our_back(
+    services: &Services,
+    holder: Holder,
+    name: &str,
+    tenant: TenantId,
+) -> Result<(), Failure> {
+    use crate::domain::provider_key::Verdict;
+    use crate::services::key_states::Observation;
+    let _ = tenant;
+    let detail = services.key_detail(holder, name).await?;
+    for _ in 0..2 {
+        let key = &detail.line.key;
+        let started = services.clock.now();
+        let seen =
+            Observation { key: key.id, version: key.current.version, verdict: Verdict::Rejected, started };
+        services.apply(seen).await?;
+    }
+    Ok(())
+}
+
+/// A small generator whose numbers are the same on every machine.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % below.max(1)
+    }
+}
+
+async fn plant_usage(
+    services: &Services,
+    sample: &Sample,
+    tenant: TenantId,
+    keys: &[(KeyId, String)],
+    shared: KeyId,
+    now: Moment,
+) -> Result<(), Failure> {
+    let platform = services.directory.platform().await?;
+    let included = PLANS.iter().find(|plan| plan.0 == sample.plan).map_or(0, |plan| plan.2);
+    let features = &FEATURES[..included.max(1)];
+    let mut dice = Dice(tenant_seed(sample.slug));
+    let mut rows = Vec::new();
+    for day in (0..DAYS).rev() {
+        let weekend = (now.minus(day * DAY).0 / DAY + 4) % 7 >= 5;
+        let busy = u64::from(sample.traffic) * (100 + u64::try_from(DAYS - day).unwrap_or(0)) / 130;
+        let count = (busy * (60 + dice.roll(60)) / 100) / if weekend { 3 } else { 1 };
+        for _ in 0..count {
+            let moment = i64::try_from(dice.roll(14 * 60 * 60)).unwrap_or(0) * SECOND + 6 * HOUR;
+            let at = Moment((now.minus(day * DAY).0 / DAY) * DAY + moment);
+            if at >= now.minus(5 * MINUTE) {
+                continue;
+            }
+            let feature = features[usize::try_from(dice.roll(features.len() as u64)).unwrap_or(0)];
+            let own = feature.3 && sample.switched.is_some_and(|days| at >= now.minus(days * DAY));
+            let (key_id, key_name) = match keys {
+                [first, rest @ ..] if own => {
+                    let second = rest.first().filter(|_| dice.roll(5) == 0);
+                    second.unwrap_or(first).clone()
+                }
+                _ => (shared, "shared".to_owned()),
+            };
+            let mode = if own && !keys.is_empty() { UsageMode::Byok } else { UsageMode::Managed };
+            rows.push(past_row(
+                services,
+                tenant,
+                at,
+                feature,
+                (key_id, key_name),
+                mode,
+                &mut dice,
+                &platform.prices,
+            ));
+        }
+    }
+    for batch in rows.chunks(512) {
+        let mut tx = services.db.meter().await?;
+        usage::upsert(&mut tx, batch).await?;
+        usage::roll_up(&mut tx, batch).await?;
+        tx.commit().await?;
+    }
+    Ok(())
+}
+
+fn tenant_seed(slug: &str) -> u64 {
+    slug.bytes().fold(7, |seed, byte| seed * 31 + u64::from(byte))
+}
+
+#[expect(clippy::too_many_arguments, reason = "each is a part of the row that it makes")]
+fn past_row(
+    services: &Services,
+    tenant: TenantId,
+    at: Moment,
+    feature: (&str, &str, &str, bool, &str),
+    key: (KeyId, String),
+    mode: UsageMode,
+    dice: &mut Dice,
+    prices: &crate::domain::price::PriceBook,
+) -> UsageRow {
+    let failed = dice.roll(300) == 0;
+    let tokens = if failed {
+        TokenUsage::default()
+    } else {
+        TokenUsage {
+            input: 200 + dice.roll(1_800),
+            cache_read: dice.roll(4) * 1_500,
+            cache_write_5m: if dice.roll(6) == 0 { 1_500 } else { 0 },
+            output: 80 + dice.roll(700),
+            ..TokenUsage::default()
+        }
+    };
+    let served = ServedAs::default();
+    let rated = prices.rate(Provider::Anthropic, feature.4, &tokens, served, at);
+    let took = i64::try_from(900 + dice.roll(4_000)).unwrap_or(1_000) * 1_000;
+    UsageRow {
+        id: RequestId::new(),
+        tenant_id: tenant,
+        instance: services.instance,
+        started_at: at,
+        ended_at: Some(at.plus(took)),
+        feature: feature.0.to_owned(),
+        provider: Provider::Anthropic,
+        dialect: Dialect::Anthropic,
+        key_id: key.0,
+        key_name: key.1,
+        key_version: 1,
+        mode,
+        funding: Funding::Included,
+        fallback: None,
+        model_asked: feature.4.to_owned(),
+        model_served: (!failed).then(|| feature.4.to_owned()),
+        labels: Labels { endpoint: Some(format!("web-{}", dice.roll(6) + 1)), session: None, prompt: None },
+        tokens,
+        served_as: served,
+        raw_usage: None,
+        price_id: rated.map(|rated| rated.price_id),
+        cost: rated.map(|rated| rated.cost).unwrap_or_default(),
+        billed: crate::domain::money::Nanos::ZERO,
+        unpriced: false,
+        state: UsageState::Final,
+        status: Some(if failed { 529 } else { 200 }),
+        error_code: failed.then(|| "overloaded_error".to_owned()),
+        first_byte_us: Some(took / 3),
+        total_us: Some(took),
+    }
+}

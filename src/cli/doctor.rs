@@ -1,0 +1,93 @@
+//! `keyward doctor`: checks what Keyward depends on, one line each.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use super::Failure;
+use crate::config::Settings;
+use crate::crypto::keyring::Keyring;
+use crate::crypto::root::RootKeys;
+use crate::crypto::secret::Secret;
+use crate::domain::provider_key::Provider;
+use crate::outbound::{Outbound, Parts, Trust};
+use crate::providers::{self, Credential};
+use crate::storage::{Database, root};
+
+/// Runs every check, even after one that failed, and exits 1 if any did.
+pub async fn run(settings: &Settings) -> Result<ExitCode, Failure> {
+    let mut healthy = true;
+    let mut tell = |what: &str, outcome: Result<String, Failure>| match outcome {
+        Ok(detail) => println!("ok    {what}: {detail}"),
+        Err(error) => {
+            healthy = false;
+            println!("FAIL  {what}: {error}");
+        }
+    };
+    tell("settings", check_settings(settings));
+    let database = match connect(settings).await {
+        Ok(database) => {
+            tell("database", Ok(format!("{} answers", database.kind())));
+            Some(database)
+        }
+        Err(error) => {
+            tell("database", Err(error));
+            None
+        }
+    };
+    tell("keyring", check_keyring(settings, database.as_ref()).await);
+    tell("anthropic", check_provider(settings).await);
+    if let Some(database) = database {
+        database.close().await;
+    }
+    Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn check_settings(settings: &Settings) -> Result<String, Failure> {
+    let url = settings.public_url()?;
+    settings.anthropic_origin()?;
+    let warning = if url.starts_with("http://") && !url.starts_with("http://localhost") {
+        " (without https, cookies and keys travel in the clear)"
+    } else {
+        ""
+    };
+    Ok(format!("the console is reached at {url}{warning}"))
+}
+
+async fn connect(settings: &Settings) -> Result<Database, Failure> {
+    let url = settings.database_url()?;
+    if let Some(path) = url.expose().strip_prefix("sqlite:")
+        && !std::path::Path::new(path).exists()
+    {
+        return Err("there is no database yet; the first `keyward serve` makes one".into());
+    }
+    Ok(Database::connect(url.expose()).await?)
+}
+
+async fn check_keyring(settings: &Settings, database: Option<&Database>) -> Result<String, Failure> {
+    let path = settings.keyring_path();
+    let keyring = Keyring::load(&path)?;
+    let (ids, active) = keyring.ids();
+    let held = format!("{} holds {} key(s), {active} active", path.display(), ids.len());
+    let Some(database) = database else { return Ok(held) };
+    let mut tx = database.read().await?;
+    match root::find_root(&mut tx).await? {
+        None => Ok(format!("{held}; the database is empty")),
+        Some(sealed) => {
+            RootKeys::open(&keyring, &sealed)?;
+            Ok(format!("{held}; it opens the database"))
+        }
+    }
+}
+
+/// Any answer will do: without a real key the provider can only say that it takes none.
+async fn check_provider(settings: &Settings) -> Result<String, Failure> {
+    let origin = settings.anthropic_origin()?;
+    let outbound = Outbound::new(Parts::default())?;
+    let nobody = Secret::new("none".to_owned());
+    let credential = Credential { secret: &nobody, custom_url: None, origin: &origin };
+    let provider = providers::of(Provider::Anthropic);
+    let (_, request) =
+        provider.probe(&credential, provider.spec().probe_model)?.into_iter().next().ok_or("no probe")?;
+    let answer = outbound.send(request, Trust::Operator, Duration::from_secs(10)).await?;
+    Ok(format!("{origin} answers with status {}", answer.status))
+}

@@ -1,0 +1,142 @@
+//! Request bodies: read up to a limit, looked into, and passed on byte for byte.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use actix_web::{HttpRequest, web};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use serde::Deserialize;
+
+use super::error::GatewayError;
+
+/// Largest request body.
+pub const MAX_BODY: usize = 32 * 1_024 * 1_024;
+/// A client may be silent for this long in the middle of its body.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// What Keyward needs to know of a body.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Envelope {
+    pub model: Option<String>,
+    pub max_tokens: Option<u64>,
+}
+
+/// Reads a body.
+///
+/// # Errors
+/// A refusal when it is too large, too slow, or breaks off.
+pub async fn read(request: &HttpRequest, mut payload: web::Payload) -> Result<Bytes, GatewayError> {
+    let promised = request
+        .headers()
+        .get("content-length")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse::<usize>().ok());
+    if promised.is_some_and(|length| length > MAX_BODY) {
+        return Err(GatewayError::too_large(MAX_BODY));
+    }
+    let mut whole: Option<BytesMut> = None;
+    let mut first: Option<Bytes> = None;
+    loop {
+        let chunk = tokio::time::timeout(IDLE, payload.next())
+            .await
+            .map_err(|_| GatewayError::invalid("The body stopped coming."))?;
+        let Some(chunk) = chunk else { break };
+        let chunk = chunk.map_err(|_| GatewayError::invalid("The body broke off."))?;
+        let so_far = whole.as_ref().map_or(first.as_ref().map_or(0, Bytes::len), BytesMut::len);
+        if so_far + chunk.len() > MAX_BODY {
+            return Err(GatewayError::too_large(MAX_BODY));
+        }
+        // Most bodies come in one piece, which then need not be copied.
+        match (&mut whole, first.take()) {
+            (Some(whole), _) => whole.extend_from_slice(&chunk),
+            (None, None) => first = Some(chunk),
+            (None, Some(head)) => {
+                let mut joined = BytesMut::with_capacity(promised.unwrap_or(2 * (head.len() + chunk.len())));
+                joined.extend_from_slice(&head);
+                joined.extend_from_slice(&chunk);
+                whole = Some(joined);
+            }
+        }
+    }
+    Ok(whole.map(BytesMut::freeze).or(first).unwrap_or_default())
+}
+
+/// Looks into a body without keeping more than is needed.
+///
+/// # Errors
+/// A refusal when it is not a JSON object or a field is of the wrong type.
+pub fn envelope(body: &[u8]) -> Result<Envelope, GatewayError> {
+    #[derive(Deserialize)]
+    struct Fields<'a> {
+        #[serde(borrow, default)]
+        model: Option<Cow<'a, str>>,
+        #[serde(default)]
+        max_tokens: Option<u64>,
+    }
+    let invalid = || GatewayError::invalid("The body is not a JSON object that Keyward can read.");
+    // Structs can also be read from arrays; a request cannot.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(invalid());
+    }
+    let fields: Fields<'_> = serde_json::from_slice(body).map_err(|_| invalid())?;
+    if fields.model.as_ref().is_some_and(|model| model.is_empty() || model.len() > 256) {
+        return Err(GatewayError::invalid("model takes 1 to 256 characters."));
+    }
+    Ok(Envelope { model: fields.model.map(Cow::into_owned), max_tokens: fields.max_tokens })
+}
+
+/// The body with a model spliced in as its first field; everything else stays byte for byte.
+#[must_use]
+pub fn with_model(body: &Bytes, model: &str) -> Bytes {
+    let Some(open) = body.iter().position(|b| *b == b'{') else { return body.clone() };
+    let rest = &body[open + 1..];
+    let empty = rest.trim_ascii_start().first() == Some(&b'}');
+    let name = serde_json::Value::from(model).to_string();
+    let mut out = BytesMut::with_capacity(body.len() + name.len() + 12);
+    out.extend_from_slice(&body[..=open]);
+    out.extend_from_slice(b"\"model\":");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(if empty { b"" } else { b"," });
+    out.extend_from_slice(rest);
+    out.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn envelopes_are_read_and_nonsense_is_refused() {
+        let read =
+            envelope(br#"{"messages":[{"model":"x"}],"model":"claude-\u0061","max_tokens":5}"#).unwrap();
+        assert_eq!(read, Envelope { model: Some("claude-a".into()), max_tokens: Some(5) });
+        assert_eq!(envelope(b" {}").unwrap(), Envelope::default());
+        assert_eq!(envelope(br#"{"model":null}"#).unwrap(), Envelope::default());
+        for bad in [
+            &b""[..],
+            b"[]",
+            b"[\"m\",5]",
+            b"\"x\"",
+            b"{",
+            b"{\"model\":5}",
+            b"{\"model\":\"\"}",
+            b"{} x",
+            b"{\"max_tokens\":-1}",
+            b"{\"max_tokens\":\"1\"}",
+            b"{\"model\":\"a\",\"model\":\"b\"}",
+            b"\xff{}",
+        ] {
+            assert!(envelope(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[test]
+    fn a_model_is_spliced_in_and_nothing_else_changes() {
+        let splice = |text: &'static str| {
+            String::from_utf8(with_model(&Bytes::from_static(text.as_bytes()), "m\"1").to_vec()).unwrap()
+        };
+        assert_eq!(splice(r#" { "a" : 1.50 }"#), r#" {"model":"m\"1", "a" : 1.50 }"#);
+        assert_eq!(splice("{ }"), r#"{"model":"m\"1" }"#);
+    }
+}

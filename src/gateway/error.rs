@@ -1,0 +1,179 @@
+//! Refusals and failures, in the dialect's own shape with a stable code, so that official SDKs
+//! raise their normal exceptions.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+
+use crate::domain::clock::SECOND;
+use crate::domain::ids::RequestId;
+use crate::domain::resolve::{Gate, Opener, Refusal, RefusalCode};
+use crate::outbound::SendError;
+use crate::providers;
+use crate::services::overview::Standing;
+use crate::services::{Options, ServiceError};
+use crate::storage::StorageError;
+
+#[derive(Debug)]
+pub struct GatewayError {
+    status: u16,
+    code: &'static str,
+    message: String,
+    /// Seconds after which a retry may succeed.
+    retry_after: Option<i64>,
+}
+
+impl GatewayError {
+    fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after: None }
+    }
+
+    pub fn token_invalid(message: impl Into<String>) -> Self {
+        Self::new(401, "keyward_token_invalid", message)
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(400, "keyward_invalid_request", message)
+    }
+
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(404, "keyward_invalid_request", message)
+    }
+
+    pub fn tenant_not_found(message: impl Into<String>) -> Self {
+        Self::new(404, "keyward_tenant_not_found", message)
+    }
+
+    pub fn too_large(limit: usize) -> Self {
+        Self::new(413, "keyward_too_large", format!("The body is larger than {} MiB.", limit / 1_024 / 1_024))
+    }
+
+    pub fn unavailable() -> Self {
+        Self::new(503, "keyward_unavailable", "Keyward cannot serve this request now. Try again in a moment.")
+    }
+
+    pub fn upstream_unreachable(message: impl Into<String>) -> Self {
+        Self::new(502, "keyward_upstream_unreachable", message)
+    }
+
+    /// What became of the call upstream.
+    pub fn upstream(error: SendError, provider: &str) -> Self {
+        match error {
+            SendError::Timeout => {
+                Self::new(504, "keyward_upstream_timeout", format!("{provider} did not answer in time."))
+            }
+            SendError::Unreachable => Self::upstream_unreachable(format!("{provider} could not be reached.")),
+            SendError::Refused => Self::upstream_unreachable("The custom URL of this key is not allowed."),
+            SendError::Broken => Self::upstream_unreachable(format!("The answer of {provider} broke off.")),
+        }
+    }
+
+    /// An answer that no SDK could read.
+    pub fn unreadable(provider: &str) -> Self {
+        Self::upstream_unreachable(format!("{provider} sent an answer that cannot be read."))
+    }
+
+    /// A refusal by resolution: what is closed, and where to open it.
+    pub fn refused(refusal: &Refusal, gates: &[Gate], standing: &Standing, options: &Options) -> Self {
+        let (status, code) = match refusal.code {
+            RefusalCode::FeatureUnknown => (400, "keyward_feature_unknown"),
+            RefusalCode::GateClosed => (403, "keyward_gate_closed"),
+            RefusalCode::KeyNotFound => (404, "keyward_key_not_found"),
+            RefusalCode::ProviderMismatch => (400, "keyward_provider_mismatch"),
+            RefusalCode::KeyRejected => (403, "keyward_key_rejected"),
+            RefusalCode::Paused => (402, "keyward_paused"),
+            RefusalCode::RateLimited => (429, "keyward_too_many_requests"),
+            RefusalCode::Unavailable => (503, "keyward_unavailable"),
+        };
+        let mut message = refusal.message.clone();
+        if let Some(until) = refusal.until {
+            message.push_str(&format!(" It ends at {}.", until.rfc3339()));
+        }
+        let opener = gates.iter().find_map(|gate| gate.closed.as_ref()).map(|closed| closed.opener);
+        if let Some(way_out) = opener.and_then(|opener| way_out(opener, standing, options)) {
+            message.push(' ');
+            message.push_str(&way_out);
+        }
+        let retry_after = (refusal.code == RefusalCode::RateLimited)
+            .then(|| refusal.until.map_or(1, |until| until.since(standing.now) / SECOND + 1).max(1));
+        Self { retry_after, ..Self::new(status, code, message) }
+    }
+
+    /// The code for usage rows.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The error as the dialect's clients expect it.
+    pub fn body(&self, id: RequestId) -> String {
+        let kind = match self.status {
+            400 => "invalid_request_error",
+            401 => "authentication_error",
+            402 => "billing_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            504 => "timeout_error",
+            _ => "api_error",
+        };
+        serde_json::json!({
+            "type": "error",
+            "error": { "type": kind, "message": self.message, "details": { "error_code": self.code } },
+            "request_id": id,
+        })
+        .to_string()
+    }
+
+    pub fn respond(&self, id: RequestId) -> HttpResponse {
+        metrics::counter!("keyward_gateway_refusals", "code" => self.code).increment(1);
+        let mut response = HttpResponse::build(
+            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        );
+        response
+            .content_type("application/json")
+            .insert_header(("x-keyward-request-id", id.to_string()))
+            .insert_header(("request-id", id.to_string()));
+        match self.retry_after {
+            Some(seconds) => {
+                response.insert_header(("retry-after", seconds.to_string()));
+            }
+            None if self.status < 500 => {
+                response.insert_header(("x-should-retry", "false"));
+            }
+            None => {}
+        }
+        response.body(self.body(id))
+    }
+}
+
+fn way_out(opener: Opener, standing: &Standing, options: &Options) -> Option<String> {
+    let (base, slug) = (&options.public_url, &standing.tenant.tenant.slug);
+    Some(match opener {
+        Opener::Platform => "The operator can change that.".to_owned(),
+        Opener::KeysPage => format!("An admin can change that at {base}/t/{slug}/settings/api-keys."),
+        Opener::BillingPage => format!("An admin can change that at {base}/t/{slug}/billing."),
+        Opener::ProviderConsole => {
+            let provider = standing.tenant.keys.views.first()?.provider;
+            format!("Raise the limit at {}.", providers::of(provider).spec().limits_url)
+        }
+    })
+}
+
+impl From<StorageError> for GatewayError {
+    fn from(error: StorageError) -> Self {
+        tracing::error!(error = &error as &dyn std::error::Error, "the gateway could not read the database");
+        Self::unavailable()
+    }
+}
+
+impl From<ServiceError> for GatewayError {
+    fn from(error: ServiceError) -> Self {
+        match error {
+            ServiceError::NotFound => Self::tenant_not_found("There is no such tenant."),
+            error => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the gateway failed");
+                Self::unavailable()
+            }
+        }
+    }
+}

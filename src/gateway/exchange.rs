@@ -1,0 +1,346 @@
+//! One exchange with a provider, from the request that goes out to the settled usage row. Runs on
+//! the process's runtime as a task of its own: when the client leaves, it goes on.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::HeaderMap;
+use tokio::sync::{mpsc, oneshot};
+
+use super::error::GatewayError;
+use super::{began, microseconds_since};
+use crate::domain::ids::TokenId;
+use crate::domain::provider_key::{KeyView, Verdict};
+use crate::domain::usage::{TokenUsage, UsageRow};
+use crate::outbound::{Answer, FIRST_BYTE, SendError, Trust};
+use crate::providers::{self, Endpoint, Outgoing, Report, UsageReader};
+use crate::services::Services;
+use crate::services::directory::PlatformView;
+use crate::services::meter::{self, Ending};
+
+/// How long an answer is read on after its client has left.
+const DRAIN: Duration = Duration::from_secs(60);
+/// A JSON answer comes whole; a longer one is no answer of a model.
+const MAX_JSON: usize = 16 * 1_024 * 1_024;
+/// Error answers are short.
+const MAX_ERROR: usize = 1_024 * 1_024;
+
+pub struct Exchange {
+    pub services: Arc<Services>,
+    pub platform: Arc<PlatformView>,
+    pub key: KeyView,
+    pub endpoint: Endpoint,
+    pub outgoing: Outgoing,
+    pub trust: Trust,
+    pub row: UsageRow,
+    pub token: TokenId,
+    /// Held to the end, so that a shutdown waits for it.
+    pub ticket: mpsc::Sender<()>,
+}
+
+/// The beginning of an answer, ready for the client.
+pub struct Head {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: AnswerBody,
+}
+
+pub enum AnswerBody {
+    Whole(Bytes),
+    Stream(Chunks),
+}
+
+/// The rest of a streamed answer. Dropping it tells the exchange that the client has left.
+pub struct Chunks(mpsc::Receiver<Bytes>);
+
+impl Stream for Chunks {
+    type Item = Result<Bytes, std::convert::Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_recv(cx).map(|chunk| chunk.map(Ok))
+    }
+}
+
+/// Where the head of the answer is handed over.
+type ToClient = oneshot::Sender<Result<Head, GatewayError>>;
+
+impl Exchange {
+    /// Starts the exchange and waits for the head of its answer.
+    ///
+    /// # Errors
+    /// When there is no answer that could be passed on.
+    pub async fn start(self, services: &Services) -> Result<Head, GatewayError> {
+        let (to_client, head) = oneshot::channel();
+        services.runtime.spawn(self.run(to_client));
+        head.await.unwrap_or_else(|_| Err(GatewayError::unavailable()))
+    }
+
+    async fn run(mut self, mut to_client: ToClient) {
+        let started = Instant::now();
+        let outgoing = std::mem::replace(
+            &mut self.outgoing,
+            Outgoing {
+                method: http::Method::GET,
+                url: String::new(),
+                headers: HeaderMap::new(),
+                body: Bytes::new(),
+            },
+        );
+        // The pending row is written while the call runs; nothing is answered before both are done.
+        let services = Arc::clone(&self.services);
+        let (recorded, sent) = tokio::join!(
+            services.meter.open(self.row.clone(), Some(self.token)),
+            while_wanted(&mut to_client, services.outbound.send(outgoing, self.trust, FIRST_BYTE)),
+        );
+        if recorded.is_err() {
+            let _ = to_client.send(Err(GatewayError::unavailable()));
+            return;
+        }
+        let first_byte_us = Some(microseconds_since(started));
+        match sent {
+            None => {
+                let ending =
+                    Ending { cut: true, error_code: Some("keyward_client_left".into()), ..Ending::default() };
+                self.settle(Report::default(), ending).await;
+            }
+            Some(Err(error)) => self.failed(error, to_client).await,
+            Some(Ok(answer)) if (200..300).contains(&answer.status) => {
+                self.succeeded(answer, first_byte_us, to_client).await;
+            }
+            Some(Ok(answer)) => self.refused(answer, first_byte_us, to_client).await,
+        }
+    }
+
+    async fn failed(self, error: SendError, to_client: ToClient) {
+        if error == SendError::Unreachable {
+            self.services.key_states.observe(&self.key, Verdict::Unreachable, began(&self.row));
+        }
+        let answer = GatewayError::upstream(error, self.key.provider.label());
+        let ending = Ending { error_code: Some(answer.code().to_owned()), ..Ending::default() };
+        let _ = to_client.send(Err(answer));
+        self.settle(Report::default(), ending).await;
+    }
+
+    /// The provider refused: what it says goes on to the client, and tells something of the key.
+    async fn refused(self, mut answer: Answer, first_byte_us: Option<i64>, mut to_client: ToClient) {
+        let provider = self.key.provider;
+        let body = while_wanted(&mut to_client, answer.body(MAX_ERROR)).await;
+        let body = body.and_then(Result::ok).flatten();
+        let judged = providers::of(provider).judge(
+            &self.endpoint,
+            answer.status,
+            &answer.headers,
+            body.as_deref().unwrap_or_default(),
+            self.services.clock.now(),
+        );
+        self.services.key_states.observe(&self.key, judged.verdict, began(&self.row));
+        // A redirect, or an error that cannot be read, is nothing that an SDK could use.
+        let usable = body.filter(|_| answer.status >= 400);
+        let (head, code) = match usable {
+            Some(body) => {
+                let code = judged.code.unwrap_or_else(|| format!("http_{}", answer.status));
+                (
+                    Ok(Head {
+                        status: answer.status,
+                        headers: answer.headers,
+                        body: AnswerBody::Whole(body),
+                    }),
+                    code,
+                )
+            }
+            None => {
+                let error = GatewayError::unreadable(provider.label());
+                let code = error.code().to_owned();
+                (Err(error), code)
+            }
+        };
+        let status = Some(answer.status);
+        let _ = to_client.send(head);
+        self.settle(Report::default(), Ending { status, error_code: Some(code), first_byte_us, cut: false })
+            .await;
+    }
+
+    async fn succeeded(self, answer: Answer, first_byte_us: Option<i64>, to_client: ToClient) {
+        self.services.key_states.observe(&self.key, Verdict::Works, began(&self.row));
+        let kind = answer
+            .headers
+            .get(http::header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or("");
+        if kind.starts_with("text/event-stream") {
+            self.stream(answer, first_byte_us, to_client).await;
+        } else if kind.starts_with("application/json") {
+            self.whole(answer, first_byte_us, to_client).await;
+        } else {
+            {
+                let error = GatewayError::unreadable(self.key.provider.label());
+                self.unusable(answer.status, first_byte_us, error, to_client).await;
+            }
+        }
+    }
+
+    /// A JSON answer: it comes in one go when the model is done, so it is read before it is passed
+    /// on. One that breaks off, makes no sense or never ends becomes a clear error.
+    async fn whole(self, mut answer: Answer, first_byte_us: Option<i64>, mut to_client: ToClient) {
+        let provider = self.key.provider;
+        let status = answer.status;
+        let body = match while_wanted(&mut to_client, answer.body(MAX_JSON)).await {
+            None => {
+                let ending = Ending {
+                    status: Some(status),
+                    error_code: Some("keyward_client_left".into()),
+                    first_byte_us,
+                    cut: true,
+                };
+                return self.settle(Report::default(), ending).await;
+            }
+            Some(Err(error)) => {
+                let error = GatewayError::upstream(error, provider.label());
+                return self.unusable(status, first_byte_us, error, to_client).await;
+            }
+            Some(Ok(None)) => {
+                let error = GatewayError::upstream_unreachable(format!(
+                    "The answer of {} is longer than {} MiB.",
+                    provider.label(),
+                    MAX_JSON / 1_024 / 1_024
+                ));
+                return self.unusable(status, first_byte_us, error, to_client).await;
+            }
+            Some(Ok(Some(body))) => body,
+        };
+        let report = if self.endpoint.is_metered() {
+            let mut reader = providers::of(provider).reader(false);
+            reader.push(&body);
+            reader.finish()
+        } else {
+            free_of_charge(serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok())
+        };
+        if !report.complete {
+            return self
+                .unusable(status, first_byte_us, GatewayError::unreadable(provider.label()), to_client)
+                .await;
+        }
+        let _ = to_client.send(Ok(Head { status, headers: answer.headers, body: AnswerBody::Whole(body) }));
+        self.settle(report, Ending { status: Some(status), error_code: None, first_byte_us, cut: false })
+            .await;
+    }
+
+    /// An answer of status 200 that is none. What it cost cannot be known.
+    async fn unusable(
+        self,
+        status: u16,
+        first_byte_us: Option<i64>,
+        error: GatewayError,
+        to_client: ToClient,
+    ) {
+        let code = error.code().to_owned();
+        let _ = to_client.send(Err(error));
+        let ending = Ending { status: Some(status), error_code: Some(code), first_byte_us, cut: false };
+        self.settle(Report::default(), ending).await;
+    }
+
+    /// A stream: every chunk goes on as it comes, and past the reader of usage.
+    async fn stream(self, mut answer: Answer, first_byte_us: Option<i64>, to_client: ToClient) {
+        let (sender, chunks) = mpsc::channel(32);
+        let mut client = Some(sender);
+        let headers = std::mem::take(&mut answer.headers);
+        let status = answer.status;
+        if to_client.send(Ok(Head { status, headers, body: AnswerBody::Stream(Chunks(chunks)) })).is_err() {
+            client = None;
+        }
+        let mut reader = providers::of(self.key.provider).reader(true);
+        let broken = pump(&mut answer, &mut *reader, &mut client).await;
+        let report = reader.finish();
+        let mut ending = Ending { status: Some(status), error_code: None, first_byte_us, cut: false };
+        if let Some(how) = broken {
+            ending.cut = true;
+            ending.error_code = Some(how.to_owned());
+        } else if !report.complete && report.error_code.is_none() {
+            ending.error_code = Some("keyward_upstream_unreachable".to_owned());
+        }
+        let ended_early = ending.error_code.is_some();
+        if let (true, Some(client)) = (ended_early, client) {
+            let _ = client.send(self.last_word()).await;
+        }
+        self.settle(report, ending).await;
+    }
+
+    /// The error event with which a stream that broke off ends. The blank line and the empty ping
+    /// before it close whatever half of an event was sent: clients skip pings unread.
+    fn last_word(&self) -> Bytes {
+        let error = GatewayError::upstream(SendError::Broken, self.key.provider.label());
+        format!("\nevent: ping\n\nevent: error\ndata: {}\n\n", error.body(self.row.id)).into()
+    }
+
+    async fn settle(self, report: Report, ending: Ending) {
+        let now = self.services.clock.now();
+        let settled = meter::settle(self.row, report, ending, &self.platform.prices, now);
+        self.services.meter.settle(settled).await;
+        drop(self.ticket);
+    }
+}
+
+/// Passes a stream on to its end. Gives the code of what broke it off, if anything did. A client
+/// that has left does not end it before its time.
+async fn pump(
+    answer: &mut Answer,
+    reader: &mut dyn UsageReader,
+    client: &mut Option<mpsc::Sender<Bytes>>,
+) -> Option<&'static str> {
+    let mut left_at = client.is_none().then(tokio::time::Instant::now);
+    loop {
+        let gone = async {
+            match (&*client, left_at) {
+                (Some(client), _) => client.closed().await,
+                (None, Some(left)) => tokio::time::sleep_until(left + DRAIN).await,
+                (None, None) => std::future::pending().await,
+            }
+        };
+        let chunk = tokio::select! {
+            biased;
+            chunk = answer.chunk() => chunk,
+            () = gone => {
+                if client.take().is_none() {
+                    return Some("keyward_client_left");
+                }
+                left_at = Some(tokio::time::Instant::now());
+                continue;
+            }
+        };
+        match chunk {
+            Ok(Some(chunk)) => {
+                reader.push(&chunk);
+                if let Some(open) = client
+                    && open.send(chunk).await.is_err()
+                {
+                    *client = None;
+                    left_at = Some(tokio::time::Instant::now());
+                }
+            }
+            Ok(None) => return None,
+            Err(SendError::Timeout) => return Some("keyward_upstream_timeout"),
+            Err(_) => return Some("keyward_upstream_unreachable"),
+        }
+    }
+}
+
+/// Runs on until it is done, or for `DRAIN` after the client has left.
+async fn while_wanted<T>(to_client: &mut ToClient, work: impl Future<Output = T>) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => return Some(done),
+        () = to_client.closed() => {}
+    }
+    tokio::time::timeout(DRAIN, work).await.ok()
+}
+
+/// Counting tokens and listing models cost nothing.
+fn free_of_charge(readable: bool) -> Report {
+    Report { tokens: Some(TokenUsage::default()), complete: readable, ..Report::default() }
+}

@@ -1,0 +1,179 @@
+//! Who is asking, and what their headers say.
+
+use actix_web::HttpRequest;
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::error::GatewayError;
+use crate::access::scope::Scope;
+use crate::crypto::token::TokenKind;
+use crate::domain::ids::{TenantId, TokenId};
+use crate::domain::provider_key::Provider;
+use crate::domain::usage::Labels;
+use crate::services::Services;
+use crate::services::tokens::SCOPE_GATEWAY;
+
+/// The tenant that a request acts for, proved by an access token.
+pub struct Caller {
+    pub scope: Scope,
+    pub tenant: TenantId,
+    pub token: TokenId,
+}
+
+/// What Keyward's own headers ask for, and the other headers.
+#[derive(Debug)]
+pub struct Asked {
+    pub feature: Option<String>,
+    pub key_name: Option<String>,
+    pub provider: Option<Provider>,
+    pub labels: Labels,
+    /// Everything else; the provider picks out what may go on.
+    pub passing: HeaderMap,
+}
+
+const PREFIX: &str = "x-keyward-";
+const MAX_LABEL: usize = 128;
+
+/// Finds the tenant behind the request's token.
+///
+/// # Errors
+/// A refusal in the dialect's own shape.
+pub async fn authenticate(services: &Services, request: &HttpRequest) -> Result<Caller, GatewayError> {
+    let presented = presented(request)?;
+    let now = services.clock.now();
+    let (kind, token) = services
+        .directory
+        .token(presented)
+        .await?
+        .filter(|(_, token)| token.expires_at.is_none_or(|at| at > now))
+        .ok_or_else(|| {
+            GatewayError::token_invalid(
+                "That access token is not valid. It may be mistyped, expired or revoked.",
+            )
+        })?;
+    if !token.scopes.iter().any(|scope| scope == SCOPE_GATEWAY) {
+        return Err(GatewayError::token_invalid("That access token may not use the gateway."));
+    }
+    let named = header(request, "x-keyward-tenant")?;
+    let tenant = match (kind, token.tenant_id, named) {
+        (TokenKind::Tenant, Some(tenant), None) => tenant,
+        (TokenKind::Tenant, Some(_), Some(_)) => {
+            return Err(GatewayError::invalid("x-keyward-tenant goes with service tokens only."));
+        }
+        (_, _, None) => {
+            return Err(GatewayError::invalid("A service token needs x-keyward-tenant, the tenant's slug."));
+        }
+        (_, _, Some(slug)) => services
+            .directory
+            .tenant_id(slug)
+            .await?
+            .ok_or_else(|| GatewayError::tenant_not_found(format!("There is no tenant {slug}.")))?,
+    };
+    Ok(Caller { scope: Scope::of_token(tenant), tenant, token: token.id })
+}
+
+fn presented(request: &HttpRequest) -> Result<&str, GatewayError> {
+    let missing =
+        || GatewayError::token_invalid("Send your Keyward access token as x-api-key or as a Bearer token.");
+    let bearer = header(request, "authorization")?
+        .map(|value| {
+            value
+                .split_once(' ')
+                .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+                .map(|(_, token)| token.trim())
+                .ok_or_else(missing)
+        })
+        .transpose()?;
+    match (bearer, header(request, "x-api-key")?) {
+        (Some(a), Some(b)) if a != b => {
+            Err(GatewayError::token_invalid("x-api-key and authorization carry different tokens."))
+        }
+        (Some(token), _) | (None, Some(token)) => Ok(token),
+        (None, None) => Err(missing()),
+    }
+}
+
+/// A header that may be sent once, as text.
+fn header<'a>(request: &'a HttpRequest, name: &str) -> Result<Option<&'a str>, GatewayError> {
+    let mut values = request.headers().get_all(name);
+    let Some(value) = values.next() else { return Ok(None) };
+    let text = value.to_str().ok().filter(|_| values.next().is_none());
+    text.map(|text| Some(text.trim()))
+        .ok_or_else(|| GatewayError::invalid(format!("{name} may be sent once, as plain text.")))
+}
+
+/// Reads what the headers ask for.
+///
+/// # Errors
+/// A refusal that names the header that cannot be understood.
+pub fn read_headers(request: &HttpRequest) -> Result<Asked, GatewayError> {
+    if request.headers().contains_key("content-encoding") {
+        return Err(GatewayError::invalid("Send the body as it is: compressed requests are not taken."));
+    }
+    refuse_credentials_in(request.query_string())?;
+    let mut asked = Asked {
+        feature: None,
+        key_name: None,
+        provider: None,
+        labels: Labels::default(),
+        passing: HeaderMap::new(),
+    };
+    for (name, value) in request.headers() {
+        let Some(own) = name.as_str().strip_prefix(PREFIX) else {
+            pass(&mut asked.passing, name.as_str(), value.as_bytes());
+            continue;
+        };
+        if own == "tenant" {
+            continue;
+        }
+        let text = label(name.as_str(), header(request, name.as_str())?.unwrap_or_default())?;
+        match own {
+            "feature" => asked.feature = Some(text),
+            "key" => asked.key_name = Some(text),
+            "provider" => {
+                let known = Provider::parse(&text);
+                asked.provider =
+                    Some(known.ok_or_else(|| GatewayError::invalid(format!("{text} is not a provider.")))?);
+            }
+            "endpoint" => asked.labels.endpoint = Some(text),
+            "session" if text.starts_with("ses_") => {
+                return Err(GatewayError::invalid(format!("There is no session {text}.")));
+            }
+            "session" => asked.labels.session = Some(text),
+            "prompt" => asked.labels.prompt = Some(text),
+            _ => return Err(GatewayError::invalid(format!("{name} is not a header that Keyward knows."))),
+        }
+    }
+    Ok(asked)
+}
+
+fn label(name: &str, text: &str) -> Result<String, GatewayError> {
+    let fits =
+        !text.is_empty() && text.len() <= MAX_LABEL && text.bytes().all(|b| (b' '..=b'~').contains(&b));
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err(GatewayError::invalid(format!("{name} takes 1 to {MAX_LABEL} printable characters.")))
+    }
+}
+
+fn pass(headers: &mut HeaderMap, name: &str, value: &[u8]) {
+    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+        headers.append(name, value);
+    }
+}
+
+/// A credential in a URL ends in logs; a request that carries one there is refused.
+fn refuse_credentials_in(query: &str) -> Result<(), GatewayError> {
+    let carries = query.split('&').any(|pair| {
+        let name = pair.split('=').next().unwrap_or_default().to_ascii_lowercase();
+        matches!(
+            name.as_str(),
+            "key" | "api_key" | "api-key" | "apikey" | "x-api-key" | "access_token" | "token"
+        )
+    });
+    if carries {
+        Err(GatewayError::invalid("Send the access token in a header, not in the URL."))
+    } else {
+        Ok(())
+    }
+}

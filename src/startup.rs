@@ -1,0 +1,302 @@
+//! Puts the process together: database, keyring, services, servers and jobs; and takes it apart again.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use actix_web::dev::ServerHandle;
+use actix_web::{App, HttpResponse, HttpServer, web};
+
+use crate::config::{ConfigError, Settings};
+use crate::crypto::keyring::{Keyring, KeyringError};
+use crate::crypto::password::{PasswordError, Passwords};
+use crate::crypto::root::RootKeys;
+use crate::crypto::sealed::OpenError;
+use crate::domain::clock::Clock;
+use crate::domain::ids::InstanceId;
+use crate::gateway::{self, InFlight};
+use crate::outbound::{Outbound, Parts};
+use crate::services::directory::Directory;
+use crate::services::jobs::Jobs;
+use crate::services::key_states::KeyStates;
+use crate::services::meter::{self, Meter};
+use crate::services::{Options, ServiceError, Services, jobs, platform};
+use crate::storage::{Database, StorageError, changes, root};
+use crate::web::{self as console, Options as WebOptions};
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("cannot make the data folder {path}")]
+    DataDir { path: String, source: std::io::Error },
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Keyring(#[from] KeyringError),
+    #[error(
+        "the keyring {path} does not open this database: {source}. Put the keyring back that belongs to it; nothing was changed"
+    )]
+    WrongKeyring { path: String, source: OpenError },
+    #[error(
+        "this database was sealed with a keyring, but there is none at {path}. Put it back, or no provider key can be opened"
+    )]
+    MissingKeyring { path: String },
+    #[error("the HTTP client could not be set up")]
+    Outbound(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    #[error("cannot listen on {address}")]
+    Bind { address: String, source: std::io::Error },
+    #[error("the server failed")]
+    Server(#[source] std::io::Error),
+}
+
+/// What a test may put in place of the real thing.
+#[derive(Default)]
+pub struct Replacements {
+    pub clock: Clock,
+    pub outbound: Parts,
+}
+
+/// Opens the database and brings its schema up to date.
+///
+/// # Errors
+/// When it cannot be reached or migrated.
+pub async fn open_database(settings: &Settings) -> Result<Database, StartError> {
+    make_data_dir(&settings.data_dir)?;
+    let database = Database::connect(settings.database_url()?.expose()).await?;
+    database.migrate().await?;
+    Ok(database)
+}
+
+fn make_data_dir(path: &Path) -> Result<(), StartError> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt as _;
+        builder.mode(0o700);
+    }
+    builder.create(path).map_err(|source| StartError::DataDir { path: path.display().to_string(), source })
+}
+
+/// Opens everything that use cases need, without listening anywhere.
+///
+/// # Errors
+/// Above all when the keyring is not the one that the database was sealed with.
+pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Services>, StartError> {
+    let options = Options {
+        public_url: settings.public_url()?,
+        product: settings.product_name.clone(),
+        anthropic_origin: settings.anthropic_origin()?,
+    };
+    let db = open_database(settings).await?;
+    let (keyring, root) = open_custody(&db, &settings.keyring_path()).await?;
+    platform::seed(&db, replace.clock.now()).await?;
+    let outbound = Outbound::new(replace.outbound).map_err(|error| StartError::Outbound(error.into()))?;
+    Ok(Arc::new(Services {
+        directory: Directory::new(db.clone()),
+        db,
+        clock: replace.clock,
+        keyring: Arc::new(keyring),
+        root: Arc::new(root),
+        outbound,
+        passwords: Passwords::new()?,
+        meter: Meter::default(),
+        key_states: KeyStates::default(),
+        options,
+        instance: InstanceId::new(),
+        runtime: tokio::runtime::Handle::current(),
+    }))
+}
+
+/// Opens the keyring and, with it, the root secret. Both are made at the very first start.
+///
+/// # Errors
+/// `WrongKeyring` or `MissingKeyring` when the database belongs to another keyring.
+pub async fn open_custody(db: &Database, path: &Path) -> Result<(Keyring, RootKeys), StartError> {
+    let shown = || path.display().to_string();
+    let mut tx = db.write().await?;
+    let sealed = root::find_root(&mut tx).await?;
+    if sealed.is_none() && !path.exists() {
+        Keyring::generate().create(path)?;
+        tracing::warn!(path = %path.display(), "a new master keyring was written: back it up apart from the database");
+    } else if !path.exists() {
+        return Err(StartError::MissingKeyring { path: shown() });
+    }
+    let keyring = Keyring::load(path)?;
+    let wrong = |source| StartError::WrongKeyring { path: shown(), source };
+    if let Some(sealed) = sealed {
+        let root = RootKeys::open(&keyring, &sealed).map_err(wrong)?;
+        return Ok((keyring, root));
+    }
+    let (made, sealed) = RootKeys::generate(&keyring).map_err(wrong)?;
+    if root::insert_root(&mut tx, &sealed).await? {
+        tx.commit().await?;
+        return Ok((keyring, made));
+    }
+    // Another process was first; its root secret is the one that counts.
+    let sealed =
+        root::find_root(&mut tx).await?.ok_or_else(|| StartError::MissingKeyring { path: shown() })?;
+    let root = RootKeys::open(&keyring, &sealed).map_err(wrong)?;
+    Ok((keyring, root))
+}
+
+/// A server that is up.
+pub struct Running {
+    pub services: Arc<Services>,
+    /// Ends the server when told to; see `stop`.
+    handle: ServerHandle,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+    in_flight: InFlight,
+    jobs: Jobs,
+    stopping: Arc<AtomicBool>,
+    shutdown: Duration,
+}
+
+/// Binds the address that the settings name.
+///
+/// # Errors
+/// When it is taken.
+pub fn bind(address: std::net::SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).map_err(|source| StartError::Bind { address: address.to_string(), source })
+}
+
+/// Starts servers and jobs on a bound listener.
+///
+/// # Errors
+/// When the server cannot be set up.
+pub async fn start(
+    services: Arc<Services>,
+    settings: &Settings,
+    listener: TcpListener,
+) -> Result<Running, StartError> {
+    settle_leftovers(&services).await?;
+    let jobs = jobs::start(&services);
+    let in_flight = InFlight::default();
+    let stopping = Arc::new(AtomicBool::new(false));
+    let shutdown = Duration::from_secs(settings.shutdown_seconds);
+
+    let app_services = Arc::clone(&services);
+    let ticket = in_flight.ticket();
+    let readiness = Arc::clone(&stopping);
+    let secure = services.options.public_url.starts_with("https://");
+    let trusted_proxies = settings.trusted_proxies.clone();
+    let server = HttpServer::new(move || {
+        let web_options = WebOptions { secure, trusted_proxies: trusted_proxies.clone() };
+        App::new()
+            .app_data(web::Data::new(Health {
+                services: Arc::clone(&app_services),
+                stopping: Arc::clone(&readiness),
+            }))
+            .route("/healthz", web::get().to(healthz))
+            .route("/readyz", web::get().to(readyz))
+            .configure(|cfg| gateway::configure(cfg, Arc::clone(&app_services), ticket.clone()))
+            .configure(|cfg| console::configure(cfg, Arc::clone(&app_services), &web_options))
+    })
+    .tcp_nodelay(true)
+    .h1_allow_half_closed(false)
+    .keep_alive(Duration::from_secs(75))
+    .client_request_timeout(Duration::from_secs(10))
+    .shutdown_timeout(settings.shutdown_seconds)
+    .disable_signals()
+    .listen(listener)
+    .map_err(StartError::Server)?
+    .run();
+    let handle = server.handle();
+    let server = tokio::spawn(server);
+    Ok(Running { services, handle, server, in_flight, jobs, stopping, shutdown })
+}
+
+/// SQLite has one server, so whatever is pending when it starts was left by one that died. On
+/// PostgreSQL the job that listens for heartbeats finds out.
+async fn settle_leftovers(services: &Services) -> Result<(), StartError> {
+    let now = services.clock.now();
+    meter::beat(&services.db, services.instance, now).await?;
+    if matches!(services.db, Database::Sqlite(_)) {
+        let platform = services.directory.platform().await?;
+        meter::settle_orphans(&services.db, services.instance, &platform.prices, now, now.plus(1)).await?;
+    }
+    Ok(())
+}
+
+impl Running {
+    /// Stops taking requests, lets those under way finish and writes what they used.
+    pub async fn stop(self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.handle.stop(true).await;
+        let _ = self.server.await;
+        if tokio::time::timeout(self.shutdown, self.in_flight.wait()).await.is_err() {
+            tracing::warn!("some exchanges were still under way; they will be settled by estimate");
+        }
+        self.services.meter.flush().await;
+        self.jobs.stop();
+        if let Err(error) = end(&self.services).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "this process could not say goodbye");
+        }
+        self.services.db.close().await;
+    }
+
+    /// Waits for a request to stop by signal, then stops.
+    ///
+    /// # Errors
+    /// When signals cannot be listened to.
+    pub async fn until_signal(self) -> std::io::Result<()> {
+        signal().await?;
+        tracing::info!("stopping: streams under way may finish");
+        self.stop().await;
+        Ok(())
+    }
+}
+
+async fn end(services: &Services) -> Result<(), StorageError> {
+    let mut tx = services.db.meter().await?;
+    changes::end(&mut tx, services.instance).await?;
+    tx.commit().await
+}
+
+#[cfg(unix)]
+async fn signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        done = tokio::signal::ctrl_c() => done,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+async fn signal() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
+}
+
+struct Health {
+    services: Arc<Services>,
+    stopping: Arc<AtomicBool>,
+}
+
+/// The process is up.
+async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
+}
+
+/// The process can serve: it is not stopping and its database answers.
+async fn readyz(health: web::Data<Health>) -> HttpResponse {
+    let answers = async {
+        let mut tx = health.services.db.read().await?;
+        root::find_root(&mut tx).await
+    };
+    let up = !health.stopping.load(Ordering::SeqCst)
+        && matches!(tokio::time::timeout(Duration::from_secs(2), answers).await, Ok(Ok(Some(_))));
+    let (mut response, body) = if up {
+        (HttpResponse::Ok(), "ready\n")
+    } else {
+        (HttpResponse::ServiceUnavailable(), "not ready\n")
+    };
+    response.content_type("text/plain; charset=utf-8").body(body)
+}

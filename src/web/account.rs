@@ -1,0 +1,171 @@
+//! One's own account: the password, and where one is signed in.
+
+use actix_web::HttpRequest;
+use actix_web::http::StatusCode;
+use actix_web::web::{self, Data, Path, ServiceConfig};
+use askama::Template;
+use jiff::tz::TimeZone;
+use serde::Deserialize;
+
+use super::error::WebError;
+use super::form::{Failure, Nothing, Posted};
+use super::page::{Answer, Chrome, Here, Page, see_other};
+use super::time::{Times, When};
+use super::viewer::Viewer;
+use super::{Console, read, session};
+use crate::crypto::secret::Secret;
+use crate::domain::account::PlatformRole;
+use crate::domain::ids::SessionId;
+use crate::services::{Problems, ServiceError};
+
+pub fn routes(cfg: &mut ServiceConfig) {
+    cfg.service(web::resource("/account").route(read().to(show)))
+        .service(web::resource("/account/password").route(web::post().to(change_password)))
+        .service(web::resource("/account/sessions/{id}/revoke").route(web::post().to(revoke)));
+}
+
+#[derive(Template)]
+#[template(path = "pages/account.html")]
+struct AccountPage {
+    chrome: Chrome,
+    is_support: bool,
+    sessions: Vec<SessionRow>,
+    problems: Problems,
+}
+
+struct SessionRow {
+    id: SessionId,
+    browser: String,
+    address: String,
+    created: When,
+    seen: When,
+    current: bool,
+}
+
+async fn show(console: Data<Console>, viewer: Viewer) -> Answer {
+    Page::new(page(&console, &viewer, Problems::default()).await?).answer()
+}
+
+async fn page(console: &Console, viewer: &Viewer, problems: Problems) -> Result<AccountPage, WebError> {
+    let times = Times { now: console.services.clock.now(), zone: TimeZone::UTC };
+    let sessions = console.services.sessions(&viewer.actor).await?;
+    let sessions = sessions
+        .into_iter()
+        .map(|stored| SessionRow {
+            id: stored.id,
+            browser: browser(stored.agent.as_deref().unwrap_or_default()),
+            address: stored.address.unwrap_or_else(|| "unknown".to_owned()),
+            created: times.when(stored.created_at),
+            seen: times.when(stored.seen_at),
+            current: stored.id == viewer.session_id,
+        })
+        .collect();
+    Ok(AccountPage {
+        chrome: Chrome::new(viewer, &Here::Account, "Account", "/account"),
+        is_support: viewer.actor.platform_role == Some(PlatformRole::Support),
+        sessions,
+        problems,
+    })
+}
+
+/// A browser's name for people, as far as its user agent tells one.
+fn browser(agent: &str) -> String {
+    let named = |names: &[(&str, &'static str)]| {
+        names.iter().find(|(mark, _)| agent.contains(mark)).map(|(_, name)| *name)
+    };
+    // In the order in which they pretend to be each other.
+    let program = named(&[
+        ("Edg/", "Edge"),
+        ("OPR/", "Opera"),
+        ("Firefox/", "Firefox"),
+        ("Chrome/", "Chrome"),
+        ("Safari/", "Safari"),
+        ("curl/", "curl"),
+    ]);
+    let system = named(&[
+        ("Windows", "Windows"),
+        ("Android", "Android"),
+        ("iPhone", "iPhone"),
+        ("iPad", "iPad"),
+        ("Mac OS X", "macOS"),
+        ("Linux", "Linux"),
+    ]);
+    match (program, system) {
+        (Some(program), Some(system)) => format!("{program} on {system}"),
+        (Some(name), None) | (None, Some(name)) => name.to_owned(),
+        (None, None) => "Unknown browser".to_owned(),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct PasswordForm {
+    new_password: Secret,
+}
+
+impl Default for PasswordForm {
+    fn default() -> Self {
+        Self { new_password: Secret::new(String::new()) }
+    }
+}
+
+async fn change_password(
+    console: Data<Console>,
+    viewer: Viewer,
+    request: HttpRequest,
+    posted: Posted<PasswordForm>,
+) -> Answer {
+    let services = &console.services;
+    let present = posted.current_password.unwrap_or_else(|| Secret::new(String::new()));
+    let new = posted.fields.new_password;
+    match services.change_password(&viewer.actor, present, new, &viewer.origin).await {
+        Ok(()) => {
+            // All sessions are gone, this one too: it begins anew.
+            let address = Some(viewer.origin.address.clone());
+            session::begin(&viewer.session, &request, viewer.actor.user_id, address, services.clock.now())?;
+            session::notify(&viewer.session, true, "Password changed. All other sessions were ended.");
+            Ok(see_other("/account"))
+        }
+        Err(error) => {
+            let failure = match error {
+                ServiceError::Denied => Failure {
+                    status: StatusCode::UNPROCESSABLE_ENTITY,
+                    problems: Problems::field("current_password", "That is not your present password."),
+                    retry_after: None,
+                },
+                error => Failure::of(error)?,
+            };
+            let page = page(&console, &viewer, failure.problems).await?;
+            Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
+        }
+    }
+}
+
+async fn revoke(
+    console: Data<Console>,
+    viewer: Viewer,
+    id: Path<String>,
+    _posted: Posted<Nothing>,
+) -> Answer {
+    let id = SessionId::parse(&id).ok_or(WebError::NotFound)?;
+    console.services.revoke_session(&viewer.actor, id).await?;
+    if id == viewer.session_id {
+        viewer.session.purge();
+        return Ok(see_other("/sign-in"));
+    }
+    session::notify(&viewer.session, true, "Session ended.");
+    Ok(see_other("/account"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browsers_are_named_in_the_order_in_which_they_pretend() {
+        let edge = "Mozilla/5.0 (Windows NT 10.0) AppleWebKit/537.36 Chrome/120.0 Safari/537.36 Edg/120.0";
+        assert_eq!(browser(edge), "Edge on Windows");
+        assert_eq!(browser("curl/8.5"), "curl");
+        assert_eq!(browser(""), "Unknown browser");
+    }
+}

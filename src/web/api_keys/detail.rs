@@ -1,0 +1,132 @@
+//! The page of one key: what is known of it, its versions, and what can be done with it.
+
+use actix_web::web::{Data, Path};
+use askama::Template;
+use serde::Deserialize;
+
+use super::show::{KeyCard, card, fingerprint};
+use super::{base, title};
+use crate::access::policy::Action;
+use crate::domain::provider_key::KeyVersion;
+use crate::services::ServiceError;
+use crate::services::overview::KeyDetail;
+use crate::services::provider_keys::UNDO_FOR;
+use crate::web::Console;
+use crate::web::page::{Answer, Chrome, Page};
+use crate::web::place::Place;
+use crate::web::prose::Prose;
+use crate::web::time::When;
+
+/// The key's name in the address; the tenant beside it is the place's business.
+#[derive(Deserialize)]
+pub struct KeyPath {
+    pub key: String,
+}
+
+#[derive(Template)]
+#[template(path = "pages/api_keys/detail.html")]
+struct KeyPage {
+    chrome: Chrome,
+    base: String,
+    section: &'static str,
+    /// `{base}/{name}`.
+    this: String,
+    card: KeyCard,
+    label: String,
+    is_default: bool,
+    disabled: bool,
+    undo: Option<Undo>,
+    versions: Vec<VersionRow>,
+    may_change: bool,
+    may_disable: bool,
+}
+
+struct Undo {
+    current: i32,
+    replaced: i32,
+    at: When,
+    until: When,
+}
+
+struct VersionRow {
+    version: i32,
+    hint: String,
+    fingerprint: String,
+    custom_url: Option<String>,
+    added: Prose,
+    state: Prose,
+    current: bool,
+}
+
+pub async fn show(console: Data<Console>, place: Place, path: Path<KeyPath>) -> Answer {
+    place.demand(Action::SeeKeyDetails)?;
+    let services = &console.services;
+    let detail = services.key_detail(place.holder, &path.key).await?;
+    let mode = match place.view() {
+        Some(_) => Some(services.standing(&place.holder.scope).await?.tenant.policy.mode),
+        None => None,
+    };
+    let may_change = place.may(Action::ChangeKeys);
+    let key = &detail.line.key;
+    let page = KeyPage {
+        chrome: place.chrome(key.name.as_str(), &base(&place)),
+        base: base(&place),
+        section: title(&place),
+        this: format!("{}/{}", base(&place), key.name),
+        card: card(&place, &detail.line, mode, &services.options.product, true, may_change),
+        label: key.label.clone().unwrap_or_default(),
+        is_default: key.is_default,
+        disabled: key.disabled_at.is_some(),
+        undo: undo(&place, &detail),
+        versions: detail.versions.iter().map(|version| row(&place, version, key.current.version)).collect(),
+        may_change,
+        may_disable: place.view().is_some() && place.may(Action::DisableKeys),
+    };
+    Page::new(page).answer()
+}
+
+fn undo(place: &Place, detail: &KeyDetail) -> Option<Undo> {
+    let previous = detail.undo.as_ref()?;
+    let replaced_at = previous.replaced_at?;
+    let until = previous.destroy_at.unwrap_or(replaced_at.plus(UNDO_FOR));
+    Some(Undo {
+        current: detail.line.key.current.version,
+        replaced: previous.version,
+        at: place.times().when(replaced_at),
+        until: place.times().when(until),
+    })
+}
+
+fn row(place: &Place, version: &KeyVersion, current: i32) -> VersionRow {
+    let times = place.times();
+    let state = match (version.version == current, version.replaced_at, version.destroy_at) {
+        (true, ..) => Prose::of("In use"),
+        (false, Some(_), Some(at)) if at > times.now => {
+            Prose::of("Replaced; sealed copy destroyed ").when(&times.when(at))
+        }
+        (false, Some(at), _) => Prose::of("Replaced ").when(&times.when(at)).text(" and destroyed"),
+        (false, None, _) => Prose::of("Not in use"),
+    };
+    VersionRow {
+        version: version.version,
+        hint: version.hint.clone(),
+        fingerprint: fingerprint(&version.fingerprint),
+        custom_url: version.custom_url.clone(),
+        added: Prose::default()
+            .when(&times.when(version.created_at))
+            .text(format!(" by {}", version.created_by_name)),
+        state,
+        current: version.version == current,
+    }
+}
+
+/// The detail of a key for a page that leads to a change of it.
+///
+/// # Errors
+/// `Denied` to whoever may not change it, `NotFound` when there is no such key.
+pub async fn changeable(console: &Console, place: &Place, name: &str) -> Result<KeyDetail, ServiceError> {
+    if !place.may(Action::ChangeKeys) {
+        return Err(ServiceError::Denied);
+    }
+    console.services.key_detail(place.holder, name).await
+}

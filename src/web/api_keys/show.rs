@@ -1,0 +1,256 @@
+//! The API keys page: banner, default key, other keys, and what each feature runs on.
+
+use actix_web::web::Data;
+use askama::Template;
+
+use super::words::{Advice, Words};
+use super::{base, title};
+use crate::access::policy::Action;
+use crate::domain::billing::UsageMode;
+use crate::domain::plan::Feature;
+use crate::domain::provider_key::{Provider, ProviderKey};
+use crate::domain::resolve::Decision;
+use crate::providers;
+use crate::services::overview::{KeyLine, Standing};
+use crate::services::provider_keys::short;
+use crate::web::Console;
+use crate::web::banner::{self, Banner, Subject};
+use crate::web::error::WebError;
+use crate::web::page::{Answer, Chrome, Page};
+use crate::web::place::Place;
+use crate::web::prose::{Prose, Tone};
+use crate::web::time::When;
+
+#[derive(Template)]
+#[template(path = "pages/api_keys/show.html")]
+struct ApiKeysPage {
+    chrome: Chrome,
+    base: String,
+    heading: &'static str,
+    lead: &'static str,
+    banner: Option<Banner>,
+    default: Option<KeyCard>,
+    rows: Vec<KeyRow>,
+    features: Vec<FeatureRow>,
+    sees_details: bool,
+    may_change: bool,
+    sees_cost: bool,
+}
+
+/// A key with everything that a panel shows of it.
+pub struct KeyCard {
+    pub name: String,
+    pub href: String,
+    pub title: &'static str,
+    pub purpose: String,
+    pub tone: Tone,
+    pub badge: String,
+    pub advice: Option<Advice>,
+    pub facts: Vec<Fact>,
+    pub added_by: String,
+    pub paused: bool,
+}
+
+pub struct Fact {
+    pub term: &'static str,
+    pub value: Prose,
+    pub mono: bool,
+}
+
+struct KeyRow {
+    name: String,
+    label: Option<String>,
+    provider: &'static str,
+    hint: String,
+    tone: Tone,
+    badge: String,
+    last_used: Option<When>,
+    cost: String,
+}
+
+struct FeatureRow {
+    name: String,
+    description: String,
+    runs_on: String,
+    model: Option<String>,
+    covered: bool,
+    /// Why each closed gate is closed.
+    closed: Vec<String>,
+}
+
+pub async fn show(console: Data<Console>, place: Place) -> Answer {
+    let services = &console.services;
+    let product = services.options.product.as_str();
+    let sees_details = place.may(Action::SeeKeyDetails);
+    let may_change = place.may(Action::ChangeKeys);
+    let lines = services.key_lines(place.holder).await?;
+    let standing = match place.view() {
+        Some(_) => Some(services.standing(&place.holder.scope).await?),
+        None => None,
+    };
+    let default = lines.iter().find(|line| line.key.is_default);
+    let others: Vec<&KeyLine> = lines.iter().filter(|line| !line.key.is_default).collect();
+    let mode = standing.as_ref().map(|standing| standing.tenant.policy.mode);
+    let page = ApiKeysPage {
+        base: base(&place),
+        heading: title(&place),
+        lead: if place.view().is_some() {
+            "Use your own provider accounts. Keys are encrypted, checked with a live call, and never shown again."
+        } else {
+            "The platform's own provider accounts, used by tenants in managed mode. Keys are encrypted, checked with a live call, and never shown again."
+        },
+        banner: standing
+            .as_ref()
+            .map(|standing| status_banner(&console, &place, standing, default, !others.is_empty())),
+        default: default.map(|line| {
+            let mut card = card(&place, line, mode, product, sees_details, may_change);
+            if mode == Some(UsageMode::Byok) {
+                // The banner says it already.
+                card.advice = None;
+            }
+            card
+        }),
+        rows: others.iter().map(|line| row(&place, line, product)).collect(),
+        features: standing.as_ref().map(|standing| features(standing, product)).unwrap_or_default(),
+        sees_details,
+        may_change,
+        sees_cost: place.view().is_some(),
+        chrome: place.chrome(title(&place), &base(&place)),
+    };
+    Page::new(page).answer()
+}
+
+/// The banner, as API keys and Billing show it.
+pub fn status_banner(
+    console: &Console,
+    place: &Place,
+    standing: &Standing,
+    default: Option<&KeyLine>,
+    other_keys: bool,
+) -> Banner {
+    banner::of(&Subject {
+        standing,
+        provider: Provider::Anthropic,
+        key: default.map(|line| &line.key),
+        other_keys,
+        product: &console.services.options.product,
+        times: place.times(),
+        root: &place.root(),
+        may_change_keys: place.may(Action::ChangeKeys),
+        may_change_billing: place.may(Action::ChangeBilling),
+    })
+}
+
+/// The panel of one key. Without `details` it holds names and states only.
+pub fn card(
+    place: &Place,
+    line: &KeyLine,
+    mode: Option<UsageMode>,
+    product: &str,
+    details: bool,
+    may_change: bool,
+) -> KeyCard {
+    let key = &line.key;
+    let words = Words::of(place, key, product, may_change);
+    let use_of_it = match (key.is_default, mode) {
+        (true, Some(UsageMode::Byok)) => "used when a request names no other key",
+        (true, None) => "used for managed requests",
+        (true, Some(UsageMode::Managed)) => {
+            "the default key; in managed mode used only when a request names it"
+        }
+        (false, _) => "used when a request names it",
+    };
+    KeyCard {
+        name: key.name.to_string(),
+        href: format!("{}/{}", base(place), key.name),
+        title: providers::of(key.provider).spec().title,
+        purpose: format!("{} · {use_of_it}", key.name),
+        tone: words.tone,
+        badge: words.badge,
+        advice: words.advice,
+        facts: if details { facts(place, line) } else { Vec::new() },
+        added_by: key.created_by_name.clone(),
+        paused: key.state_at(place.times().now).is_limit(),
+    }
+}
+
+fn facts(place: &Place, line: &KeyLine) -> Vec<Fact> {
+    let times = place.times();
+    let (key, current) = (&line.key, &line.key.current);
+    let fact = |term, value| Fact { term, value, mono: false };
+    let never = |at: Option<_>, word: &str| match at {
+        Some(at) => Prose::default().when(&times.when(at)),
+        None => Prose::of(word),
+    };
+    let act = if current.version == 1 { "added" } else { "rotated" };
+    let version = Prose::of(format!("{}, {act} ", current.version)).when(&times.day(current.created_at));
+    let mut facts = vec![
+        Fact { term: "Key", value: Prose::of(&current.hint), mono: true },
+        Fact { term: "Fingerprint", value: Prose::of(fingerprint(&current.fingerprint)), mono: true },
+        fact("Version", version),
+        fact("Last used", never(key.last_used_at, "Not yet")),
+        fact("Last check", never(current.checked_at, "Not yet")),
+    ];
+    if place.view().is_some() {
+        facts.push(fact("Last 30 days", Prose::of(format!("{} on your account", line.cost_30d.dollars()))));
+    }
+    if let Some(label) = &key.label {
+        facts.push(fact("Label", Prose::of(label)));
+    }
+    if let Some(url) = &current.custom_url {
+        facts.push(Fact { term: "Custom URL", value: Prose::of(url), mono: true });
+    }
+    facts
+}
+
+/// The first 12 digits in groups of four, as people compare them.
+pub fn fingerprint(full: &str) -> String {
+    let digits: Vec<char> = short(full).chars().collect();
+    digits.chunks(4).map(|group| group.iter().collect::<String>()).collect::<Vec<_>>().join(" ")
+}
+
+fn row(place: &Place, line: &KeyLine, product: &str) -> KeyRow {
+    let key: &ProviderKey = &line.key;
+    let words = Words::of(place, key, product, false);
+    KeyRow {
+        name: key.name.to_string(),
+        label: key.label.clone(),
+        provider: key.provider.label(),
+        hint: key.current.hint.clone(),
+        tone: words.tone,
+        badge: words.badge,
+        last_used: key.last_used_at.map(|at| place.times().when(at)),
+        cost: line.cost_30d.dollars(),
+    }
+}
+
+fn features(standing: &Standing, product: &str) -> Vec<FeatureRow> {
+    let all = standing.features();
+    all.iter().map(|(feature, decision)| feature_row(feature, decision, product)).collect()
+}
+
+fn feature_row(feature: &Feature, decision: &Decision<'_>, product: &str) -> FeatureRow {
+    let runs_on = match &decision.outcome {
+        Ok(chosen) if chosen.shared => format!("{product}'s shared account"),
+        Ok(chosen) => format!("Your {} key", chosen.key.provider.label()),
+        Err(_) => "Nothing now".to_owned(),
+    };
+    let closed = decision.gates.iter().filter_map(|gate| gate.closed.as_ref());
+    FeatureRow {
+        name: feature.name.clone(),
+        description: feature.description.clone(),
+        runs_on,
+        model: feature.default_model.clone(),
+        covered: feature.covered,
+        closed: closed.map(|closed| closed.why.clone()).collect(),
+    }
+}
+
+/// The default key of the tenant and whether there are others.
+pub async fn default_key(console: &Console, place: &Place) -> Result<(Option<KeyLine>, bool), WebError> {
+    let lines = console.services.key_lines(place.holder).await?;
+    let count = lines.len();
+    let default = lines.into_iter().find(|line| line.key.is_default);
+    let others = count > usize::from(default.is_some());
+    Ok((default, others))
+}

@@ -1,0 +1,117 @@
+//! What a key's state means, and what to do next: a badge, a sentence, and a link to the place
+//! where it is done. The same on every page that shows a key.
+
+use crate::domain::provider_key::ProviderKey;
+use crate::providers::{self, Spec};
+use crate::web::place::Place;
+use crate::web::prose::{Link, Prose, Tone};
+use crate::web::time::Times;
+
+pub use crate::domain::provider_key::KeyState;
+
+/// A state as a badge and, unless all is well, what to do about it.
+pub struct Words {
+    pub tone: Tone,
+    pub badge: String,
+    pub advice: Option<Advice>,
+}
+
+pub struct Advice {
+    pub text: Prose,
+    pub link: Option<Link>,
+}
+
+impl Words {
+    /// `changes` says whether the viewer could act on the advice.
+    pub fn of(place: &Place, key: &ProviderKey, product: &str, changes: bool) -> Self {
+        let state = key.state_at(place.times().now);
+        let mut words = Self::plain(state, key.provider.label());
+        words.advice = advice(key, state, place.times(), product);
+        if let Some(advice) = words.advice.as_mut() {
+            if !changes {
+                advice.link = None;
+            } else if state == KeyState::Rejected {
+                let rotate = format!("{}/{}/rotate", super::base(place), key.name);
+                advice.link = Some(Link::to(rotate, "Rotate key"));
+            }
+        }
+        words
+    }
+
+    /// The badge alone.
+    pub fn plain(state: KeyState, provider: &str) -> Self {
+        let (tone, badge) = match state {
+            KeyState::Valid => (Tone::Good, "Valid".to_owned()),
+            KeyState::Rejected => (Tone::Bad, format!("Rejected by {provider}")),
+            KeyState::OutOfCredit => (Tone::Bad, "Out of credit".to_owned()),
+            KeyState::SpendLimit => (Tone::Bad, "Spend limit reached".to_owned()),
+            KeyState::RateLimited => (Tone::Warn, "Rate limited".to_owned()),
+            KeyState::Unreachable => (Tone::Warn, format!("{provider} unreachable")),
+            KeyState::Disabled => (Tone::Bad, "Disabled by the operator".to_owned()),
+            KeyState::Removed => (Tone::Plain, "Removed".to_owned()),
+        };
+        Self { tone, badge, advice: None }
+    }
+}
+
+fn advice(key: &ProviderKey, state: KeyState, times: &Times, product: &str) -> Option<Advice> {
+    let status = &key.current.status;
+    let name = key.provider.label();
+    let spec: &Spec = providers::of(key.provider).spec();
+    let since = times.when(status.since);
+    let retried = "Keyward tries again every 5 minutes and resumes by itself.";
+    let (text, link) = match state {
+        KeyState::Valid | KeyState::Removed => return None,
+        KeyState::Rejected => (
+            Prose::of(format!("{name} has refused this key since "))
+                .when(&times.day(status.since))
+                .text(format!(
+                    ". Requests that would use it are refused. Create a new key in the {name} console and rotate this one."
+                )),
+            Some(Link::out(spec.keys_url, format!("Open API keys at {name}"))),
+        ),
+        KeyState::OutOfCredit => (
+            Prose::of("Paused ").when(&since).text(format!(
+                ": the {name} account behind this key has no credit left. Add credit in the {name} console. {retried}"
+            )),
+            Some(Link::out(spec.billing_url, format!("Add credit at {name}"))),
+        ),
+        KeyState::SpendLimit => {
+            let mut text = Prose::of("Paused ")
+                .when(&since)
+                .text(format!(": the spend limit set at {name} is reached."));
+            if let Some(until) = status.until.filter(|until| *until > times.now) {
+                text = text.text(format!(" {name} says it ends on ")).when(&times.day(until)).text(".");
+            }
+            (
+                text.text(format!(" Raise it in the {name} console to go on now. {retried}")),
+                Some(Link::out(spec.limits_url, format!("Raise the limit at {name}"))),
+            )
+        }
+        KeyState::RateLimited => {
+            let mut text = Prose::of(format!("{name} is limiting how fast this key may be used"));
+            if let Some(until) = status.until {
+                text = text.text(". It ends ").when(&times.when(until));
+            }
+            (
+                text.text(". Nothing needs to be done; higher limits are asked for in its console."),
+                Some(Link::out(spec.limits_url, format!("See limits at {name}"))),
+            )
+        }
+        KeyState::Unreachable => (
+            Prose::of(format!("{name} did not answer the last check, ")).when(&since).text(
+                ". Requests still go out with this key. Check it again in a minute.",
+            ),
+            None,
+        ),
+        KeyState::Disabled => {
+            let text = Prose::of("Disabled ")
+                .when(&times.when(key.disabled_at.unwrap_or(times.now)))
+                .text(format!(
+                    ". Requests that would use it are refused. Ask {product} to enable it again."
+                ));
+            (text, None)
+        }
+    };
+    Some(Advice { text, link })
+}

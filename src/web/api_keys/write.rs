@@ -1,0 +1,230 @@
+//! Pasted keys: the forms for a new key and for a rotation. What was pasted never goes back into
+//! a page; everything else that was typed does.
+
+use actix_web::HttpResponse;
+use actix_web::web::{Data, Path};
+use askama::Template;
+use serde::Deserialize;
+
+use super::detail::{KeyPath, changeable};
+use super::words::KeyState;
+use super::{base, title};
+use crate::access::policy::Action;
+use crate::crypto::secret::Secret;
+use crate::domain::billing::UsageMode;
+use crate::domain::provider_key::Provider;
+use crate::providers::{self, Spec};
+use crate::services::provider_keys::{NewKey, Saved};
+use crate::services::{Problems, ServiceError};
+use crate::web::error::WebError;
+use crate::web::form::{Failure, Posted};
+use crate::web::page::{Answer, Chrome, Page, see_other};
+use crate::web::place::Place;
+use crate::web::{Console, confirm, session};
+
+fn nothing() -> Secret {
+    Secret::new(String::new())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewKeyForm {
+    #[serde(default = "nothing")]
+    api_key: Secret,
+    #[serde(default)]
+    key_name: String,
+    #[serde(default)]
+    label: String,
+    #[serde(default)]
+    custom_url: String,
+    /// `yes`, or not there at all.
+    #[serde(default)]
+    switch_mode: Option<String>,
+}
+
+#[derive(Template)]
+#[template(path = "pages/api_keys/new.html")]
+struct NewKeyPage {
+    chrome: Chrome,
+    base: String,
+    section: &'static str,
+    spec: &'static Spec,
+    key_name: String,
+    label: String,
+    custom_url: String,
+    /// `None` where there is nothing to switch.
+    switch_mode: Option<bool>,
+    asks_password: bool,
+    problems: Problems,
+}
+
+impl NewKeyPage {
+    async fn empty(console: &Console, place: &Place) -> Result<Self, WebError> {
+        // Asked of the database's view, not the page's: the mode may have been switched since.
+        let managed = match place.view() {
+            Some(_) => {
+                console.services.standing(&place.holder.scope).await?.tenant.policy.mode == UsageMode::Managed
+            }
+            None => false,
+        };
+        let first = console.services.key_lines(place.holder).await?.is_empty();
+        Ok(Self {
+            chrome: place.chrome("Add key", &base(place)),
+            base: base(place),
+            section: title(place),
+            spec: providers::of(Provider::Anthropic).spec(),
+            key_name: if first { "production".to_owned() } else { String::new() },
+            label: String::new(),
+            custom_url: String::new(),
+            switch_mode: managed.then_some(true),
+            asks_password: place.asks_password(),
+            problems: Problems::default(),
+        })
+    }
+}
+
+pub async fn new(console: Data<Console>, place: Place) -> Answer {
+    place.demand(Action::ChangeKeys)?;
+    Page::new(NewKeyPage::empty(&console, &place).await?).answer()
+}
+
+pub async fn create(console: Data<Console>, mut place: Place, posted: Posted<NewKeyForm>) -> Answer {
+    place.demand(Action::ChangeKeys)?;
+    let form = posted.fields;
+    let new = NewKey {
+        provider: Provider::Anthropic,
+        secret: form.api_key,
+        name: form.key_name.clone(),
+        label: form.label.clone(),
+        custom_url: form.custom_url.clone(),
+        switch_mode: place.view().is_some() && form.switch_mode.as_deref() == Some("yes"),
+    };
+    let holder = place.holder;
+    let saved =
+        confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
+            // Its page would be hidden behind the form of this name.
+            if new.name.trim() == "new" {
+                let taken =
+                    Problems::field("key_name", "Choose another name: this one means the form itself.");
+                return Err(ServiceError::Invalid(taken));
+            }
+            services.add_key(actor, holder, new).await
+        })
+        .await;
+    match saved {
+        Ok(saved) => Ok(welcome(&place, &saved)),
+        Err(error) => {
+            let failure = Failure::of(error)?;
+            let mut page = NewKeyPage::empty(&console, &place).await?;
+            page.key_name = form.key_name;
+            page.label = form.label;
+            page.custom_url = form.custom_url;
+            page.switch_mode = page.switch_mode.map(|_| form.switch_mode.as_deref() == Some("yes"));
+            page.problems = failure.problems;
+            Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
+        }
+    }
+}
+
+/// Back to the overview, where the banner tells the new truth.
+fn welcome(place: &Place, saved: &Saved) -> HttpResponse {
+    let mut text = format!("Key {} saved.", saved.name);
+    if let Some(but) = but(saved.state) {
+        text.push_str(but);
+    }
+    if saved.switched_mode {
+        text.push_str(" Covered AI requests use it from now on.");
+    }
+    session::notify(&place.viewer.session, saved.state == KeyState::Valid, text);
+    see_other(&base(place))
+}
+
+/// What to add for a key that works but is at a limit.
+fn but(state: KeyState) -> Option<&'static str> {
+    match state {
+        KeyState::OutOfCredit => Some(" It works, but its account is out of credit."),
+        KeyState::SpendLimit => Some(" It works, but its spend limit is reached."),
+        KeyState::RateLimited => Some(" It works, but its rate is limited just now."),
+        _ => None,
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateForm {
+    #[serde(default = "nothing")]
+    api_key: Secret,
+    #[serde(default)]
+    custom_url: String,
+}
+
+#[derive(Template)]
+#[template(path = "pages/api_keys/rotate.html")]
+struct RotatePage {
+    chrome: Chrome,
+    base: String,
+    section: &'static str,
+    this: String,
+    spec: &'static Spec,
+    name: String,
+    hint: String,
+    version: i32,
+    custom_url: String,
+    asks_password: bool,
+    problems: Problems,
+}
+
+async fn rotate_page(console: &Console, place: &Place, name: &str) -> Result<RotatePage, WebError> {
+    let key = changeable(console, place, name).await?.line.key;
+    Ok(RotatePage {
+        chrome: place.chrome(&format!("Rotate {name}"), &base(place)),
+        base: base(place),
+        section: title(place),
+        this: format!("{}/{name}", base(place)),
+        spec: providers::of(key.provider).spec(),
+        name: name.to_owned(),
+        hint: key.current.hint,
+        version: key.current.version,
+        custom_url: key.current.custom_url.unwrap_or_default(),
+        asks_password: place.asks_password(),
+        problems: Problems::default(),
+    })
+}
+
+pub async fn rotation(console: Data<Console>, place: Place, path: Path<KeyPath>) -> Answer {
+    Page::new(rotate_page(&console, &place, &path.key).await?).answer()
+}
+
+pub async fn rotate(
+    console: Data<Console>,
+    mut place: Place,
+    path: Path<KeyPath>,
+    posted: Posted<RotateForm>,
+) -> Answer {
+    place.demand(Action::ChangeKeys)?;
+    let (form, name, holder) = (posted.fields, &path.key, place.holder);
+    let custom_url = form.custom_url.clone();
+    let saved =
+        confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
+            services.rotate_key(actor, holder, name, form.api_key, &custom_url).await
+        })
+        .await;
+    match saved {
+        Ok(saved) => {
+            let more = but(saved.state).unwrap_or("");
+            let text = format!(
+                "Version {} of {} is saved; the next request uses it.{more}",
+                saved.version, saved.name
+            );
+            session::notify(&place.viewer.session, saved.state == KeyState::Valid, text);
+            Ok(see_other(&format!("{}/{name}", base(&place))))
+        }
+        Err(error) => {
+            let failure = Failure::of(error)?;
+            let mut page = rotate_page(&console, &place, name).await?;
+            page.custom_url = form.custom_url;
+            page.problems = failure.problems;
+            Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
+        }
+    }
+}

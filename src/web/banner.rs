@@ -1,0 +1,432 @@
+//! The status banner: one sentence that states the truth and one that says what follows. Pure:
+//! made from what resolution decides, so that the page cannot disagree with the gateway.
+
+use super::figures::counted;
+use super::prose::{Link, Prose, Tone};
+use super::time::Times;
+use crate::domain::account::TenantState;
+use crate::domain::billing::{LimitPolicy, NoKeyPolicy, UsageMode};
+use crate::domain::provider_key::{KeyState, Provider, ProviderKey};
+use crate::providers::{self, Spec};
+use crate::services::overview::Standing;
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Banner {
+    pub tone: Tone,
+    pub sentence: String,
+    pub detail: Prose,
+    pub link: Option<Link>,
+}
+
+/// What a banner is made from.
+pub struct Subject<'a> {
+    pub standing: &'a Standing,
+    pub provider: Provider,
+    /// The default key of the provider, as fresh as the page has it.
+    pub key: Option<&'a ProviderKey>,
+    /// Whether there are keys beside the default one.
+    pub other_keys: bool,
+    pub product: &'a str,
+    pub times: &'a Times,
+    /// `/t/acme`.
+    pub root: &'a str,
+    pub may_change_keys: bool,
+    pub may_change_billing: bool,
+}
+
+impl Subject<'_> {
+    fn name(&self) -> &'static str {
+        self.provider.label()
+    }
+
+    fn spec(&self) -> &'static Spec {
+        providers::of(self.provider).spec()
+    }
+
+    fn keys_page(&self, key: &ProviderKey, page: &str, label: &str) -> Option<Link> {
+        let href = format!("{}/settings/api-keys/{}{page}", self.root, key.name);
+        self.may_change_keys.then(|| Link::to(href, label))
+    }
+
+    fn add_key(&self) -> Option<Link> {
+        let href = format!("{}/settings/api-keys/new", self.root);
+        self.may_change_keys.then(|| Link::to(href, "Add key"))
+    }
+
+    fn billing_page(&self, label: &str) -> Option<Link> {
+        let href = format!("{}/billing", self.root);
+        self.may_change_billing.then(|| Link::to(href, label))
+    }
+
+    /// The provider's own console, for whoever could do something there.
+    fn console(&self, href: &str, label: &str) -> Option<Link> {
+        self.may_change_keys.then(|| Link::out(href, label))
+    }
+}
+
+pub fn of(s: &Subject<'_>) -> Banner {
+    if s.standing.tenant.tenant.state == TenantState::Suspended {
+        return Banner {
+            tone: Tone::Bad,
+            sentence: "AI is stopped: this account is suspended.".into(),
+            detail: Prose::of(format!(
+                "All requests are refused until {} lifts the suspension. Keys and settings are kept.",
+                s.product
+            )),
+            link: None,
+        };
+    }
+    match (s.standing.tenant.policy.mode, s.key) {
+        (UsageMode::Managed, _) => managed(s),
+        (UsageMode::Byok, None) => without_key(s),
+        (UsageMode::Byok, Some(key)) => with_key(s, key),
+    }
+}
+
+fn shared_sentence(s: &Subject<'_>) -> String {
+    format!("Using {}'s shared {} infrastructure.", s.product, s.name())
+}
+
+/// Whether a request that names nothing would be served at all.
+fn served(s: &Subject<'_>) -> bool {
+    s.standing.decide(None).outcome.is_ok()
+}
+
+fn shared_is_down(s: &Subject<'_>, detail: String) -> Banner {
+    Banner {
+        tone: Tone::Bad,
+        sentence: format!(
+            "AI is stopped: {}'s shared {} account cannot serve requests.",
+            s.product,
+            s.name()
+        ),
+        detail: Prose::of(detail),
+        link: None,
+    }
+}
+
+fn managed(s: &Subject<'_>) -> Banner {
+    if !served(s) {
+        return shared_is_down(
+            s,
+            format!("Only {} can repair that. Requests that name one of your own keys still run.", s.product),
+        );
+    }
+    let plan = &s.standing.tenant.plan.name;
+    let own = s.key.is_some() || s.other_keys;
+    let (detail, link) = if own {
+        (
+            format!(
+                "AI use is included in your {plan} plan. Your own keys are used only where a request names one."
+            ),
+            s.billing_page("Change usage mode"),
+        )
+    } else {
+        let invitation = if s.may_change_keys {
+            format!(" Add a key of your own to use your {} account instead.", s.name())
+        } else {
+            String::new()
+        };
+        (format!("AI use is included in your {plan} plan.{invitation}"), None)
+    };
+    Banner { tone: Tone::Plain, sentence: shared_sentence(s), detail: Prose::of(detail), link }
+}
+
+fn without_key(s: &Subject<'_>) -> Banner {
+    let (missing, link) = if s.other_keys {
+        let href = format!("{}/settings/api-keys", s.root);
+        let link = s.may_change_keys.then(|| Link::to(href, "Choose a default key"));
+        ("none of your keys is the default one", link)
+    } else {
+        ("there is no key yet", s.add_key())
+    };
+    match s.standing.tenant.policy.no_key {
+        NoKeyPolicy::Block => Banner {
+            tone: Tone::Bad,
+            sentence: if s.other_keys {
+                format!("AI is stopped: no {} key is the default one.", s.name())
+            } else {
+                format!("AI is stopped: no {} key is set up.", s.name())
+            },
+            detail: Prose::of(
+                "Requests are refused: Billing says to stop rather than to use the shared account when there is no key.",
+            ),
+            link,
+        },
+        NoKeyPolicy::Managed if served(s) => Banner {
+            tone: Tone::Warn,
+            sentence: shared_sentence(s),
+            detail: Prose::of(format!(
+                "Your usage mode is own key, but {missing}. Requests run on the shared account until there is."
+            )),
+            link,
+        },
+        NoKeyPolicy::Managed => shared_is_down(
+            s,
+            format!("Your usage mode is own key, but {missing}, so requests depend on the shared account."),
+        ),
+    }
+}
+
+fn with_key(s: &Subject<'_>, key: &ProviderKey) -> Banner {
+    let name = s.name();
+    let status = &key.current.status;
+    let since = s.times.when(status.since);
+    match key.state_at(s.times.now) {
+        KeyState::Valid => {
+            let checked = match key.current.checked_at {
+                Some(at) => Prose::of("Last check passed ").when(&s.times.when(at)).text("."),
+                None => Prose::default(),
+            };
+            Banner {
+                tone: Tone::Good,
+                sentence: format!("Using your own {name} key."),
+                detail: checked.then(&coverage(s)),
+                link: None,
+            }
+        }
+        KeyState::Unreachable => Banner {
+            tone: Tone::Warn,
+            sentence: format!("Using your own {name} key."),
+            detail: Prose::of(format!("{name} could not be reached "))
+                .when(&since)
+                .text(". Requests still go out with your key, and the next that is answered clears this."),
+            link: s.keys_page(key, "", "Check the key"),
+        },
+        KeyState::Rejected => Banner {
+            tone: Tone::Bad,
+            sentence: format!("{name} rejected your key."),
+            detail: Prose::of("Requests are refused since ")
+                .when(&s.times.day(status.since))
+                .text(" (")
+                .when(&since)
+                .text("); a rejected key never falls back to the shared account. Paste a new one."),
+            link: s.keys_page(key, "/rotate", "Rotate key"),
+        },
+        KeyState::Disabled | KeyState::Removed => Banner {
+            tone: Tone::Bad,
+            sentence: format!("AI is stopped: your {name} key is disabled."),
+            detail: Prose::of(format!(
+                "{} disabled it, and only they can enable it again. Requests are refused and fall back to nothing.",
+                s.product
+            )),
+            link: None,
+        },
+        KeyState::OutOfCredit => limited(
+            s,
+            key,
+            &format!("your {name} account is out of credit"),
+            &format!("Add credit in the {name} console."),
+            s.console(s.spec().billing_url, "Add credit"),
+        ),
+        KeyState::SpendLimit => limited(
+            s,
+            key,
+            &format!("your {name} spend limit is reached"),
+            &format!("Raise the limit in the {name} console."),
+            s.console(s.spec().limits_url, "Raise the limit"),
+        ),
+        KeyState::RateLimited => limited(
+            s,
+            key,
+            &format!("{name} is limiting the rate of your key"),
+            "It ends by itself.",
+            s.console(s.spec().limits_url, "See your limits"),
+        ),
+    }
+}
+
+/// A limit at the provider: AI pauses, or goes on at the platform's expense.
+fn limited(s: &Subject<'_>, key: &ProviderKey, what: &str, remedy: &str, link: Option<Link>) -> Banner {
+    let status = &key.current.status;
+    let mut detail = Prose::of("Since ").when(&s.times.when(status.since));
+    if let Some(until) = status.until.filter(|until| *until > s.times.now) {
+        detail =
+            detail.text(", until ").when(&s.times.day(until)).text(" (").when(&s.times.when(until)).text(")");
+    }
+    detail = detail.text(format!(". {remedy}"));
+    if status.state != KeyState::RateLimited {
+        detail = detail.text(" Keyward tries again every 5 minutes and resumes by itself.");
+    }
+    if s.standing.tenant.policy.on_limit == LimitPolicy::Pause {
+        // A rate limit is over in seconds; the others wait for somebody to act.
+        let tone = if status.state == KeyState::RateLimited { Tone::Warn } else { Tone::Bad };
+        return Banner { tone, sentence: format!("AI is paused: {what}."), detail, link };
+    }
+    if !served(s) {
+        return shared_is_down(s, format!("It would stand in now: {what}."));
+    }
+    let sentence = format!("Using {}'s shared {} infrastructure: {what}.", s.product, s.name());
+    Banner { tone: Tone::Warn, sentence, detail, link }
+}
+
+/// " 3 of 5 AI features use it."
+fn coverage(s: &Subject<'_>) -> Prose {
+    let features = s.standing.features();
+    if features.is_empty() {
+        return Prose::default();
+    }
+    let own = features
+        .iter()
+        .filter(|(_, decision)| decision.outcome.as_ref().is_ok_and(|chosen| !chosen.shared))
+        .count();
+    let total = i64::try_from(features.len()).unwrap_or(i64::MAX);
+    let verb = if own == 1 { "uses" } else { "use" };
+    Prose::of(format!(" {own} of {} {verb} it.", counted(total, "AI feature", "AI features")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::tz::TimeZone;
+
+    use super::*;
+    use crate::domain::account::{KeyChangers, Slug, Tenant};
+    use crate::domain::billing::{Funding, PaymentPolicy};
+    use crate::domain::clock::{MINUTE, Moment};
+    use crate::domain::ids::{KeyId, Owner, PlanId, TenantId};
+    use crate::domain::plan::Plan;
+    use crate::domain::price::PriceBook;
+    use crate::domain::provider_key::{KeyStatus, KeyVersion, Verdict};
+    use crate::services::directory::{KeyRing, PlatformView, TenantView};
+
+    const NOW: Moment = Moment(1_000 * MINUTE);
+
+    fn key(owner: Owner, verdict: Verdict) -> ProviderKey {
+        ProviderKey {
+            id: KeyId::new(),
+            owner,
+            provider: Provider::Anthropic,
+            name: Slug::parse("production").unwrap(),
+            label: None,
+            is_default: true,
+            disabled_at: None,
+            created_at: NOW,
+            created_by: None,
+            created_by_name: String::new(),
+            current: KeyVersion {
+                version: 1,
+                custom_url: None,
+                hint: String::new(),
+                fingerprint: String::new(),
+                status: KeyStatus::from_check(verdict, NOW),
+                created_at: NOW,
+                created_by_name: String::new(),
+                checked_at: Some(NOW),
+                replaced_at: None,
+                destroy_at: None,
+            },
+            last_used_at: None,
+        }
+    }
+
+    fn banner(
+        mode: UsageMode,
+        no_key: NoKeyPolicy,
+        on_limit: LimitPolicy,
+        own: Option<Verdict>,
+        shared: Option<Verdict>,
+    ) -> Banner {
+        let tenant = TenantId::new();
+        let own = own.map(|verdict| key(Owner::Tenant(tenant), verdict));
+        let shared = shared.map(|verdict| key(Owner::Platform, verdict));
+        let ring = |key: &Option<ProviderKey>| KeyRing {
+            views: key.iter().map(ProviderKey::view).collect(),
+            ..KeyRing::default()
+        };
+        let plan = Plan { id: PlanId::new(), slug: "pro".into(), name: "Pro".into(), features: [].into() };
+        let standing = Standing {
+            tenant: Arc::new(TenantView::for_test(
+                Tenant {
+                    id: tenant,
+                    slug: Slug::parse("acme").unwrap(),
+                    name: "Acme".into(),
+                    plan_id: plan.id,
+                    state: TenantState::Active,
+                    key_changers: KeyChangers::Admins,
+                    time_zone: "UTC".into(),
+                    created_at: NOW,
+                },
+                PaymentPolicy { mode, funding: Funding::Included, no_key, on_limit },
+                plan,
+                ring(&own),
+            )),
+            platform: Arc::new(PlatformView::for_test(PriceBook::new(Vec::new()), ring(&shared))),
+            now: NOW,
+        };
+        let times = Times { now: NOW, zone: TimeZone::UTC };
+        of(&Subject {
+            standing: &standing,
+            provider: Provider::Anthropic,
+            key: own.as_ref(),
+            other_keys: false,
+            product: "Acme Cloud",
+            times: &times,
+            root: "/t/acme",
+            may_change_keys: true,
+            may_change_billing: true,
+        })
+    }
+
+    /// Every state of §3 and what the banner says of it.
+    #[test]
+    fn every_state_has_its_sentence() {
+        use LimitPolicy::{Managed as Stand, Pause};
+        use NoKeyPolicy::{Block, Managed as Fall};
+        use UsageMode::{Byok, Managed};
+        let ok = Some(Verdict::Works);
+        let spend = Some(Verdict::SpendLimit { until: None });
+        let rate = Some(Verdict::RateLimited { until: NOW.plus(MINUTE) });
+        let shared = "Using Acme Cloud's shared Anthropic infrastructure.";
+        let down = "AI is stopped: Acme Cloud's shared Anthropic account cannot serve requests.";
+        let table = [
+            (Managed, Fall, Pause, None, ok, Tone::Plain, shared),
+            (Managed, Block, Pause, ok, ok, Tone::Plain, shared),
+            (Managed, Fall, Pause, None, None, Tone::Bad, down),
+            (Byok, Fall, Pause, None, ok, Tone::Warn, shared),
+            (Byok, Fall, Pause, None, None, Tone::Bad, down),
+            (Byok, Block, Pause, None, ok, Tone::Bad, "AI is stopped: no Anthropic key is set up."),
+            (Byok, Block, Pause, ok, None, Tone::Good, "Using your own Anthropic key."),
+            (Byok, Fall, Stand, Some(Verdict::Rejected), ok, Tone::Bad, "Anthropic rejected your key."),
+            (Byok, Fall, Pause, Some(Verdict::Unreachable), ok, Tone::Warn, "Using your own Anthropic key."),
+            (
+                Byok,
+                Fall,
+                Pause,
+                Some(Verdict::OutOfCredit),
+                ok,
+                Tone::Bad,
+                "AI is paused: your Anthropic account is out of credit.",
+            ),
+            (
+                Byok,
+                Fall,
+                Stand,
+                Some(Verdict::OutOfCredit),
+                ok,
+                Tone::Warn,
+                "Using Acme Cloud's shared Anthropic infrastructure: your Anthropic account is out of credit.",
+            ),
+            (Byok, Fall, Stand, Some(Verdict::OutOfCredit), None, Tone::Bad, down),
+            (Byok, Fall, Pause, spend, ok, Tone::Bad, "AI is paused: your Anthropic spend limit is reached."),
+            (
+                Byok,
+                Fall,
+                Pause,
+                rate,
+                ok,
+                Tone::Warn,
+                "AI is paused: Anthropic is limiting the rate of your key.",
+            ),
+        ];
+        for (mode, no_key, on_limit, own, shared, tone, sentence) in table {
+            let banner = banner(mode, no_key, on_limit, own, shared);
+            assert_eq!(
+                (banner.tone, banner.sentence.as_str()),
+                (tone, sentence),
+                "{mode} {own:?} {shared:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The usage of thirty days as CSV, streamed a page of rows at a time.
+
+use actix_web::HttpResponse;
+use actix_web::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use actix_web::web::{Bytes, Data};
+use futures_util::stream;
+
+use crate::access::scope::Scope;
+use crate::domain::clock::Moment;
+use crate::domain::ids::RequestId;
+use crate::domain::usage::UsageRow;
+use crate::web::Console;
+use crate::web::error::WebError;
+use crate::web::page::Answer;
+use crate::web::place::Place;
+
+const COLUMNS: [&str; 32] = [
+    "started_at",
+    "request_id",
+    "feature",
+    "provider",
+    "dialect",
+    "key",
+    "key_version",
+    "usage_mode",
+    "funding",
+    "fallback",
+    "model_asked",
+    "model_served",
+    "endpoint",
+    "session",
+    "prompt",
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_5m_tokens",
+    "cache_write_1h_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "web_searches",
+    "service_tier",
+    "cost_usd",
+    "billed_usd",
+    "unpriced",
+    "state",
+    "status",
+    "error_code",
+    "ended_at",
+    "first_byte_ms",
+    "total_ms",
+];
+
+/// Where a download is.
+struct Cursor {
+    console: Data<Console>,
+    scope: Scope,
+    range: (Moment, Moment),
+    after: Option<(Moment, RequestId)>,
+    begun: bool,
+    done: bool,
+}
+
+pub async fn download(console: Data<Console>, place: Place) -> Answer {
+    let tenant = &place.tenant()?.tenant;
+    let scope = place.holder.scope;
+    let range = console.services.begin_export(&place.viewer.actor, &scope, tenant).await?;
+    let zone = &place.times().zone;
+    let name =
+        format!("keyward-usage-{}-{}-{}.csv", tenant.slug, range.0.date(zone), range.1.minus(1).date(zone));
+    let cursor = Cursor { console, scope, range, after: None, begun: false, done: false };
+    let rows = stream::try_unfold(cursor, |cursor| async move {
+        if cursor.done { Ok(None) } else { next(cursor).await.map(Some) }
+    });
+    Ok(HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "text/csv; charset=utf-8"))
+        // The name is made of a slug and dates: nothing in it needs quoting.
+        .insert_header((CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")))
+        .streaming(rows))
+}
+
+async fn next(mut cursor: Cursor) -> Result<(Bytes, Cursor), WebError> {
+    let rows = cursor.console.services.export_page(&cursor.scope, cursor.range, cursor.after).await?;
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    if !cursor.begun {
+        writer.write_record(COLUMNS).map_err(WebError::internal)?;
+    }
+    for row in &rows {
+        writer.write_record(record(row)).map_err(WebError::internal)?;
+    }
+    cursor.begun = true;
+    cursor.done = rows.is_empty();
+    cursor.after = rows.last().map(|row| (row.started_at, row.id));
+    let bytes = writer.into_inner().map_err(|error| WebError::internal(error.into_error()))?;
+    Ok((Bytes::from(bytes), cursor))
+}
+
+fn record(row: &UsageRow) -> [String; 32] {
+    let text = |text: &str| harmless(text);
+    let maybe = |text: Option<&str>| text.map(harmless).unwrap_or_default();
+    let millis = |micros: Option<i64>| micros.map(|micros| (micros / 1_000).to_string()).unwrap_or_default();
+    [
+        row.started_at.timestamp().to_string(),
+        row.id.to_string(),
+        text(&row.feature),
+        row.provider.to_string(),
+        row.dialect.to_string(),
+        text(&row.key_name),
+        row.key_version.to_string(),
+        row.mode.to_string(),
+        row.funding.to_string(),
+        row.fallback.map(|fallback| fallback.to_string()).unwrap_or_default(),
+        text(&row.model_asked),
+        maybe(row.model_served.as_deref()),
+        maybe(row.labels.endpoint.as_deref()),
+        maybe(row.labels.session.as_deref()),
+        maybe(row.labels.prompt.as_deref()),
+        row.tokens.input.to_string(),
+        row.tokens.cache_read.to_string(),
+        row.tokens.cache_write_5m.to_string(),
+        row.tokens.cache_write_1h.to_string(),
+        row.tokens.output.to_string(),
+        row.tokens.reasoning.to_string(),
+        row.tokens.web_searches.to_string(),
+        row.served_as.tier.to_string(),
+        row.cost.exact(),
+        row.billed.exact(),
+        row.unpriced.to_string(),
+        row.state.to_string(),
+        row.status.map(|status| status.to_string()).unwrap_or_default(),
+        maybe(row.error_code.as_deref()),
+        row.ended_at.map(|at| at.timestamp().to_string()).unwrap_or_default(),
+        millis(row.first_byte_us),
+        millis(row.total_us),
+    ]
+}
+
+/// Free text that a spreadsheet would take for a formula gets an apostrophe before it.
+fn harmless(text: &str) -> String {
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formulas_are_defused() {
+        for text in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"] {
+            assert!(harmless(text).starts_with('\''), "{text:?}");
+        }
+        assert_eq!(harmless("claude-haiku-4-5"), "claude-haiku-4-5");
+    }
+}

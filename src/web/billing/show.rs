@@ -1,0 +1,274 @@
+//! The Billing page.
+
+use actix_web::web::{Data, Query};
+use askama::Template;
+use serde::Deserialize;
+
+use super::address;
+use crate::access::policy::Action;
+use crate::domain::billing::{LimitPolicy, NoKeyPolicy, UsageMode};
+use crate::domain::plan::{Feature, GENERAL};
+use crate::domain::provider_key::Provider;
+use crate::services::billing::{GroupLine, Report};
+use crate::storage::usage_report::{GroupBy, Totals};
+use crate::web::Console;
+use crate::web::api_keys;
+use crate::web::api_keys::show::{default_key, status_banner};
+use crate::web::banner::Banner;
+use crate::web::chart::{self, Chart, Show};
+use crate::web::figures::{change, count, counted, share, tokens};
+use crate::web::page::{Answer, Chrome, Page};
+use crate::web::place::Place;
+use crate::web::prose::Tone;
+
+/// What the page's tabs say. Unknown words mean the first tab.
+#[derive(Deserialize)]
+pub struct Asked {
+    #[serde(default)]
+    show: String,
+    #[serde(default)]
+    by: String,
+}
+
+#[derive(Template)]
+#[template(path = "pages/billing.html")]
+struct BillingPage {
+    chrome: Chrome,
+    address: String,
+    keys: String,
+    product: String,
+    provider: &'static str,
+    banner: Banner,
+    credential: Option<Credential>,
+    mode: UsageMode,
+    has_key: bool,
+    no_key: NoKeyPolicy,
+    on_limit: LimitPolicy,
+    may_change: bool,
+    sees_usage: bool,
+    may_see_keys: bool,
+    figures: Vec<Figure>,
+    chart: Option<Chart>,
+    show: Show,
+    show_tabs: Vec<Tab>,
+    days: Vec<DayRow>,
+    unpriced: Option<String>,
+    estimated: Option<String>,
+    group: GroupBy,
+    group_tabs: Vec<Tab>,
+    group_name: &'static str,
+    groups: Vec<GroupRow>,
+}
+
+struct Credential {
+    name: String,
+    hint: String,
+    tone: Tone,
+    badge: String,
+}
+
+struct Figure {
+    name: &'static str,
+    value: String,
+    note: String,
+    extra: String,
+}
+
+struct Tab {
+    href: String,
+    label: &'static str,
+    current: bool,
+}
+
+struct DayRow {
+    date: String,
+    requests: String,
+    input: String,
+    output: String,
+    byok: String,
+    managed: String,
+}
+
+struct GroupRow {
+    name: String,
+    note: Option<&'static str>,
+    requests: String,
+    input: String,
+    output: String,
+    byok: String,
+    managed: String,
+}
+
+pub async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> Answer {
+    let show = Show::parse(&asked.show).unwrap_or(Show::Dollars);
+    let group = group_of(&asked.by);
+    let services = &console.services;
+    let standing = services.standing(&place.holder.scope).await?;
+    let tenant = &standing.tenant.tenant;
+    let report = services.billing_report(&place.viewer.actor, &place.holder.scope, tenant, group).await?;
+    let (default, others) = default_key(&console, &place).await?;
+    let may_see_keys = place.may(Action::SeeKeyDetails);
+    let features = &standing.platform.features;
+    let page = BillingPage {
+        chrome: place.chrome("Plan and usage", &address(&place)),
+        address: address(&place),
+        keys: api_keys::base(&place),
+        product: services.options.product.clone(),
+        provider: Provider::Anthropic.label(),
+        banner: status_banner(&console, &place, &standing, default.as_ref(), others),
+        credential: default.as_ref().map(|line| {
+            let words =
+                api_keys::Words::plain(line.key.state_at(place.times().now), line.key.provider.label());
+            Credential {
+                name: line.key.name.to_string(),
+                hint: line.key.current.hint.clone(),
+                tone: words.tone,
+                badge: words.badge,
+            }
+        }),
+        mode: standing.tenant.policy.mode,
+        has_key: default.is_some(),
+        no_key: standing.tenant.policy.no_key,
+        on_limit: standing.tenant.policy.on_limit,
+        may_change: place.may(Action::ChangeBilling),
+        sees_usage: report.groups.is_some(),
+        may_see_keys,
+        figures: figures(&report),
+        chart: (report.totals.requests > 0).then(|| chart::draw(&report, show, place.times())),
+        show,
+        show_tabs: Show::ALL.into_iter().map(|tab| show_tab(&place, tab, show, group)).collect(),
+        days: report.days.iter().rev().map(day_row).collect(),
+        unpriced: unpriced(&report),
+        estimated: (report.totals.estimated > 0).then(|| estimated(&report.totals)),
+        group,
+        group_tabs: GROUPS.into_iter().map(|(tab, ..)| group_tab(&place, tab, show, group)).collect(),
+        group_name: label_of(group),
+        groups: report
+            .groups
+            .iter()
+            .flatten()
+            .map(|line| group_row(line, group, features, &services.options.product))
+            .collect(),
+    };
+    Page::new(page).answer()
+}
+
+const GROUPS: [(GroupBy, &str, &str); 3] = [
+    (GroupBy::Feature, "feature", "Feature"),
+    (GroupBy::Model, "model", "Model"),
+    (GroupBy::Key, "key", "Key"),
+];
+
+fn group_of(word: &str) -> GroupBy {
+    GROUPS.into_iter().find(|(_, known, _)| *known == word).map_or(GroupBy::Feature, |(group, ..)| group)
+}
+
+fn word_of(group: GroupBy) -> &'static str {
+    GROUPS.into_iter().find(|(known, ..)| *known == group).map_or("feature", |(_, word, _)| word)
+}
+
+fn label_of(group: GroupBy) -> &'static str {
+    GROUPS.into_iter().find(|(known, ..)| *known == group).map_or("Feature", |(_, _, label)| label)
+}
+
+fn show_tab(place: &Place, tab: Show, current: Show, group: GroupBy) -> Tab {
+    let href = format!("{}?show={}&by={}#usage", address(place), tab.as_str(), word_of(group));
+    Tab { href, label: tab.label(), current: tab == current }
+}
+
+fn group_tab(place: &Place, tab: GroupBy, show: Show, current: GroupBy) -> Tab {
+    let href = format!("{}?show={}&by={}#breakdown", address(place), show.as_str(), word_of(tab));
+    Tab { href, label: label_of(tab), current: tab == current }
+}
+
+fn figures(report: &Report) -> Vec<Figure> {
+    let (now, before) = (&report.totals, &report.previous);
+    let figure = |name, value, now, before, extra| Figure { name, value, note: change(now, before), extra };
+    let failed =
+        if now.requests > 0 { format!("{} failed", share(now.failed, now.requests)) } else { String::new() };
+    let cached = if now.prompt_tokens() > 0 {
+        format!("{} read from cache", share(now.cache_read_tokens, now.prompt_tokens()))
+    } else {
+        String::new()
+    };
+    vec![
+        figure("Spend", now.cost().dollars(), now.cost, before.cost, String::new()),
+        figure("Requests", count(now.requests), now.requests, before.requests, failed),
+        figure(
+            "Input tokens",
+            tokens(now.prompt_tokens()),
+            now.prompt_tokens(),
+            before.prompt_tokens(),
+            cached,
+        ),
+        figure(
+            "Output tokens",
+            tokens(now.output_tokens),
+            now.output_tokens,
+            before.output_tokens,
+            String::new(),
+        ),
+    ]
+}
+
+fn day_row(day: &crate::services::billing::Day) -> DayRow {
+    let sum = day.byok.plus(&day.managed);
+    DayRow {
+        date: day.date.strftime("%-d %b %Y").to_string(),
+        requests: count(sum.requests),
+        input: tokens(sum.prompt_tokens()),
+        output: tokens(sum.output_tokens),
+        byok: day.byok.cost().dollars(),
+        managed: day.managed.cost().dollars(),
+    }
+}
+
+/// Use without a price is said, never shown as nothing. Whose models they were is not for
+/// everybody's eyes.
+fn unpriced(report: &Report) -> Option<String> {
+    let total: i64 = report.unpriced.iter().map(|(_, requests)| requests).sum();
+    if total == 0 {
+        return None;
+    }
+    let requests = counted(total, "request", "requests");
+    if report.groups.is_none() {
+        return Some(format!("{requests} ran on models without a price and are not in the sums."));
+    }
+    let models: Vec<&str> = report.unpriced.iter().map(|(model, _)| model.as_str()).collect();
+    Some(format!("{requests} ran on models without a price and are not in the sums: {}.", models.join(", ")))
+}
+
+fn estimated(totals: &Totals) -> String {
+    let requests = counted(totals.estimated, "request", "requests");
+    let cost = crate::domain::money::Nanos(totals.estimated_cost).dollars();
+    format!("{requests} ended without the provider's report; {cost} of the spend is estimated.")
+}
+
+fn group_row(line: &GroupLine, group: GroupBy, features: &[Feature], product: &str) -> GroupRow {
+    let sum = line.byok.plus(&line.managed);
+    GroupRow {
+        name: group_name(&line.name, group, features, product),
+        note: match (sum.unpriced, sum.estimated) {
+            (1.., _) => Some("partly without a price"),
+            (_, 1..) => Some("partly estimated"),
+            _ => None,
+        },
+        requests: count(sum.requests),
+        input: tokens(sum.prompt_tokens()),
+        output: tokens(sum.output_tokens),
+        byok: line.byok.cost().dollars(),
+        managed: line.managed.cost().dollars(),
+    }
+}
+
+fn group_name(name: &str, group: GroupBy, features: &[Feature], product: &str) -> String {
+    match group {
+        GroupBy::Feature if name == GENERAL => Feature::general().name,
+        GroupBy::Feature => features
+            .iter()
+            .find(|feature| feature.slug == name)
+            .map_or_else(|| name.to_owned(), |feature| feature.name.clone()),
+        GroupBy::Key if name.is_empty() => format!("{product}'s shared key"),
+        GroupBy::Model | GroupBy::Key => name.to_owned(),
+    }
+}

@@ -1,0 +1,91 @@
+//! Stepping up: sensitive changes want a password entered in the last ten minutes. Forms of
+//! their own page have a field for it; a form that is nothing but a button is answered by a page
+//! that asks for it and sends the same form again.
+
+use actix_web::HttpRequest;
+use askama::Template;
+
+use super::Console;
+use super::error::WebError;
+use super::form::{Failure, Posted};
+use super::page::{Answer, Chrome, Page};
+use super::session;
+use super::viewer::Viewer;
+use crate::access::actor::Actor;
+use crate::crypto::secret::Secret;
+use crate::services::{Problems, ServiceError, Services};
+
+/// Does something that may need a fresh password, checking the one that came with the form first.
+///
+/// # Errors
+/// Those of the work, and `Invalid` at `current_password` for a wrong one.
+pub async fn act<T>(
+    console: &Console,
+    viewer: &mut Viewer,
+    password: Option<Secret>,
+    work: impl AsyncFnOnce(&Services, &Actor) -> Result<T, ServiceError>,
+) -> Result<T, ServiceError> {
+    let services = &console.services;
+    if let Some(password) = password {
+        match services.confirm(&viewer.actor, password, &viewer.origin).await {
+            // Here it is the password that is wrong, which says nothing of what they may do.
+            Err(ServiceError::Denied) => {
+                let wrong = Problems::field("current_password", "That password is wrong.");
+                return Err(ServiceError::Invalid(wrong));
+            }
+            done => done?,
+        }
+        viewer.actor.confirmed_at = services.clock.now();
+        if session::confirm(&viewer.session, viewer.actor.confirmed_at).is_err() {
+            return Err(ServiceError::Confirm);
+        }
+    }
+    work(services, &viewer.actor).await
+}
+
+#[derive(Template)]
+#[template(path = "pages/confirm.html")]
+struct ConfirmPage {
+    chrome: Chrome,
+    /// What is about to be done, as its button says it.
+    intent: String,
+    action: String,
+    back: String,
+    carried: Vec<(String, String)>,
+    problems: Problems,
+}
+
+/// Answers a button whose work failed: with the page that asks for the password, where that is
+/// what is missing.
+///
+/// # Errors
+/// Every other failure.
+pub fn ask<T>(
+    error: ServiceError,
+    request: &HttpRequest,
+    chrome: Chrome,
+    intent: impl Into<String>,
+    back: impl Into<String>,
+    posted: &Posted<T>,
+) -> Answer {
+    let asked = match &error {
+        ServiceError::Confirm | ServiceError::Throttled { .. } => true,
+        ServiceError::Invalid(problems) => problems.of("current_password").is_some(),
+        _ => false,
+    };
+    if !asked {
+        return Err(WebError::from(error));
+    }
+    let first = matches!(error, ServiceError::Confirm);
+    let failure = Failure::of(error)?;
+    let page = ConfirmPage {
+        chrome,
+        intent: intent.into(),
+        action: request.path().to_owned(),
+        back: back.into(),
+        carried: posted.carried.clone(),
+        // The first time there is nothing wrong yet: the page asks, it does not complain.
+        problems: if first { Problems::default() } else { failure.problems },
+    };
+    Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
+}

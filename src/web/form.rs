@@ -1,0 +1,170 @@
+//! Forms as they arrive: at most 64 KiB, with a token of this session, and with no field that
+//! the page does not have. A handler that takes `Posted` cannot forget any of it.
+
+use actix_session::SessionExt;
+use actix_web::dev::Payload;
+use actix_web::http::StatusCode;
+use actix_web::web::BytesMut;
+use actix_web::{FromRequest, HttpMessage, HttpRequest};
+use futures_util::StreamExt;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use super::csrf;
+use super::error::WebError;
+use super::viewer::{Extracting, console};
+use crate::crypto::secret::Secret;
+use crate::services::{Problems, ServiceError};
+
+const LIMIT: usize = 64 * 1_024;
+
+/// Fields that never go back into a page.
+const SECRET: [&str; 4] = ["csrf", "current_password", "password", "api_key"];
+
+/// A form that was sent by one of our own pages to whom it was written for.
+pub struct Posted<T> {
+    pub fields: T,
+    /// Typed where a change needs the password again.
+    pub current_password: Option<Secret>,
+    /// What may be put into a page again, to be sent once more.
+    pub carried: Vec<(String, String)>,
+}
+
+/// A form with nothing but a button.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
+impl<T: DeserializeOwned + 'static> FromRequest for Posted<T> {
+    type Error = WebError;
+    type Future = Extracting<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        let payload = payload.take();
+        Box::pin(async move {
+            let console = console(&request)?;
+            csrf::check_source(&console, &request)?;
+            if !request.content_type().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+                return Err(WebError::BadForm);
+            }
+            let body = read(payload).await?;
+            let pairs: Vec<(String, String)> =
+                serde_html_form::from_bytes(&body).map_err(|_| WebError::BadForm)?;
+            let sent = pairs.iter().find(|(name, _)| name == "csrf").map_or("", |(_, token)| token);
+            csrf::check(&console, &request, &request.get_session(), sent)?;
+            parse(pairs)
+        })
+    }
+}
+
+async fn read(mut payload: Payload) -> Result<BytesMut, WebError> {
+    let mut body = BytesMut::new();
+    while let Some(chunk) = payload.next().await {
+        let chunk = chunk.map_err(|_| WebError::BadForm)?;
+        if body.len() + chunk.len() > LIMIT {
+            return Err(WebError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn parse<T: DeserializeOwned>(pairs: Vec<(String, String)>) -> Result<Posted<T>, WebError> {
+    let mut current_password = None;
+    let mut carried = Vec::new();
+    let mut rest = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in pairs {
+        match name.as_str() {
+            "csrf" => {}
+            "current_password" => {
+                let typed = Secret::new(value);
+                current_password = Some(typed).filter(|typed| !typed.is_empty());
+            }
+            _ => {
+                rest.append_pair(&name, &value);
+                if SECRET.contains(&name.as_str()) {
+                    drop(Zeroizing::new(value));
+                } else {
+                    carried.push((name, value));
+                }
+            }
+        }
+    }
+    let rest = Zeroizing::new(rest.finish());
+    let fields = serde_html_form::from_str(&rest).map_err(|_| WebError::BadForm)?;
+    Ok(Posted { fields, current_password, carried })
+}
+
+/// Why a form comes back, and with which status.
+pub struct Failure {
+    pub status: StatusCode,
+    pub problems: Problems,
+    pub retry_after: Option<i64>,
+}
+
+impl Failure {
+    /// Sorts errors that a form can show at its fields from those that need a page of their own.
+    ///
+    /// # Errors
+    /// Whatever no field can help with.
+    pub fn of(error: ServiceError) -> Result<Self, WebError> {
+        let failure = |status, problems| Self { status, problems, retry_after: None };
+        match error {
+            ServiceError::Invalid(problems) => Ok(failure(StatusCode::UNPROCESSABLE_ENTITY, problems)),
+            ServiceError::Confirm => Ok(failure(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                Problems::field("current_password", "Confirm your password to go on."),
+            )),
+            ServiceError::Conflict(message) => Ok(failure(
+                StatusCode::CONFLICT,
+                Problems { summary: Some(message.to_owned()), fields: Vec::new() },
+            )),
+            ServiceError::Throttled { seconds } => {
+                let message = format!("Too many attempts. Try again in {}.", super::time::span(seconds));
+                Ok(Self {
+                    status: StatusCode::TOO_MANY_REQUESTS,
+                    problems: Problems::field("current_password", message),
+                    retry_after: Some(seconds),
+                })
+            }
+            error => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Example {
+        name: String,
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn unknown_and_repeated_fields_are_refused() {
+        let good = parse::<Example>(pairs(&[("csrf", "x"), ("name", "a & b")])).unwrap();
+        assert_eq!(good.fields.name, "a & b");
+        assert_eq!(good.carried, pairs(&[("name", "a & b")]));
+        assert!(parse::<Example>(pairs(&[("name", "a"), ("admin", "1")])).is_err());
+        assert!(parse::<Example>(pairs(&[("name", "a"), ("name", "b")])).is_err());
+        assert!(parse::<Nothing>(pairs(&[("name", "a")])).is_err());
+    }
+
+    #[test]
+    fn secrets_are_not_carried() {
+        let form = parse::<HashMapForm>(pairs(&[("api_key", "k"), ("current_password", "p"), ("l", "v")]));
+        let form = form.unwrap();
+        assert_eq!(form.carried, pairs(&[("l", "v")]));
+        assert_eq!(form.current_password.unwrap().expose(), "p");
+    }
+
+    type HashMapForm = std::collections::HashMap<String, String>;
+}

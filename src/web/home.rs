@@ -1,0 +1,40 @@
+//! The start page, which is wherever the viewer's work is, and the addresses under which
+//! operators' products link to it.
+
+use actix_web::web::{self, ServiceConfig};
+
+use super::page::{Answer, see_other};
+use super::read;
+use super::viewer::Viewer;
+
+pub fn routes(cfg: &mut ServiceConfig) {
+    cfg.service(web::resource("/").route(read().to(home)))
+        .service(web::resource("/admin/ai").route(read().to(home)))
+        .service(web::resource("/admin/config").route(read().to(home)))
+        .service(web::resource("/t/{tenant}").route(read().to(tenant)));
+}
+
+async fn home(viewer: Viewer) -> Answer {
+    Ok(see_other(&of(&viewer)))
+}
+
+async fn tenant(place: super::place::Place) -> Answer {
+    Ok(see_other(&format!("{}/settings/api-keys", place.root())))
+}
+
+/// Where a person begins.
+pub fn of(viewer: &Viewer) -> String {
+    address(
+        viewer.person.memberships.first().map(|place| place.tenant_slug.as_str()),
+        viewer.actor.is_super_admin(),
+    )
+}
+
+/// As `of`, for somebody who signs in just now.
+pub fn address(tenant: Option<&str>, super_admin: bool) -> String {
+    match tenant {
+        Some(slug) => format!("/t/{slug}/settings/api-keys"),
+        None if super_admin => "/platform/tenants".to_owned(),
+        None => "/account".to_owned(),
+    }
+}

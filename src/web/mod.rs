@@ -1,0 +1,112 @@
+//! The console: server-rendered pages for people. One file per page; what all pages share is in
+//! `page`, `form`, `csrf`, `session`, `viewer`, `place`, `confirm`, `error` and `finish`.
+//!
+//! Pages authorise nothing themselves: they ask the services, and `access::policy` for whether a
+//! button is worth showing. No SQL and no outgoing request happens here.
+
+mod account;
+mod address;
+mod api_keys;
+mod assets;
+mod banner;
+mod billing;
+mod chart;
+mod confirm;
+mod csrf;
+mod device;
+mod error;
+mod figures;
+mod finish;
+mod form;
+mod headers;
+mod home;
+mod page;
+mod place;
+mod platform;
+mod prose;
+mod security;
+mod session;
+mod setup;
+mod sign_in;
+mod time;
+mod tokens;
+mod viewer;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use actix_web::middleware::{Compress, from_fn};
+use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::{Route, guard};
+
+use crate::services::Services;
+use error::WebError;
+use page::Answer;
+
+/// How people reach the console.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Whether the public URL is https: cookies then carry the `__Host-` prefix.
+    pub secure: bool,
+    /// Whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+/// What every handler works with.
+pub(crate) struct Console {
+    pub services: Arc<Services>,
+    pub secure: bool,
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+/// Registers every console route, and `/assets`, on the app. Whatever else the app answers must
+/// be registered before: the console takes all paths that are left, to say that there is nothing.
+pub fn configure(cfg: &mut ServiceConfig, services: Arc<Services>, options: &Options) {
+    let session = session::middleware(&services, options.secure);
+    let console = Data::new(Console {
+        services,
+        secure: options.secure,
+        trusted_proxies: options.trusted_proxies.clone(),
+    });
+    cfg.app_data(console)
+        .service(
+            // Outside of the session: a style sheet needs no look at the database.
+            web::scope("/assets")
+                .service(assets::route())
+                .default_service(web::to(nothing_here))
+                .wrap(from_fn(finish::finish))
+                .wrap(Compress::default()),
+        )
+        .service(
+            web::scope("")
+                .configure(routes)
+                .default_service(web::to(nothing_here))
+                .wrap(from_fn(device::remember))
+                .wrap(session)
+                .wrap(from_fn(finish::finish))
+                .wrap(Compress::default()),
+        );
+}
+
+fn routes(cfg: &mut ServiceConfig) {
+    cfg.configure(home::routes)
+        .configure(sign_in::routes)
+        .configure(setup::routes)
+        .configure(account::routes)
+        .configure(platform::routes)
+        .configure(security::routes)
+        .configure(billing::routes)
+        .configure(|cfg| tokens::routes(cfg, "/t/{tenant}/settings/tokens"))
+        .configure(|cfg| tokens::routes(cfg, "/platform/tokens"))
+        .configure(|cfg| api_keys::routes(cfg, "/t/{tenant}/settings/api-keys"))
+        .configure(|cfg| api_keys::routes(cfg, "/platform/shared-keys"));
+}
+
+/// A page that is looked at: GET, and HEAD for whoever asks only whether it is there.
+fn read() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+}
+
+async fn nothing_here() -> Answer {
+    Err(WebError::NotFound)
+}

@@ -1,0 +1,220 @@
+//! Sessions of the console: kept in the database under the hash of the cookie's key, so that
+//! they can be listed and ended, and a copy of the database signs nobody in.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use actix_session::config::{BrowserSession, CookieContentSecurity, TtlExtensionPolicy};
+use actix_session::storage::{LoadError, SaveError, SessionKey, SessionStore, UpdateError};
+use actix_session::{Session, SessionMiddleware};
+use actix_web::HttpRequest;
+use actix_web::cookie::time::Duration;
+use actix_web::cookie::{Key, SameSite};
+use actix_web::http::header::USER_AGENT;
+use serde::{Deserialize, Serialize};
+
+use super::error::WebError;
+use crate::crypto::token;
+use crate::domain::clock::{DAY, HOUR, MINUTE, Moment};
+use crate::domain::ids::{SessionId, UserId};
+use crate::services::Services;
+use crate::storage::sessions::{self, StoredSession};
+use crate::storage::{Database, StorageError, Tx};
+
+/// A session that nobody used for so long is over.
+const IDLE: i64 = 12 * HOUR;
+/// And so is any that began so long ago.
+const ABSOLUTE: i64 = 7 * DAY;
+/// How stale *last seen* may be: a write per page would be one too many.
+const SEEN_EVERY: i64 = MINUTE;
+
+const PERSON: &str = "person";
+const NOTICE: &str = "notice";
+
+/// Who is signed in, and since when. Survives a renewal of the cookie's key.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SignedIn {
+    pub id: SessionId,
+    pub user: UserId,
+    /// When the password was last entered.
+    pub confirmed_at: Moment,
+    pub started_at: Moment,
+    /// What forms are bound to.
+    pub nonce: String,
+    pub address: Option<String>,
+    pub agent: Option<String>,
+}
+
+/// What the next page says once, at its top.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Notice {
+    pub good: bool,
+    pub text: String,
+}
+
+pub fn middleware(services: &Arc<Services>, secure: bool) -> SessionMiddleware<Store> {
+    let store = Store { services: Arc::clone(services) };
+    let name = if secure { "__Host-keyward" } else { "keyward" };
+    SessionMiddleware::builder(store, Key::from(services.root.cookie_key()))
+        .cookie_name(name.to_owned())
+        .cookie_secure(secure)
+        .cookie_http_only(true)
+        .cookie_same_site(SameSite::Lax)
+        .cookie_path("/".to_owned())
+        .cookie_content_security(CookieContentSecurity::Private)
+        // The cookie ends with the browser; the session's own limits are kept by the store.
+        .session_lifecycle(
+            BrowserSession::default()
+                .state_ttl(Duration::microseconds(IDLE))
+                .state_ttl_extension_policy(TtlExtensionPolicy::OnStateChanges),
+        )
+        .build()
+}
+
+/// Signs a person in under a fresh key, with nothing left of what was before.
+pub fn begin(
+    session: &Session,
+    request: &HttpRequest,
+    user: UserId,
+    address: Option<String>,
+    now: Moment,
+) -> Result<(), WebError> {
+    let agent = request.headers().get(USER_AGENT).and_then(|agent| agent.to_str().ok());
+    let person = SignedIn {
+        id: SessionId::new(),
+        user,
+        confirmed_at: now,
+        started_at: now,
+        nonce: token::random_text(),
+        address,
+        agent: agent.map(|agent| agent.chars().take(300).collect()),
+    };
+    session.clear();
+    session.renew();
+    session.insert(PERSON, person).map_err(|error| WebError::internal(error.to_string()))
+}
+
+pub fn signed_in(session: &Session) -> Option<SignedIn> {
+    session.get::<SignedIn>(PERSON).ok().flatten()
+}
+
+/// Remembers that the password was entered just now, under a fresh key.
+pub fn confirm(session: &Session, now: Moment) -> Result<(), WebError> {
+    let Some(mut person) = signed_in(session) else { return Ok(()) };
+    person.confirmed_at = now;
+    session.renew();
+    session.insert(PERSON, person).map_err(|error| WebError::internal(error.to_string()))
+}
+
+pub fn notify(session: &Session, good: bool, text: impl Into<String>) {
+    // A notice that cannot be kept is no reason to fail what it tells of.
+    let _ = session.insert(NOTICE, Notice { good, text: text.into() });
+}
+
+pub fn take_notice(session: &Session) -> Option<Notice> {
+    // Asked first, since removing counts as a change even when there is nothing.
+    let notice = session.get::<Notice>(NOTICE).ok().flatten()?;
+    session.remove(NOTICE);
+    Some(notice)
+}
+
+/// The database as actix-session wants it.
+pub struct Store {
+    services: Arc<Services>,
+}
+
+type State = HashMap<String, String>;
+
+impl Store {
+    fn db(&self) -> &Database {
+        &self.services.db
+    }
+
+    async fn read(&self, hash: &[u8; 32]) -> Result<Option<State>, StorageError> {
+        let now = self.services.clock.now();
+        let mut tx = self.db().read().await?;
+        let found = sessions::find(&mut tx, hash, now).await?;
+        tx.rollback().await?;
+        let Some(found) = found else { return Ok(None) };
+        if now.since(found.seen_at) >= SEEN_EVERY {
+            let mut tx = self.db().write().await?;
+            sessions::touch(&mut tx, hash, now, ends(now, found.created_at)).await?;
+            tx.commit().await?;
+        }
+        // A state that cannot be read signs nobody in.
+        Ok(Some(serde_json::from_str(&found.state).unwrap_or_default()))
+    }
+
+    async fn insert(&self, state: &State) -> Result<String, StorageError> {
+        let key = token::random_text();
+        let now = self.services.clock.now();
+        let person = person_of(state);
+        let started = person.as_ref().map_or(now, |person| person.started_at);
+        let stored = StoredSession {
+            id: person.as_ref().map_or_else(SessionId::new, |person| person.id),
+            user_id: person.as_ref().map(|person| person.user),
+            state: serde_json::to_string(state).unwrap_or_default(),
+            address: person.as_ref().and_then(|person| person.address.clone()),
+            agent: person.and_then(|person| person.agent),
+            created_at: started,
+            seen_at: now,
+            expires_at: ends(now, started),
+        };
+        let mut tx = self.db().write().await?;
+        sessions::insert(&mut tx, &token::hash(&key), &stored).await?;
+        tx.commit().await?;
+        Ok(key)
+    }
+
+    async fn write(&self, hash: &[u8; 32], state: &State) -> Result<(), StorageError> {
+        let now = self.services.clock.now();
+        let person = person_of(state);
+        let started = person.as_ref().map_or(now, |person| person.started_at);
+        let text = serde_json::to_string(state).unwrap_or_default();
+        let user = person.map(|person| person.user);
+        let mut tx = self.db().write().await?;
+        // False when it was ended meanwhile; it must not come back.
+        sessions::update(&mut tx, hash, user, &text, now, ends(now, started)).await?;
+        tx.commit().await
+    }
+
+    async fn remove(&self, hash: &[u8; 32]) -> Result<(), StorageError> {
+        let mut tx: Tx = self.db().write().await?;
+        sessions::delete(&mut tx, hash).await?;
+        tx.commit().await
+    }
+}
+
+fn person_of(state: &State) -> Option<SignedIn> {
+    serde_json::from_str(state.get(PERSON)?).ok()
+}
+
+fn ends(now: Moment, started: Moment) -> Moment {
+    now.plus(IDLE).min(started.plus(ABSOLUTE))
+}
+
+impl SessionStore for Store {
+    async fn load(&self, key: &SessionKey) -> Result<Option<State>, LoadError> {
+        self.read(&token::hash(key.as_ref())).await.map_err(|error| LoadError::Other(error.into()))
+    }
+
+    async fn save(&self, state: State, _: &Duration) -> Result<SessionKey, SaveError> {
+        let key = self.insert(&state).await.map_err(|error| SaveError::Other(error.into()))?;
+        SessionKey::try_from(key).map_err(|error| SaveError::Other(anyhow::Error::msg(error.to_string())))
+    }
+
+    async fn update(&self, key: SessionKey, state: State, _: &Duration) -> Result<SessionKey, UpdateError> {
+        let written = self.write(&token::hash(key.as_ref()), &state).await;
+        written.map_err(|error| UpdateError::Other(error.into()))?;
+        Ok(key)
+    }
+
+    /// Loading has seen to it already.
+    async fn update_ttl(&self, _: &SessionKey, _: &Duration) -> Result<(), anyhow::Error> {
+        Ok(())
+    }
+
+    async fn delete(&self, key: &SessionKey) -> Result<(), anyhow::Error> {
+        Ok(self.remove(&token::hash(key.as_ref())).await?)
+    }
+}

@@ -1,0 +1,141 @@
+//! Signing in and out.
+
+use actix_session::Session;
+use actix_web::HttpRequest;
+use actix_web::http::StatusCode;
+use actix_web::web::{self, Data, Query, ServiceConfig};
+use askama::Template;
+use serde::Deserialize;
+
+use super::form::{Nothing, Posted};
+use super::page::{Answer, Page, see_other};
+use super::viewer::{Viewer, origin};
+use super::{Console, assets, csrf, home, read, session, time};
+use crate::crypto::secret::Secret;
+use crate::domain::account::PlatformRole;
+use crate::services::accounts::Person;
+use crate::services::{Problems, ServiceError};
+
+pub fn routes(cfg: &mut ServiceConfig) {
+    cfg.service(web::resource("/sign-in").route(read().to(show)).route(web::post().to(sign_in)))
+        .service(web::resource("/sign-out").route(web::post().to(sign_out)));
+}
+
+#[derive(Template)]
+#[template(path = "pages/sign_in.html")]
+struct SignInPage {
+    title: &'static str,
+    assets: &'static str,
+    csrf: String,
+    next: Option<String>,
+    email: String,
+    problems: Problems,
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    next: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct SignInForm {
+    email: String,
+    password: Secret,
+    next: Option<String>,
+}
+
+impl Default for SignInForm {
+    fn default() -> Self {
+        Self { email: String::new(), password: Secret::new(String::new()), next: None }
+    }
+}
+
+async fn show(console: Data<Console>, request: HttpRequest, session: Session, asked: Query<Asked>) -> Answer {
+    let next = asked.into_inner().next.filter(|next| is_local(next));
+    if let Ok(viewer) = Viewer::of(&request).await {
+        return Ok(see_other(&next.unwrap_or_else(|| home::of(&viewer))));
+    }
+    let page = SignInPage {
+        title: "Sign in",
+        assets: assets::base(),
+        csrf: csrf::token(&console, &request, &session),
+        next,
+        email: String::new(),
+        problems: Problems::default(),
+    };
+    Page::new(page).answer()
+}
+
+async fn sign_in(
+    console: Data<Console>,
+    request: HttpRequest,
+    session: Session,
+    posted: Posted<SignInForm>,
+) -> Answer {
+    let form = posted.fields;
+    let next = form.next.filter(|next| is_local(next));
+    let from = origin(&console, &request);
+    let (status, problem, retry_after) =
+        match console.services.sign_in(&form.email, form.password, &from).await {
+            Ok(person) => {
+                let now = console.services.clock.now();
+                session::begin(&session, &request, person.user.id, Some(from.address), now)?;
+                return Ok(see_other(&next.unwrap_or_else(|| start_of(&person))));
+            }
+            Err(ServiceError::Denied) => {
+                let message = "E-mail address or password is wrong.".to_owned();
+                (StatusCode::UNPROCESSABLE_ENTITY, message, None)
+            }
+            Err(ServiceError::Throttled { seconds }) => {
+                let message = format!("Too many attempts. Try again in {}.", time::span(seconds));
+                (StatusCode::TOO_MANY_REQUESTS, message, Some(seconds))
+            }
+            Err(error) => return Err(error.into()),
+        };
+    let page = SignInPage {
+        title: "Sign in",
+        assets: assets::base(),
+        csrf: csrf::token(&console, &request, &session),
+        next,
+        email: form.email.chars().take(254).collect(),
+        // About the form as a whole: which of the two is wrong is nobody's business.
+        problems: Problems { summary: Some(problem), fields: Vec::new() },
+    };
+    Page::new(page).status(status).retry_after(retry_after).answer()
+}
+
+/// Where a person's work is.
+pub fn start_of(person: &Person) -> String {
+    home::address(
+        person.memberships.first().map(|place| place.tenant_slug.as_str()),
+        person.user.platform_role == Some(PlatformRole::SuperAdmin),
+    )
+}
+
+async fn sign_out(console: Data<Console>, viewer: Viewer, _posted: Posted<Nothing>) -> Answer {
+    console.services.signed_out(&viewer.actor).await?;
+    viewer.session.purge();
+    Ok(see_other("/sign-in"))
+}
+
+/// A path of our own and nothing that a browser could take for another site.
+fn is_local(next: &str) -> bool {
+    next.len() <= 1_024
+        && next.starts_with('/')
+        && !next.starts_with("//")
+        && !next.chars().any(|c| c == '\\' || c.is_control() || c.is_whitespace())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_local_paths_are_followed() {
+        assert!(is_local("/t/acme/billing?show=tokens"));
+        for bad in ["", "//evil.example", "https://evil.example", "/\\evil.example", "/a\nb", "/\t/x", "t"] {
+            assert!(!is_local(bad), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The person in front of the page, as extractors give them to handlers.
+
+use std::pin::Pin;
+
+use actix_session::{Session, SessionExt};
+use actix_web::dev::Payload;
+use actix_web::http::Method;
+use actix_web::web::Data;
+use actix_web::{FromRequest, HttpMessage, HttpRequest};
+
+use super::error::WebError;
+use super::finish::request_id;
+use super::{Console, address, csrf, device, session};
+use crate::access::actor::Actor;
+use crate::domain::ids::{Owner, SessionId};
+use crate::services::accounts::{Origin, Person};
+
+/// Somebody who is signed in.
+pub struct Viewer {
+    pub actor: Actor,
+    pub person: Person,
+    pub session: Session,
+    /// The session's own id, as the account page lists it.
+    pub session_id: SessionId,
+    pub origin: Origin,
+    pub csrf: String,
+}
+
+/// Whom a refusal would be about, and in whose audit log it belongs.
+#[derive(Clone)]
+pub struct Whom {
+    pub actor: Actor,
+    pub owner: Owner,
+}
+
+impl Viewer {
+    /// # Errors
+    /// `SignIn` when nobody is.
+    pub async fn of(request: &HttpRequest) -> Result<Self, WebError> {
+        let console = console(request)?;
+        let session = request.get_session();
+        let Some(signed_in) = session::signed_in(&session) else { return Err(sign_in(request)) };
+        let Some(person) = console.services.person(signed_in.user).await? else {
+            session.purge();
+            return Err(sign_in(request));
+        };
+        let origin = origin(&console, request);
+        let actor = Actor {
+            user_id: person.user.id,
+            email: person.user.email.clone(),
+            platform_role: person.user.platform_role,
+            memberships: person.memberships.iter().map(|place| (place.tenant_id, place.role)).collect(),
+            confirmed_at: signed_in.confirmed_at,
+            address: Some(origin.address.clone()),
+            request_id: origin.request_id,
+        };
+        let whom = Whom { actor: actor.clone(), owner: Owner::Platform };
+        request.extensions_mut().insert(whom);
+        let csrf = csrf::token(&console, request, &session);
+        Ok(Self { actor, person, session, session_id: signed_in.id, origin, csrf })
+    }
+}
+
+pub fn console(request: &HttpRequest) -> Result<Data<Console>, WebError> {
+    let console = request.app_data::<Data<Console>>().cloned();
+    console.ok_or_else(|| WebError::internal("the console is not configured"))
+}
+
+/// Where a request comes from, for throttling and the audit log.
+pub fn origin(console: &Console, request: &HttpRequest) -> Origin {
+    let address = address::of(request, &console.trusted_proxies);
+    Origin {
+        address: address.map_or_else(|| "unknown".to_owned(), |address| address.to_string()),
+        device: device::of(request),
+        request_id: Some(request_id(request)),
+    }
+}
+
+/// Back to where they were going, if that was a page.
+fn sign_in(request: &HttpRequest) -> WebError {
+    let page = matches!(*request.method(), Method::GET | Method::HEAD);
+    let path = request.uri().path_and_query().map(ToString::to_string);
+    WebError::SignIn { next: path.filter(|path| page && path != "/") }
+}
+
+pub type Extracting<T> = Pin<Box<dyn Future<Output = Result<T, WebError>>>>;
+
+impl FromRequest for Viewer {
+    type Error = WebError;
+    type Future = Extracting<Self>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let request = request.clone();
+        Box::pin(async move { Self::of(&request).await })
+    }
+}

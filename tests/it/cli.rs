@@ -1,0 +1,151 @@
+//! The commands, as an operator runs them.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn keyward(dir: &Path, args: &[&str]) -> Output {
+    command(dir).args(args).output().expect("the command runs")
+}
+
+fn command(dir: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
+    command.env_clear().env("KEYWARD_DATA_DIR", dir).env("KEYWARD_BIND", "127.0.0.1:0");
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_first_start_makes_what_it_needs_and_a_wrong_keyring_stops_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = keyward(dir.path(), &["user", "create", "root@acme.example", "--role", "super_admin"]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    assert!(text(&made.stdout).contains("/setup/"), "{}", text(&made.stdout));
+    let keys = dir.path().join("master-keys");
+    assert!(keys.exists());
+    let status = keyward(dir.path(), &["master-key", "status"]);
+    assert!(text(&status.stdout).contains("It opens this database."), "{}", text(&status.stderr));
+
+    // Another keyring in its place.
+    let aside = dir.path().join("aside");
+    std::fs::rename(&keys, &aside).unwrap();
+    let missing = keyward(dir.path(), &["user", "reset-password", "root@acme.example"]);
+    assert!(!missing.status.success());
+    assert!(text(&missing.stderr).contains("there is none at"), "{}", text(&missing.stderr));
+    assert!(!keys.exists(), "no new keyring is written for a database that has one");
+    assert!(keyward(dir.path(), &["master-key", "generate"]).status.success());
+    for args in [
+        &["serve"][..],
+        &["user", "reset-password", "root@acme.example"],
+        &["master-key", "status"],
+        &["doctor"],
+    ] {
+        let wrong = keyward(dir.path(), args);
+        assert!(!wrong.status.success(), "{args:?}");
+    }
+    let serve = keyward(dir.path(), &["serve"]);
+    assert!(text(&serve.stderr).contains("does not open this database"), "{}", text(&serve.stderr));
+    std::fs::remove_file(&keys).unwrap();
+    std::fs::rename(&aside, &keys).unwrap();
+    assert!(keyward(dir.path(), &["user", "reset-password", "root@acme.example"]).status.success());
+    let again = keyward(dir.path(), &["master-key", "generate"]);
+    assert!(!again.status.success(), "an existing keyring is left alone");
+}
+
+#[test]
+fn mistakes_on_the_command_line_are_told_in_a_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    for (args, told) in [
+        (&["user", "create", "nonsense", "--role", "support"][..], "is not an e-mail address"),
+        (&["user", "create", "a@b.example", "--role", "admin"], "--role is super_admin or support"),
+        (
+            &["user", "create", "a@b.example", "--role", "admin", "--tenant", "none"],
+            "there is no tenant none",
+        ),
+        (&["user", "disable", "a@b.example"], "there is no such user"),
+        (&["token", "create", "--name", "x", "--tenant", "none"], "there is no tenant none"),
+        (&["serve", "--public-url", "ftp://x"], "KEYWARD_PUBLIC_URL"),
+        (&["serve", "--database-url", "mysql://x"], "neither sqlite: nor postgres:"),
+    ] {
+        let output = keyward(dir.path(), args);
+        assert!(!output.status.success(), "{args:?}");
+        let stderr = text(&output.stderr);
+        assert!(stderr.contains(told), "{args:?}: {stderr}");
+    }
+}
+
+#[test]
+fn tokens_come_on_standard_output_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = keyward(dir.path(), &["token", "create", "--service", "--name", "Backend"]);
+    assert!(made.status.success(), "{}", text(&made.stderr));
+    let token = text(&made.stdout).trim().to_owned();
+    assert!(token.starts_with("kws_") && token.len() == 53, "{token}");
+}
+
+#[test]
+fn a_first_serve_prints_the_set_up_link_and_stops_when_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child =
+        command(dir.path()).arg("serve").stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let link = lines.by_ref().map(Result::unwrap).find(|line| line.contains("/setup/"));
+    assert!(link.is_some());
+    let up = lines.by_ref().map(Result::unwrap).find(|line| line.starts_with("Keyward listens on"));
+    assert!(up.is_some());
+    let stopped = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(stopped.success());
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn doctor_tells_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let output =
+        command(dir.path()).args(["doctor", "--anthropic-url", "http://127.0.0.1:9"]).output().unwrap();
+    assert!(!output.status.success());
+    let told = text(&output.stdout);
+    assert!(told.contains("ok    settings"), "{told}");
+    assert!(told.contains("FAIL  database: there is no database yet"), "{told}");
+    assert!(told.contains("FAIL  anthropic: the provider could not be reached"), "{told}");
+}
+
+#[test]
+fn the_demo_carries_on_with_the_same_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = || {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_keyward"))
+            .args(["demo", "--bind", "127.0.0.1:0", "--sandbox-bind", "127.0.0.1:0", "--data-dir"])
+            .arg(dir.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let line = lines.map(Result::unwrap).find(|line| line.starts_with('{')).expect("the JSON line");
+        let stopped = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        assert!(stopped.success());
+        assert!(child.wait().unwrap().success());
+        serde_json::from_str::<serde_json::Value>(&line).unwrap()
+    };
+    let (first, second) = (run(), run());
+    assert_eq!(first["tokens"], second["tokens"]);
+    assert_eq!(first["users"], second["users"]);
+    assert!(first["url"].as_str().unwrap().starts_with("http://localhost:"));
+    assert!(first["service_token"].as_str().unwrap().starts_with("kws_"));
+    assert!(first["tokens"].as_object().unwrap().len() >= 2);
+    for user in first["users"].as_array().unwrap() {
+        for field in ["email", "password", "role"] {
+            assert!(user[field].is_string(), "{user}");
+        }
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(dir.path().join("demo.json")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,181 @@
+//! What the gateway does when others fail: the provider, the database, the process itself.
+
+use std::time::Duration;
+
+use keyward::domain::billing::UsageMode;
+use keyward::domain::ids::RequestId;
+use keyward::domain::usage::{UsageRow, UsageState};
+use serde_json::{Value, json};
+use wiremock::matchers::any;
+use wiremock::{Mock, MockServer, ResponseTemplate};
+
+use crate::on_both;
+use crate::support::{On, Setup, World, error_code, message, test_key};
+
+fn streamed() -> Value {
+    let mut body = message("claude-haiku-4-5", 40);
+    body["stream"] = json!(true);
+    body
+}
+
+on_both! {
+    async fn a_broken_answer_is_a_clear_error_with_one_row(world: World) {
+        for (word, code, state) in [
+            ("truncated", "keyward_upstream_unreachable", UsageState::Estimated),
+            ("garbage", "keyward_upstream_unreachable", UsageState::Estimated),
+            ("huge", "keyward_upstream_unreachable", UsageState::Estimated),
+        ] {
+            let tenant = world.tenant(word, UsageMode::Byok).await;
+            world.add_key(&tenant, "production", &test_key(word)).await.unwrap();
+            let answer = world.message(&world.token(&tenant).await).send().await.unwrap();
+            assert_eq!(answer.status(), 502, "{word}");
+            assert_eq!(error_code(&answer.json::<Value>().await.unwrap()), code, "{word}");
+            let row = only_row(world, &tenant).await;
+            assert_eq!((row.state, row.error_code.as_deref()), (state, Some(code)), "{word}");
+            assert!(row.cost.0 > 0, "{word}: what cannot be known is estimated, not free");
+        }
+    }
+}
+
+on_both! {
+    async fn half_a_stream_ends_in_an_error_event(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        world.add_key(&tenant, "production", &test_key("truncated")).await.unwrap();
+        let answer = world.send(&world.token(&tenant).await, &streamed()).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let text = answer.text().await.unwrap();
+        let (sent, error) = text.split_once("\nevent: ping\n\nevent: error\ndata: ").expect("an error event at the end");
+        assert!(sent.starts_with("event: message_start"), "what came was passed on");
+        let error: Value = serde_json::from_str(error.trim()).unwrap();
+        assert_eq!(error_code(&error), "keyward_upstream_unreachable");
+        let row = only_row(world, &tenant).await;
+        assert_eq!(row.state, UsageState::Partial);
+        assert!(row.tokens.input > 0 && row.cost.0 > 0);
+    }
+}
+
+on_both! {
+    async fn a_stream_of_junk_ends_in_an_error_event(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        world.add_key(&tenant, "production", &test_key("garbage")).await.unwrap();
+        let answer = world.send(&world.token(&tenant).await, &streamed()).send().await.unwrap();
+        let text = answer.text().await.unwrap();
+        assert!(text.contains("event: error") && text.contains("keyward_upstream_unreachable"), "{text}");
+        assert_eq!(only_row(world, &tenant).await.state, UsageState::Estimated);
+    }
+}
+
+on_both! {
+    async fn an_overloaded_provider_is_passed_on_and_not_held_against_the_key(world: World) {
+        for (word, status) in [("overloaded", 529), ("servererror", 500)] {
+            let tenant = world.tenant(word, UsageMode::Byok).await;
+            world.add_key(&tenant, "production", &test_key(word)).await.unwrap();
+            let token = world.token(&tenant).await;
+            for _ in 0..3 {
+                let answer = world.message(&token).send().await.unwrap();
+                assert_eq!(answer.status(), status);
+                assert_eq!(answer.headers()["x-keyward-key"], "production@1");
+                assert_eq!(answer.headers().get("x-should-retry"), None, "SDKs decide as they would without Keyward");
+            }
+            let rows = world.rows(&tenant).await;
+            assert!(rows.iter().all(|row| row.cost.0 == 0 && row.status == Some(status)), "{rows:?}");
+        }
+    }
+}
+
+/// A provider that is not there, answers with a redirect, or without a body.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strange_providers_are_told_as_unreachable() {
+    // On a listener of its own, so that it is gone when it is dropped.
+    let provider = MockServer::builder().listener(crate::support::free_port()).start().await;
+    let probe = json!({ "data": [], "type": "message", "input_tokens": 1, "id": "x" });
+    Mock::given(any()).respond_with(ResponseTemplate::new(200).set_body_json(&probe)).mount(&provider).await;
+    let setup = Setup { anthropic_url: Some(provider.uri()), ..Setup::default() };
+    let world = World::with(On::Sqlite, setup).await;
+    let tenant = world.tenant("acme", UsageMode::Byok).await;
+    world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+    let token = world.token(&tenant).await;
+    for (template, status) in [
+        (ResponseTemplate::new(302).insert_header("location", "http://127.0.0.1:1/"), 502),
+        (ResponseTemplate::new(200).set_body_raw("", "application/json"), 502),
+        (ResponseTemplate::new(200).set_body_raw("<html>", "text/html"), 502),
+        (ResponseTemplate::new(204), 502),
+        (ResponseTemplate::new(418).set_body_raw("tea", "text/plain"), 418),
+    ] {
+        provider.reset().await;
+        Mock::given(any()).respond_with(template).mount(&provider).await;
+        let answer = world.message(&token).send().await.unwrap();
+        assert_eq!(answer.status(), status);
+    }
+    drop(provider);
+    let answer = world.message(&token).send().await.unwrap();
+    assert_eq!(answer.status(), 502);
+    assert_eq!(error_code(&answer.json::<Value>().await.unwrap()), "keyward_upstream_unreachable");
+    let rows = world.rows(&tenant).await;
+    assert_eq!(rows.len(), 6);
+    assert_eq!(rows[5].status, None);
+    assert!(rows.iter().all(|row| row.state != UsageState::Pending));
+    world.end().await;
+}
+
+/// Without its database the gateway answers nothing that it could not record.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_its_database_the_gateway_refuses() {
+    let world = World::new(On::Sqlite).await;
+    let tenant = world.tenant("acme", UsageMode::Byok).await;
+    world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+    let token = world.token(&tenant).await;
+    assert_eq!(world.message(&token).send().await.unwrap().status(), 200);
+    assert_eq!(ready(&world).await, 200);
+    world.services.db.close().await;
+    let answer = world.message(&token).send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    assert_eq!(error_code(&answer.json::<Value>().await.unwrap()), "keyward_unavailable");
+    assert_eq!(ready(&world).await, 503);
+    let alive = world.http.get(format!("{}/healthz", world.url)).send().await.unwrap();
+    assert_eq!(alive.status(), 200);
+}
+
+async fn ready(world: &World) -> u16 {
+    world.http.get(format!("{}/readyz", world.url)).send().await.unwrap().status().as_u16()
+}
+
+/// A request to stop lets a stream under way finish, and its row is final.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_lets_streams_finish() {
+    let mut world = World::new(On::Sqlite).await;
+    let tenant = world.tenant("acme", UsageMode::Byok).await;
+    world.add_key(&tenant, "production", &test_key("slow")).await.unwrap();
+    let token = world.token(&tenant).await;
+    let mut answer = world.send(&token, &streamed()).send().await.unwrap();
+    let id = RequestId::parse(answer.headers()["x-keyward-request-id"].to_str().unwrap()).unwrap();
+    answer.chunk().await.unwrap().unwrap();
+    let reading = tokio::spawn(async move {
+        let mut text = String::new();
+        while let Some(chunk) = answer.chunk().await.unwrap() {
+            text.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+        text
+    });
+    world.stop().await;
+    assert!(reading.await.unwrap().contains("event: message_stop"));
+    let database = keyward::startup::open_database(&world.settings).await.unwrap();
+    let mut tx = database.read().await.unwrap();
+    let row = keyward::storage::usage::find(&mut tx, id).await.unwrap().unwrap();
+    assert_eq!(row.state, UsageState::Final);
+    drop(tx);
+    database.close().await;
+    world.end().await;
+}
+
+async fn only_row(world: &World, tenant: &keyward::domain::account::Tenant) -> UsageRow {
+    for _ in 0..200 {
+        let mut rows = world.rows(tenant).await;
+        assert!(rows.len() <= 1, "{rows:?}");
+        if let Some(row) = rows.pop().filter(|row| row.state != UsageState::Pending) {
+            return row;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("the row was never settled");
+}

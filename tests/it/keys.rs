@@ -1,0 +1,312 @@
+//! Provider keys from paste to removal, as use cases.
+
+use keyward::crypto::secret::Secret;
+use keyward::domain::account::TenantRole;
+use keyward::domain::billing::UsageMode;
+use keyward::domain::clock::{DAY, HOUR, MINUTE};
+use keyward::domain::provider_key::{KeyState, Verdict};
+use keyward::services::ServiceError;
+use keyward::services::key_states::Observation;
+use keyward::services::provider_keys::NewKey;
+
+use crate::on_both;
+use crate::support::{holder, new_key, sha256, test_key};
+
+fn problem(result: Result<impl std::fmt::Debug, ServiceError>, field: &str) -> String {
+    match result {
+        Err(ServiceError::Invalid(problems)) => {
+            assert_eq!(problems.summary.as_deref(), Some("Failed to save Anthropic key."));
+            problems.of(field).unwrap_or_else(|| panic!("no problem at {field}: {problems:?}")).to_owned()
+        }
+        other => panic!("expected a problem at {field}, got {other:?}"),
+    }
+}
+
+on_both! {
+    async fn only_what_the_provider_takes_is_stored(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        for (secret, told) in [
+            ("", "Paste your Anthropic API key."),
+            ("sk-ant-admin01-xxxxxxxxxxxxxxxx", "This is an Admin key."),
+            ("sk-ant-oat01-xxxxxxxxxxxxxxxxx", "This is an OAuth token."),
+            ("sk-proj-xxxxxxxxxxxxxxxxxxxxxx", "OpenAI"),
+            ("hello", "This is not an Anthropic API key"),
+            (&*"sk-ant-api03-".repeat(50), "too long"),
+            (&*test_key("revoked"), "Anthropic rejected this key."),
+            (&*test_key("forbidden"), "Anthropic rejected this key."),
+        ] {
+            let message = problem(world.add_key(&tenant, "production", secret).await, "api_key");
+            assert!(message.contains(told), "{message}");
+        }
+        for (name, secret) in [("", test_key("ok")), ("Has Spaces", test_key("ok")), ("ok_no", test_key("ok"))] {
+            problem(world.add_key(&tenant, name, &secret).await, "key_name");
+        }
+        let lines = world.services.key_lines(holder(&tenant)).await.unwrap();
+        assert!(lines.is_empty(), "nothing is stored");
+    }
+}
+
+on_both! {
+    async fn a_key_at_its_limit_is_stored_and_said_to_be(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        for (word, state) in [
+            ("ok", KeyState::Valid),
+            ("nocredit", KeyState::OutOfCredit),
+            ("spendlimit", KeyState::SpendLimit),
+            ("enforced", KeyState::SpendLimit),
+            ("ratelimited", KeyState::RateLimited),
+            ("overloaded", KeyState::Valid),
+            ("truncated", KeyState::Valid),
+        ] {
+            let saved = world.add_key(&tenant, word, &test_key(word)).await.unwrap();
+            assert_eq!(saved.state, state, "{word}");
+        }
+        let lines = world.services.key_lines(holder(&tenant)).await.unwrap();
+        assert_eq!(lines.iter().filter(|line| line.key.is_default).count(), 1);
+        assert_eq!(lines[0].key.name.as_str(), "ok", "the first key is the default, and comes first");
+        let spent = lines.iter().find(|line| line.key.name.as_str() == "spendlimit").unwrap();
+        assert!(spent.key.current.status.until.unwrap() > world.clock.now());
+    }
+}
+
+on_both! {
+    async fn keys_show_a_hint_and_names_are_unique_while_they_last(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let other = world.tenant("other", UsageMode::Byok).await;
+        let key = test_key("ok");
+        world.add_key(&tenant, "production", &key).await.unwrap();
+        let line = &world.services.key_lines(holder(&tenant)).await.unwrap()[0];
+        assert_eq!(line.key.current.hint, "sk-ant-api03-…Zz9y");
+        assert_eq!(line.key.current.fingerprint.len(), 64);
+        problem(world.add_key(&tenant, "production", &test_key("ok")).await, "key_name");
+        assert!(problem(world.add_key(&tenant, "again", &key).await, "api_key").contains("in use already, as production"));
+        // Another tenant may use the same name, and even the same key, under another fingerprint.
+        world.add_key(&other, "production", &key).await.unwrap();
+        let theirs = &world.services.key_lines(holder(&other)).await.unwrap()[0];
+        assert_ne!(theirs.key.current.fingerprint, line.key.current.fingerprint);
+        world.services.remove_key(&world.admin(&tenant), holder(&tenant), "production", "production").await.unwrap();
+        world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+    }
+}
+
+on_both! {
+    async fn rotation_can_be_undone_for_a_day(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let (admin, holder) = (world.admin(&tenant), holder(&tenant));
+        let (first, second) = (test_key("ok"), test_key("ok"));
+        world.add_key(&tenant, "production", &first).await.unwrap();
+        let token = world.token(&tenant).await;
+        let rotate = |secret: &str| {
+            let secret = Secret::new(secret.to_owned());
+            world.services.rotate_key(&admin, holder, "production", secret, "")
+        };
+        assert!(problem(rotate(&first).await, "api_key").contains("in use already"));
+        assert!(problem(rotate(&test_key("revoked")).await, "api_key").contains("rejected"));
+        let rotated = rotate(&second).await.unwrap();
+        assert_eq!(rotated.version, 2);
+        let answer = world.message(&token).send().await.unwrap();
+        assert_eq!(answer.headers()["x-keyward-key"], "production@2");
+
+        let detail = world.services.key_detail(holder, "production").await.unwrap();
+        assert_eq!(detail.undo.unwrap().version, 1);
+        let undone = world.services.undo_rotation(&admin, holder, "production").await.unwrap();
+        assert_eq!(undone.version, 1, "it comes back under its own number");
+        let answer = world.message(&token).send().await.unwrap();
+        assert_eq!(answer.headers()["x-keyward-key"], "production@1");
+        assert_eq!(world.arrived().await[0]["credential_sha256"], sha256(&first));
+
+        // The next rotation takes a number that was never used.
+        let third = rotate(&test_key("ok")).await.unwrap();
+        assert_eq!(third.version, 3);
+        // Undo brings back what was replaced last; a day later there is nothing to bring back.
+        world.clock.advance(DAY);
+        let admin = world.admin(&tenant);
+        let late = world.services.undo_rotation(&admin, holder, "production").await;
+        assert!(matches!(late, Err(ServiceError::NotFound)), "{late:?}");
+        world.services.tidy().await.unwrap();
+        let detail = world.services.key_detail(holder, "production").await.unwrap();
+        assert!(detail.undo.is_none());
+        assert_eq!(detail.versions.len(), 3, "what is known of old versions stays");
+    }
+}
+
+on_both! {
+    async fn an_undo_checks_the_old_key_first(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let (admin, holder) = (world.admin(&tenant), holder(&tenant));
+        let first = test_key("ok");
+        world.add_key(&tenant, "production", &first).await.unwrap();
+        world.services.rotate_key(&admin, holder, "production", Secret::new(test_key("ok")), "").await.unwrap();
+        world.impose(&first, "revoked").await;
+        assert!(problem(world.services.undo_rotation(&admin, holder, "production").await, "api_key").contains("rejected"));
+        let detail = world.services.key_detail(holder, "production").await.unwrap();
+        assert_eq!(detail.line.key.current.version, 2);
+        world.services.forget_replaced(&admin, holder, "production").await.unwrap();
+        let gone = world.services.undo_rotation(&admin, holder, "production").await;
+        assert!(matches!(gone, Err(ServiceError::NotFound)));
+        let again = world.services.forget_replaced(&admin, holder, "production").await;
+        assert!(matches!(again, Err(ServiceError::NotFound)));
+    }
+}
+
+on_both! {
+    async fn a_request_in_flight_ends_on_the_version_it_began_with(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let (admin, holder) = (world.admin(&tenant), holder(&tenant));
+        world.add_key(&tenant, "production", &test_key("slow")).await.unwrap();
+        let token = world.token(&tenant).await;
+        let running = tokio::spawn(world.message(&token).send());
+        // The sandbox holds this one back for two seconds; wait until it is there.
+        while !world.arrived().await.iter().any(|request| request["status"].is_null() || request["body_bytes"].as_u64() > Some(80)) {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        world.services.rotate_key(&admin, holder, "production", Secret::new(test_key("ok")), "").await.unwrap();
+        let next = world.message(&token).send().await.unwrap();
+        assert_eq!(next.headers()["x-keyward-key"], "production@2");
+        let earlier = running.await.unwrap().unwrap();
+        assert_eq!(earlier.status(), 200);
+        assert_eq!(earlier.headers()["x-keyward-key"], "production@1");
+        assert_eq!(world.row_of(&earlier).await.key_version, 1);
+    }
+}
+
+on_both! {
+    async fn a_late_word_about_an_old_version_changes_nothing(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let (admin, holder) = (world.admin(&tenant), holder(&tenant));
+        world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+        let before = world.services.key_detail(holder, "production").await.unwrap().line.key;
+        world.services.rotate_key(&admin, holder, "production", Secret::new(test_key("ok")), "").await.unwrap();
+        for _ in 0..3 {
+            let late = Observation { key: before.id, version: 1, verdict: Verdict::Rejected, started: world.clock.now() };
+            world.services.apply(late).await.unwrap();
+        }
+        let after = world.services.key_detail(holder, "production").await.unwrap().line.key;
+        assert_eq!((after.current.version, after.state_at(world.clock.now())), (2, KeyState::Valid));
+    }
+}
+
+on_both! {
+    async fn paused_keys_are_probed_and_resume_by_themselves(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let holder = holder(&tenant);
+        let key = test_key("nocredit");
+        world.add_key(&tenant, "production", &key).await.unwrap();
+        let state = async || {
+            let detail = world.services.key_detail(holder, "production").await.unwrap();
+            detail.line.key.state_at(world.clock.now())
+        };
+        world.forget_arrived().await;
+        world.services.probe_due().await.unwrap();
+        assert!(world.arrived().await.is_empty(), "not before its time");
+        world.clock.advance(5 * MINUTE);
+        world.services.probe_due().await.unwrap();
+        assert_eq!(state().await, KeyState::OutOfCredit);
+        assert!(!world.arrived().await.is_empty());
+
+        let body = serde_json::json!({ "sha256": sha256(&key) });
+        world.http.post(format!("{}/sandbox/lift", world.sandbox_url)).json(&body).send().await.unwrap();
+        world.clock.advance(5 * MINUTE);
+        world.services.probe_due().await.unwrap();
+        assert_eq!(state().await, KeyState::Valid);
+        let token = world.token(&tenant).await;
+        assert_eq!(world.message(&token).send().await.unwrap().status(), 200);
+    }
+}
+
+on_both! {
+    async fn an_admin_can_resume_check_and_choose_the_default(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let (admin, holder) = (world.admin(&tenant), holder(&tenant));
+        let key = test_key("spendlimit");
+        world.add_key(&tenant, "first", &key).await.unwrap();
+        world.add_key(&tenant, "second", &test_key("ok")).await.unwrap();
+        assert_eq!(world.services.check_key(&admin, holder, "first").await.unwrap(), KeyState::SpendLimit);
+        world.services.resume_key(&admin, holder, "first").await.unwrap();
+        let detail = world.services.key_detail(holder, "first").await.unwrap();
+        assert_eq!(detail.line.key.state_at(world.clock.now()), KeyState::Valid);
+        let twice = world.services.resume_key(&admin, holder, "first").await;
+        assert!(matches!(twice, Err(ServiceError::NotFound)));
+        world.impose(&key, "revoked").await;
+        assert_eq!(world.services.check_key(&admin, holder, "first").await.unwrap(), KeyState::Rejected);
+
+        world.services.set_default_key(&admin, holder, "second").await.unwrap();
+        let lines = world.services.key_lines(holder).await.unwrap();
+        let defaults: Vec<&str> = lines.iter().filter(|line| line.key.is_default).map(|line| line.key.name.as_str()).collect();
+        assert_eq!(defaults, ["second"]);
+        world.services.label_key(&admin, holder, "second", "  Batch jobs ").await.unwrap();
+        let detail = world.services.key_detail(holder, "second").await.unwrap();
+        assert_eq!(detail.line.key.label.as_deref(), Some("Batch jobs"));
+        let long = world.services.label_key(&admin, holder, "second", &"x".repeat(81)).await;
+        assert!(matches!(long, Err(ServiceError::Invalid(_))));
+    }
+}
+
+on_both! {
+    async fn removal_needs_the_name_and_deletes_the_sealed_rows(world: World) {
+        world.add_shared_key(&test_key("ok")).await;
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let (admin, holder) = (world.admin(&tenant), holder(&tenant));
+        world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+        let token = world.token(&tenant).await;
+        let wrong = world.services.remove_key(&admin, holder, "production", "prod").await;
+        assert!(matches!(wrong, Err(ServiceError::Invalid(_))));
+        world.services.remove_key(&admin, holder, "production", "production").await.unwrap();
+        assert!(world.services.key_lines(holder).await.unwrap().is_empty());
+        let answer = world.message(&token).send().await.unwrap();
+        assert_eq!(answer.headers()["x-keyward-usage-mode"], "managed");
+        let answer = world.message(&token).header("x-keyward-key", "production").send().await.unwrap();
+        assert_eq!(answer.status(), 404, "a named key never falls back");
+    }
+}
+
+on_both! {
+    async fn keys_change_only_by_those_who_may(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let other = world.tenant("other", UsageMode::Byok).await;
+        let holder = holder(&tenant);
+        world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+        let member = world.actor(None, Some((tenant.id, TenantRole::Member)));
+        let stranger = world.admin(&other);
+        let root = world.super_admin();
+        for person in [&member, &stranger, &root] {
+            let tries = [
+                world.services.add_key(person, holder, new_key("x", &test_key("ok"))).await.map(|_| ()),
+                world.services.rotate_key(person, holder, "production", Secret::new(test_key("ok")), "").await.map(|_| ()),
+                world.services.undo_rotation(person, holder, "production").await.map(|_| ()),
+                world.services.forget_replaced(person, holder, "production").await,
+                world.services.remove_key(person, holder, "production", "production").await,
+                world.services.check_key(person, holder, "production").await.map(|_| ()),
+                world.services.resume_key(person, holder, "production").await,
+                world.services.set_default_key(person, holder, "production").await,
+                world.services.label_key(person, holder, "production", "x").await,
+            ];
+            for done in tries {
+                assert!(matches!(done, Err(ServiceError::Denied)), "{done:?}");
+            }
+        }
+        let admin = world.admin(&tenant);
+        let disabled = world.services.set_key_disabled(&admin, holder, "production", true).await;
+        assert!(matches!(disabled, Err(ServiceError::Denied)));
+        world.services.set_key_disabled(&root, holder, "production", true).await.unwrap();
+        let answer = world.message(&world.token(&tenant).await).send().await.unwrap();
+        assert_eq!(answer.status(), 403);
+        world.services.set_key_disabled(&root, holder, "production", false).await.unwrap();
+
+        // An hour after the password was entered, it is asked for again.
+        world.clock.advance(HOUR);
+        let stale = world.services.label_key(&admin, holder, "production", "x").await;
+        assert!(matches!(stale, Err(ServiceError::Confirm)), "{stale:?}");
+    }
+}
+
+on_both! {
+    async fn a_custom_url_is_held_to_the_policy(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        for url in ["http://llm.example.com", "https://127.0.0.1", "https://user@llm.example.com", "https://db.internal", "https://llm.example.com:8443"] {
+            let person = world.admin(&tenant);
+            let new = NewKey { custom_url: url.to_owned(), ..new_key("custom", &test_key("ok")) };
+            problem(world.services.add_key(&person, holder(&tenant), new).await, "custom_url");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Usage rows, rollups and what the Billing page adds up.
+
+use keyward::access::scope::Scope;
+use keyward::domain::billing::UsageMode;
+use keyward::domain::clock::{DAY, HOUR, MINUTE, Moment};
+use keyward::domain::ids::{InstanceId, Owner, RequestId};
+use keyward::domain::usage::{UsageRow, UsageState, bucket_of};
+use keyward::services::meter;
+use keyward::storage::usage_report::{self, GroupBy, Totals};
+use keyward::storage::{changes, usage};
+use serde_json::{Value, json};
+
+use crate::on_both;
+use crate::support::{World, holder, message, test_key};
+
+on_both! {
+    async fn nothing_answered_goes_unrecorded(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+        let token = world.token(&tenant).await;
+        let calls = (0..120).map(|i| {
+            let request = world.send(&token, &message(["claude-haiku-4-5", "claude-opus-5"][i % 2], 20));
+            async move { request.send().await.unwrap() }
+        });
+        let answers = futures_util::future::join_all(calls).await;
+        let mut cost = 0;
+        for answer in answers {
+            assert_eq!(answer.status(), 200);
+            let row = world.row_of(&answer).await;
+            assert_eq!(row.state, UsageState::Final);
+            cost += row.cost.0;
+        }
+        assert_eq!(world.rows(&tenant).await.len(), 120);
+
+        // Rollups, days and groups say the same.
+        let scope = Scope::of_token(tenant.id);
+        let report = world.services.billing_report(&world.admin(&tenant), &scope, &tenant, GroupBy::Model).await.unwrap();
+        assert_eq!((report.totals.requests, report.totals.cost, report.totals.failed), (120, cost, 0));
+        assert_eq!(report.days.len(), 30);
+        assert_eq!(report.days[29].byok.requests, 120);
+        let groups = report.groups.unwrap();
+        let names: Vec<(&str, i64)> = groups.iter().map(|line| (line.name.as_str(), line.byok.requests)).collect();
+        assert_eq!(names, [("claude-opus-5", 60), ("claude-haiku-4-5", 60)], "the costliest first");
+        assert_eq!(report.previous, Totals::default());
+        let line = &world.services.key_lines(holder(&tenant)).await.unwrap()[0];
+        assert_eq!(line.cost_30d.0, cost);
+        assert!(world.clock.now().since(line.key.last_used_at.unwrap()) < MINUTE);
+        // Tokens remember their last use too.
+        let tokens = world.services.tokens(&world.admin(&tenant), holder(&tenant)).await.unwrap();
+        assert!(tokens[0].last_used_at.is_some());
+    }
+}
+
+on_both! {
+    async fn a_model_without_a_price_is_flagged_and_never_free(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let row = sample(world, &tenant, world.clock.now(), "claude-fable-9", 0);
+        let report = keyward::providers::Report {
+            tokens: Some(row.tokens),
+            complete: true,
+            model: Some("claude-fable-9".into()),
+            ..Default::default()
+        };
+        let platform = world.services.directory.platform().await.unwrap();
+        let ending = meter::Ending { status: Some(200), ..Default::default() };
+        let settled = meter::settle(row, report, ending, &platform.prices, world.clock.now());
+        assert!(settled.unpriced && settled.cost.0 == 0);
+        world.services.meter.settle(settled).await;
+        world.services.meter.flush().await;
+        let scope = Scope::of_token(tenant.id);
+        let report = world.services.billing_report(&world.admin(&tenant), &scope, &tenant, GroupBy::Feature).await.unwrap();
+        assert_eq!(report.unpriced, [("claude-fable-9".to_owned(), 1)]);
+        assert_eq!(report.totals.unpriced, 1);
+    }
+}
+
+on_both! {
+    async fn a_client_that_leaves_does_not_stop_the_meter(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        world.add_key(&tenant, "production", &test_key("slow")).await.unwrap();
+        let token = world.token(&tenant).await;
+        let mut body = message("claude-haiku-4-5", 40);
+        body["stream"] = json!(true);
+        let mut answer = world.send(&token, &body).send().await.unwrap();
+        let id = RequestId::parse(answer.headers()["x-keyward-request-id"].to_str().unwrap()).unwrap();
+        answer.chunk().await.unwrap().unwrap();
+        drop(answer);
+        // One that never saw the head of its answer.
+        let impatient = world.send(&token, &message("claude-opus-5", 40)).timeout(std::time::Duration::from_millis(300)).send().await;
+        assert!(impatient.is_err());
+
+        let row = world.row(id).await;
+        assert_eq!(row.state, UsageState::Final, "the answer was read to its end");
+        assert!(row.tokens.output > 1 && row.cost.0 > 0);
+        let rows = loop {
+            let rows = world.rows(&tenant).await;
+            if rows.len() == 2 && rows.iter().all(|row| row.state != UsageState::Pending) {
+                break rows;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        };
+        assert!(rows.iter().all(|row| row.state == UsageState::Final && row.cost.0 > 0), "{rows:?}");
+    }
+}
+
+on_both! {
+    async fn rows_of_a_process_that_died_are_settled_by_estimate(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let now = world.clock.now();
+        let (dead, alive) = (InstanceId::new(), InstanceId::new());
+        let mut tx = world.services.db.meter().await.unwrap();
+        changes::beat(&mut tx, alive, now).await.unwrap();
+        changes::beat(&mut tx, dead, now.minus(HOUR)).await.unwrap();
+        let row = |instance| UsageRow { instance, ..sample(world, &tenant, now.minus(MINUTE), "claude-haiku-4-5", 0) };
+        let (orphan, busy) = (row(dead), row(alive));
+        usage::upsert(&mut tx, &[orphan.clone(), busy.clone()]).await.unwrap();
+        tx.commit().await.unwrap();
+        world.services.keep_meter().await.unwrap();
+
+        let settled = world.row(orphan.id).await;
+        assert_eq!((settled.state, settled.cost.0), (UsageState::Estimated, 100 * 1_000 + 50 * 5_000));
+        let mut tx = world.services.db.read().await.unwrap();
+        let waiting = usage::find(&mut tx, busy.id).await.unwrap().unwrap();
+        assert_eq!(waiting.state, UsageState::Pending, "another process still owes it");
+        let scope = Scope::of_token(tenant.id);
+        let totals = usage_report::totals(&mut tx, &scope, bucket_of(now.minus(HOUR)), now.plus(HOUR)).await.unwrap();
+        assert_eq!((totals.requests, totals.estimated, totals.estimated_cost), (1, 1, settled.cost.0));
+    }
+}
+
+on_both! {
+    async fn days_add_up_to_the_range_in_every_zone(world: World) {
+        let now = world.clock.now();
+        for zone in ["UTC", "Asia/Kathmandu", "America/St_Johns", "Pacific/Kiritimati", "Europe/Berlin"] {
+            let slug = zone.to_lowercase().replace(['/', '_'], "-");
+            let mut tenant = world.tenant(&slug, UsageMode::Byok).await;
+            tenant.time_zone = zone.to_owned();
+            let rows: Vec<UsageRow> = (0..600_i64)
+                .map(|i| {
+                    let at = now.minus(i * 61 * DAY / 600 - MINUTE * 3);
+                    let mode = if i % 3 == 0 { UsageMode::Managed } else { UsageMode::Byok };
+                    UsageRow { mode, state: UsageState::Final, status: Some(200), ..sample(world, &tenant, at, "claude-haiku-4-5", 1_000 + i) }
+                })
+                .collect();
+            let mut tx = world.services.db.meter().await.unwrap();
+            usage::upsert(&mut tx, &rows).await.unwrap();
+            usage::roll_up(&mut tx, &rows).await.unwrap();
+            tx.commit().await.unwrap();
+            let scope = Scope::of_token(tenant.id);
+            let report = world.services.billing_report(&world.admin(&tenant), &scope, &tenant, GroupBy::Key).await.unwrap();
+            let within = |from: Moment, to: Moment| {
+                rows.iter().filter(move |row| row.started_at >= from && row.started_at < to).map(|row| row.cost.0).sum::<i64>()
+            };
+            assert_eq!(report.totals.cost, within(report.from, report.to), "{zone}");
+            for (day, part) in report.days.iter().zip(0..) {
+                let zone = jiff::tz::TimeZone::get(zone).unwrap();
+                let from = Moment::start_of(day.date, &zone);
+                let to = Moment::start_of(day.date.tomorrow().unwrap(), &zone);
+                assert_eq!(day.byok.cost + day.managed.cost, within(from, to), "{part} {}", day.date);
+            }
+            let groups = report.groups.unwrap();
+            assert_eq!(groups.iter().map(|line| line.byok.cost + line.managed.cost).sum::<i64>(), report.totals.cost);
+            assert!(report.previous.cost > 0);
+        }
+    }
+}
+
+on_both! {
+    async fn switching_mode_is_dated_and_touches_no_past_row(world: World) {
+        world.add_shared_key(&test_key("ok")).await;
+        let tenant = world.tenant("acme", UsageMode::Managed).await;
+        world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+        let (token, admin, scope) = (world.token(&tenant).await, world.admin(&tenant), Scope::of_token(tenant.id));
+        let before = world.message(&token).send().await.unwrap();
+        world.services.set_mode(&admin, &scope, &tenant, UsageMode::Byok).await.unwrap();
+        let after = world.message(&token).send().await.unwrap();
+        assert_eq!(world.row_of(&before).await.mode, UsageMode::Managed);
+        assert_eq!(world.row_of(&after).await.mode, UsageMode::Byok);
+        let again = world.services.set_mode(&admin, &scope, &tenant, UsageMode::Byok).await;
+        assert!(matches!(again, Err(keyward::services::ServiceError::Conflict(_))));
+        let report = world.services.billing_report(&admin, &scope, &tenant, GroupBy::Feature).await.unwrap();
+        let modes: Vec<UsageMode> = report.mode_changes.iter().map(|change| change.mode).collect();
+        assert_eq!(modes, [UsageMode::Managed, UsageMode::Byok]);
+        let line = &report.groups.unwrap()[0];
+        assert_eq!((line.byok.requests, line.managed.requests), (1, 1));
+    }
+}
+
+on_both! {
+    async fn cache_kinds_and_searches_are_rated_apart(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+        let token = world.token(&tenant).await;
+        let text = "A long preamble that is worth caching. ".repeat(40);
+        let body = json!({
+            "model": "claude-sonnet-4-6", "max_tokens": 30,
+            "system": [{ "type": "text", "text": text, "cache_control": { "type": "ephemeral", "ttl": "1h" } }],
+            "tools": [{ "type": "web_search_20250305", "name": "web_search" }],
+            "messages": [{ "role": "user", "content": "Go." }],
+        });
+        let first = world.send(&token, &body).send().await.unwrap();
+        let row = world.row_of(&first).await;
+        let usage = first.json::<Value>().await.unwrap()["usage"].clone();
+        assert!(row.tokens.cache_write_1h > 0 && row.tokens.web_searches == 1, "{usage}");
+        let of = |name: &str| usage[name].as_i64().unwrap();
+        // Sonnet 4.6: $3 in, $15 out, $6 for an hour's cache write; a search is a cent.
+        let expected = of("input_tokens") * 3_000 + of("output_tokens") * 15_000
+            + usage["cache_creation"]["ephemeral_1h_input_tokens"].as_i64().unwrap() * 6_000
+            + usage["cache_creation"]["ephemeral_5m_input_tokens"].as_i64().unwrap() * 3_750
+            + of("cache_read_input_tokens") * 300 + 10_000_000;
+        assert_eq!(row.cost.0, expected);
+        let second = world.send(&token, &body).send().await.unwrap();
+        let row = world.row_of(&second).await;
+        assert!(row.tokens.cache_read > 0 && row.tokens.cache_write_1h == 0);
+    }
+}
+
+fn sample(
+    world: &World,
+    tenant: &keyward::domain::account::Tenant,
+    at: Moment,
+    model: &str,
+    cost: i64,
+) -> UsageRow {
+    use keyward::domain::billing::Funding;
+    use keyward::domain::ids::KeyId;
+    use keyward::domain::money::Nanos;
+    use keyward::domain::provider_key::Provider;
+    use keyward::domain::usage::{Dialect, Labels, ServedAs, TokenUsage};
+    let _ = Owner::Platform;
+    UsageRow {
+        id: RequestId::new(),
+        tenant_id: tenant.id,
+        instance: world.services.instance,
+        started_at: at,
+        ended_at: None,
+        feature: "general".into(),
+        provider: Provider::Anthropic,
+        dialect: Dialect::Anthropic,
+        key_id: KeyId(uuid::Uuid::from_u128(7)),
+        key_name: "gone".into(),
+        key_version: 1,
+        mode: UsageMode::Byok,
+        funding: Funding::Included,
+        fallback: None,
+        model_asked: model.into(),
+        model_served: None,
+        labels: Labels::default(),
+        tokens: TokenUsage { input: 100, output: 50, ..TokenUsage::default() },
+        served_as: ServedAs::default(),
+        raw_usage: None,
+        price_id: None,
+        cost: Nanos(cost),
+        billed: Nanos(0),
+        unpriced: false,
+        state: UsageState::Pending,
+        status: None,
+        error_code: None,
+        first_byte_us: None,
+        total_us: None,
+    }
+}

@@ -1,0 +1,425 @@
+//! What every test stands on: its own database, sandbox, server and clock, all on free ports of
+//! this machine, and gone when the test ends.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use actix_web::dev::ServerHandle;
+use keyward::access::actor::Actor;
+use keyward::access::scope::Scope;
+use keyward::config::{LogFormat, Settings};
+use keyward::crypto::secret::Secret;
+use keyward::domain::account::{
+    Email, KeyChangers, PlatformRole, Slug, Tenant, TenantRole, TenantState, User,
+};
+use keyward::domain::audit::AuditActor;
+use keyward::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
+use keyward::domain::clock::Clock;
+use keyward::domain::ids::{Owner, PlanId, RequestId, TenantId, UserId};
+use keyward::domain::plan::{Feature, Plan};
+use keyward::domain::provider_key::Provider;
+use keyward::domain::usage::UsageRow;
+use keyward::outbound::Parts;
+use keyward::sandbox;
+use keyward::services::provider_keys::{Holder, NewKey, Saved};
+use keyward::services::tokens::NewToken;
+use keyward::services::{ServiceError, Services};
+use keyward::startup::{self, Replacements, Running};
+use keyward::storage::tenants::TenantRecord;
+use keyward::storage::{changes, people, plans, tenants, usage};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// Which database a test runs on. Every story is told on both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum On {
+    Sqlite,
+    Postgres,
+}
+
+/// Declares a test that runs once on SQLite and once on PostgreSQL.
+#[macro_export]
+macro_rules! on_both {
+    ($(#[$meta:meta])* async fn $name:ident($world:ident: World) $body:block) => {
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            async fn story($world: &mut $crate::support::World) $body
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                let mut world = $crate::support::World::new($crate::support::On::Sqlite).await;
+                story(&mut world).await;
+                world.end().await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                let mut world = $crate::support::World::new($crate::support::On::Postgres).await;
+                story(&mut world).await;
+                world.end().await;
+            }
+        }
+    };
+}
+
+pub struct World {
+    pub services: Arc<Services>,
+    pub clock: Clock,
+    /// `http://127.0.0.1:PORT` of console and gateway.
+    pub url: String,
+    pub sandbox_url: String,
+    pub http: reqwest::Client,
+    pub dir: tempfile::TempDir,
+    pub settings: Settings,
+    running: Option<Running>,
+    sandbox: ServerHandle,
+    postgres: Option<String>,
+}
+
+/// What a test may set up differently.
+#[derive(Default)]
+pub struct Setup {
+    pub outbound: Option<Parts>,
+    /// Where Anthropic requests go in place of the sandbox.
+    pub anthropic_url: Option<String>,
+}
+
+impl World {
+    pub async fn new(on: On) -> Self {
+        Self::with(on, Setup::default()).await
+    }
+
+    pub async fn with(on: On, setup: Setup) -> Self {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let clock = Clock::adjustable();
+        let dir = tempfile::tempdir().expect("a folder");
+        let (sandbox, sandbox_url) = start_sandbox(&clock);
+        let postgres = match on {
+            On::Sqlite => None,
+            On::Postgres => Some(fresh_postgres().await),
+        };
+        let listener = free_port();
+        let address = listener.local_addr().expect("an address");
+        let settings = Settings {
+            bind: address,
+            public_url: Some(format!("http://localhost:{}", address.port())),
+            data_dir: dir.path().to_owned(),
+            database_url: postgres.clone(),
+            database_url_file: None,
+            master_keys_file: None,
+            anthropic_url: setup.anthropic_url.unwrap_or_else(|| sandbox_url.clone()),
+            product_name: "Acme".to_owned(),
+            log: LogFormat::Text,
+            metrics_bind: None,
+            trusted_proxies: Vec::new(),
+            shutdown_seconds: 5,
+        };
+        let replace = Replacements { clock: clock.clone(), outbound: setup.outbound.unwrap_or_default() };
+        let services = startup::open(&settings, replace).await.expect("services");
+        plant(&services).await;
+        let running = startup::start(Arc::clone(&services), &settings, listener).await.expect("a server");
+        Self {
+            services,
+            clock,
+            url: format!("http://{address}"),
+            sandbox_url,
+            http: reqwest::Client::builder()
+                .redirect(reqwest::redirect::Policy::none())
+                .build()
+                .expect("a client"),
+            dir,
+            settings,
+            running: Some(running),
+            sandbox,
+            postgres,
+        }
+    }
+
+    /// Stops everything in good order, and waits for it.
+    pub async fn end(mut self) {
+        self.stop().await;
+        self.sandbox.stop(false).await;
+        if let Some(url) = self.postgres.take() {
+            drop_postgres(&url).await;
+        }
+    }
+
+    /// Stops the server alone; its database stays.
+    pub async fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop().await;
+        }
+    }
+
+    /// A tenant on the plan `pro`, with default policies.
+    pub async fn tenant(&self, slug: &str, mode: UsageMode) -> Tenant {
+        self.tenant_with(slug, mode, NoKeyPolicy::Managed, LimitPolicy::Pause).await
+    }
+
+    pub async fn tenant_with(
+        &self,
+        slug: &str,
+        mode: UsageMode,
+        no_key: NoKeyPolicy,
+        on_limit: LimitPolicy,
+    ) -> Tenant {
+        let mut tx = self.services.db.write().await.expect("a transaction");
+        let plan = plans::list(&mut tx).await.unwrap().into_iter().find(|plan| plan.slug == "pro").unwrap();
+        let record = TenantRecord {
+            tenant: Tenant {
+                id: TenantId::new(),
+                slug: Slug::parse(slug).unwrap(),
+                name: format!("{slug} Ltd"),
+                plan_id: plan.id,
+                state: TenantState::Active,
+                key_changers: KeyChangers::Admins,
+                time_zone: "UTC".to_owned(),
+                created_at: self.clock.now(),
+            },
+            policy: PaymentPolicy { mode, funding: Funding::Included, no_key, on_limit },
+        };
+        tenants::insert(&mut tx, &record).await.unwrap();
+        tx.commit().await.unwrap();
+        record.tenant
+    }
+
+    /// An access token of the tenant.
+    pub async fn token(&self, tenant: &Tenant) -> String {
+        self.make_token(Owner::Tenant(tenant.id)).await
+    }
+
+    pub async fn make_token(&self, owner: Owner) -> String {
+        let holder = Holder { scope: Scope::of_system(owner), changers: KeyChangers::Admins };
+        let new = NewToken { name: "Test".to_owned(), days: String::new() };
+        let made = self.services.make_token(&AuditActor::system("test"), holder, &new).await.unwrap();
+        made.secret.expose().to_owned()
+    }
+
+    /// Adds a key as the tenant's admin would, with its live check.
+    pub async fn add_key(&self, tenant: &Tenant, name: &str, secret: &str) -> Result<Saved, ServiceError> {
+        self.services.add_key(&self.admin(tenant), holder(tenant), new_key(name, secret)).await
+    }
+
+    /// The platform's shared key.
+    pub async fn add_shared_key(&self, secret: &str) {
+        let holder = Holder { scope: Scope::of_system(Owner::Platform), changers: KeyChangers::SuperAdmins };
+        self.services
+            .add_key(&self.super_admin(), holder, new_key("shared", secret))
+            .await
+            .expect("a shared key");
+    }
+
+    pub fn admin(&self, tenant: &Tenant) -> Actor {
+        self.actor(None, Some((tenant.id, TenantRole::Admin)))
+    }
+
+    pub fn super_admin(&self) -> Actor {
+        self.actor(Some(PlatformRole::SuperAdmin), None)
+    }
+
+    pub fn actor(&self, platform_role: Option<PlatformRole>, role: Option<(TenantId, TenantRole)>) -> Actor {
+        Actor {
+            user_id: UserId::new(),
+            email: "ada@acme.example".to_owned(),
+            platform_role,
+            memberships: role.into_iter().collect(),
+            confirmed_at: self.clock.now(),
+            address: None,
+            request_id: None,
+        }
+    }
+
+    /// A user who can sign in.
+    pub async fn user(
+        &self,
+        email: &str,
+        password: &str,
+        platform_role: Option<PlatformRole>,
+        place: Option<(TenantId, TenantRole)>,
+    ) -> User {
+        let address = Email::parse(email).unwrap();
+        let secret = Some(Secret::new(password.to_owned()));
+        self.services
+            .create_user(&AuditActor::system("test"), &address, platform_role, place, secret)
+            .await
+            .expect("a user");
+        let mut tx = self.services.db.read().await.unwrap();
+        people::find_by_email(&mut tx, &address).await.unwrap().unwrap()
+    }
+
+    /// Sends a message through the gateway.
+    pub fn message(&self, token: &str) -> reqwest::RequestBuilder {
+        self.send(token, &message("claude-haiku-4-5", 64))
+    }
+
+    pub fn send(&self, token: &str, body: &Value) -> reqwest::RequestBuilder {
+        self.http
+            .post(format!("{}/v1/messages", self.url))
+            .header("x-api-key", token)
+            .header("anthropic-version", "2023-06-01")
+            .json(body)
+    }
+
+    /// The usage row of an answer, once it is settled.
+    pub async fn row_of(&self, response: &reqwest::Response) -> UsageRow {
+        let id = response.headers()["x-keyward-request-id"].to_str().unwrap().to_owned();
+        self.row(RequestId::parse(&id).unwrap()).await
+    }
+
+    pub async fn row(&self, id: RequestId) -> UsageRow {
+        // The exchange hands its row over after the last byte has gone out.
+        for _ in 0..200 {
+            self.services.meter.flush().await;
+            let mut tx = self.services.db.read().await.unwrap();
+            if let Some(row) = usage::find(&mut tx, id).await.unwrap().filter(|row| row.ended_at.is_some()) {
+                return row;
+            }
+            drop(tx);
+            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+        }
+        panic!("the row of request {id} was never settled");
+    }
+
+    /// All usage rows of a tenant, oldest first.
+    pub async fn rows(&self, tenant: &Tenant) -> Vec<UsageRow> {
+        self.services.meter.flush().await;
+        let mut tx = self.services.db.read().await.unwrap();
+        let everything = (keyward::domain::clock::Moment(0), keyward::domain::clock::Moment(i64::MAX));
+        usage::page(&mut tx, tenant.id, everything.0, everything.1, None, 10_000).await.unwrap()
+    }
+
+    /// What the sandbox saw, newest first.
+    pub async fn arrived(&self) -> Vec<Value> {
+        let answer: Value = self
+            .http
+            .get(format!("{}/sandbox/requests", self.sandbox_url))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
+        answer["requests"].as_array().unwrap().clone()
+    }
+
+    pub async fn forget_arrived(&self) {
+        self.http.delete(format!("{}/sandbox/requests", self.sandbox_url)).send().await.unwrap();
+    }
+
+    /// Makes the sandbox treat a key differently from now on.
+    pub async fn impose(&self, secret: &str, behaviour: &str) {
+        let body = json!({ "sha256": sha256(secret), "behaviour": behaviour });
+        let answer =
+            self.http.post(format!("{}/sandbox/impose", self.sandbox_url)).json(&body).send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+    }
+}
+
+pub fn holder(tenant: &Tenant) -> Holder {
+    Holder { scope: Scope::of_system(Owner::Tenant(tenant.id)), changers: tenant.key_changers }
+}
+
+pub fn new_key(name: &str, secret: &str) -> NewKey {
+    NewKey {
+        provider: Provider::Anthropic,
+        secret: Secret::new(secret.to_owned()),
+        name: name.to_owned(),
+        label: String::new(),
+        custom_url: String::new(),
+        switch_mode: false,
+    }
+}
+
+/// A sandbox key that behaves as `word` says; a different one at every call.
+pub fn test_key(word: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("sk-ant-api03-test-{word}-{:08}-Zz9y", COUNT.fetch_add(1, Ordering::SeqCst))
+}
+
+pub fn message(model: &str, max_tokens: u32) -> Value {
+    json!({
+        "model": model,
+        "max_tokens": max_tokens,
+        "messages": [{ "role": "user", "content": "Name three rivers." }],
+    })
+}
+
+pub fn sha256(text: &str) -> String {
+    hex::encode(Sha256::digest(text.as_bytes()))
+}
+
+pub fn error_code(body: &Value) -> &str {
+    body["error"]["details"]["error_code"].as_str().unwrap_or_default()
+}
+
+pub fn free_port() -> TcpListener {
+    TcpListener::bind(("127.0.0.1", 0)).expect("a free port")
+}
+
+fn start_sandbox(clock: &Clock) -> (ServerHandle, String) {
+    let listener = free_port();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let options = sandbox::Options { clock: clock.clone(), workers: 1 };
+    let server = sandbox::server(listener, options).expect("a sandbox");
+    let handle = server.handle();
+    tokio::spawn(server);
+    (handle, url)
+}
+
+async fn plant(services: &Services) {
+    let mut tx = services.db.write().await.unwrap();
+    let features = [("drafts", true), ("suggestions", true), ("chatbot", false), ("extra", true)];
+    for (position, (slug, covered)) in (0..).zip(features) {
+        let feature = Feature {
+            slug: slug.to_owned(),
+            name: format!("Feature {slug}"),
+            description: String::new(),
+            covered,
+            default_model: Some("claude-opus-4-5".to_owned()),
+        };
+        plans::insert_feature(&mut tx, &feature, position).await.unwrap();
+    }
+    let plan = Plan {
+        id: PlanId::new(),
+        slug: "pro".to_owned(),
+        name: "Pro".to_owned(),
+        features: ["drafts", "suggestions", "chatbot"].map(str::to_owned).into(),
+    };
+    plans::insert(&mut tx, &plan).await.unwrap();
+    changes::bump(&mut tx, Owner::Platform, services.clock.now()).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// The private PostgreSQL that `tests/run` has started.
+fn postgres_url() -> String {
+    std::env::var("KEYWARD_TEST_POSTGRES_URL")
+        .expect("KEYWARD_TEST_POSTGRES_URL is not set: run the tests with tests/run")
+}
+
+async fn fresh_postgres() -> String {
+    let admin = postgres_url();
+    let name = format!("t{}", uuid::Uuid::now_v7().simple());
+    let pool = sqlx::PgPool::connect(&admin).await.expect("the private PostgreSQL answers");
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&pool).await.unwrap();
+    pool.close().await;
+    let mut url = url::Url::parse(&admin).unwrap();
+    url.set_path(&name);
+    url.to_string()
+}
+
+async fn drop_postgres(url: &str) {
+    let name = url::Url::parse(url).unwrap().path().trim_start_matches('/').to_owned();
+    let pool = sqlx::PgPool::connect(&postgres_url()).await.unwrap();
+    let sql = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+    sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+    pool.close().await;
+}
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
