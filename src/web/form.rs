@@ -19,8 +19,8 @@ use crate::services::{Problems, ServiceError};
 
 const LIMIT: usize = 64 * 1_024;
 
-/// Fields that never go back into a page.
-const SECRET: [&str; 4] = ["csrf", "current_password", "password", "api_key"];
+/// Fields that never go back into a page, beside the token and the present password.
+const SECRET: [&str; 3] = ["password", "new_password", "api_key"];
 
 /// A form that was sent by one of our own pages to whom it was written for.
 pub struct Posted<T> {

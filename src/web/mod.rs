@@ -36,7 +36,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use actix_web::middleware::{Compress, from_fn};
-use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::web::{self, Data, PathConfig, QueryConfig, ServiceConfig};
 use actix_web::{Route, guard};
 
 use crate::services::Services;
@@ -79,6 +79,8 @@ pub fn configure(cfg: &mut ServiceConfig, services: Arc<Services>, options: &Opt
         )
         .service(
             web::scope("")
+                .app_data(QueryConfig::default().error_handler(|_, _| WebError::BadForm.into()))
+                .app_data(PathConfig::default().error_handler(|_, _| WebError::NotFound.into()))
                 .configure(routes)
                 .default_service(web::to(nothing_here))
                 .wrap(from_fn(device::remember))

@@ -7,6 +7,7 @@ use actix_web::web::{self, Data, Query, ServiceConfig};
 use askama::Template;
 use serde::Deserialize;
 
+use super::error::WebError;
 use super::form::{Nothing, Posted};
 use super::page::{Answer, Page, see_other};
 use super::viewer::{Viewer, origin};
@@ -53,8 +54,10 @@ impl Default for SignInForm {
 
 async fn show(console: Data<Console>, request: HttpRequest, session: Session, asked: Query<Asked>) -> Answer {
     let next = asked.into_inner().next.filter(|next| is_local(next));
-    if let Ok(viewer) = Viewer::of(&request).await {
-        return Ok(see_other(&next.unwrap_or_else(|| home::of(&viewer))));
+    match Viewer::of(&request).await {
+        Ok(viewer) => return Ok(see_other(&next.unwrap_or_else(|| home::of(&viewer)))),
+        Err(WebError::SignIn { .. }) => {}
+        Err(error) => return Err(error),
     }
     let page = SignInPage {
         title: "Sign in",

@@ -120,10 +120,19 @@ pub async fn create(console: Data<Console>, mut place: Place, posted: Posted<New
             page.label = form.label;
             page.custom_url = form.custom_url;
             page.switch_mode = page.switch_mode.map(|_| form.switch_mode.as_deref() == Some("yes"));
-            page.problems = failure.problems;
+            page.problems = not_saved(Provider::Anthropic, failure.problems);
             Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
         }
     }
+}
+
+/// Whatever the reason is: what was pasted is not stored.
+fn not_saved(provider: Provider, mut problems: Problems) -> Problems {
+    problems.summary.get_or_insert_with(|| format!("Failed to save {} key.", provider.label()));
+    // In the order in which the form has them.
+    let fields = ["api_key", "key_name", "label", "custom_url", "current_password"];
+    problems.fields.sort_by_key(|(name, _)| fields.iter().position(|field| field == name));
+    problems
 }
 
 /// Back to the overview, where the banner tells the new truth.
@@ -223,7 +232,7 @@ pub async fn rotate(
             let failure = Failure::of(error)?;
             let mut page = rotate_page(&console, &place, name).await?;
             page.custom_url = form.custom_url;
-            page.problems = failure.problems;
+            page.problems = not_saved(page.spec.kind, failure.problems);
             Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
         }
     }
