@@ -33,7 +33,7 @@ pub struct Settings {
     #[arg(long, env = "KEYWARD_DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
 
-    /// File that holds the database URL, in place of KEYWARD_DATABASE_URL
+    /// File that holds the database URL, in place of `KEYWARD_DATABASE_URL`
     #[arg(long, env = "KEYWARD_DATABASE_URL_FILE", conflicts_with = "database_url")]
     pub database_url_file: Option<PathBuf>,
 

@@ -22,7 +22,7 @@ pub enum User {
     /// Make a user, or add one to a tenant; prints a one-time link to choose a password
     Create {
         email: String,
-        /// super_admin or support; or, with --tenant, admin, billing_admin or member
+        /// `super_admin` or support; or, with --tenant, admin, `billing_admin` or member
         #[arg(long)]
         role: String,
         /// Slug of the tenant

@@ -91,7 +91,7 @@ impl Keyring {
              # Without this file no provider key can be opened. Back it up apart from the database.\n",
         ));
         for (id, key) in &self.keys {
-            let key = Zeroizing::new(STANDARD.encode(&**key));
+            let key = Zeroizing::new(STANDARD.encode(**key));
             let mark = if *id == self.active { " active" } else { "" };
             let _ = writeln!(text, "{id} {}{mark}", &*key);
         }
@@ -143,7 +143,8 @@ fn refuse_exposed(path: &Path) -> Result<(), KeyringError> {
     let meta =
         std::fs::metadata(path).map_err(|source| KeyringError::Read { path: path.to_owned(), source })?;
     let mode = meta.permissions().mode() & 0o777;
-    if mode & 0o077 == 0 { Ok(()) } else { Err(KeyringError::Exposed { path: path.to_owned(), mode }) }
+    let open_to_others = mode & 0o077;
+    if open_to_others == 0 { Ok(()) } else { Err(KeyringError::Exposed { path: path.to_owned(), mode }) }
 }
 
 #[cfg(not(unix))]

@@ -1,7 +1,7 @@
 //! The list prices that Keyward ships with, and the models that they belong to.
 //!
 //! Sources, read on 20 November 2026: the pricing page of the Claude documentation
-//! (platform.claude.com/docs/en/about-claude/pricing) and the community price map in PyPI
+//! (platform.claude.com/docs/en/about-claude/pricing) and the community price map in `PyPI`
 //! `litellm` 1.109.1. A price changes by a new dated row, never by an edit.
 
 use super::clock::Moment;

@@ -13,7 +13,7 @@ use super::error::GatewayError;
 /// Largest request body.
 pub const MAX_BODY: usize = 32 * 1_024 * 1_024;
 /// A client may be silent for this long in the middle of its body.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_mins(1);
 
 /// What Keyward needs to know of a body.
 #[derive(Debug, Default, PartialEq, Eq)]

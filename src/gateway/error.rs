@@ -86,7 +86,9 @@ impl GatewayError {
         };
         let mut message = refusal.message.clone();
         if let Some(until) = refusal.until {
-            message.push_str(&format!(" It ends at {}.", until.rfc3339()));
+            message.push_str(" It ends at ");
+            message.push_str(&until.rfc3339());
+            message.push('.');
         }
         let opener = gates.iter().find_map(|gate| gate.closed.as_ref()).map(|closed| closed.opener);
         if let Some(way_out) = opener.and_then(|opener| way_out(opener, standing, options)) {

@@ -24,7 +24,7 @@ use crate::services::directory::PlatformView;
 use crate::services::meter::{self, Ending};
 
 /// How long an answer is read on after its client has left.
-const DRAIN: Duration = Duration::from_secs(60);
+const DRAIN: Duration = Duration::from_mins(1);
 /// A JSON answer comes whole; a longer one is no answer of a model.
 const MAX_JSON: usize = 16 * 1_024 * 1_024;
 /// Error answers are short.
@@ -141,23 +141,13 @@ impl Exchange {
         self.services.key_states.observe(&self.key, judged.verdict, began(&self.row));
         // A redirect, or an error that cannot be read, is nothing that an SDK could use.
         let usable = body.filter(|_| answer.status >= 400);
-        let (head, code) = match usable {
-            Some(body) => {
-                let code = judged.code.unwrap_or_else(|| format!("http_{}", answer.status));
-                (
-                    Ok(Head {
-                        status: answer.status,
-                        headers: answer.headers,
-                        body: AnswerBody::Whole(body),
-                    }),
-                    code,
-                )
-            }
-            None => {
-                let error = GatewayError::unreadable(provider.label());
-                let code = error.code().to_owned();
-                (Err(error), code)
-            }
+        let (head, code) = if let Some(body) = usable {
+            let code = judged.code.unwrap_or_else(|| format!("http_{}", answer.status));
+            (Ok(Head { status: answer.status, headers: answer.headers, body: AnswerBody::Whole(body) }), code)
+        } else {
+            let error = GatewayError::unreadable(provider.label());
+            let code = error.code().to_owned();
+            (Err(error), code)
         };
         let status = Some(answer.status);
         let _ = to_client.send(head);

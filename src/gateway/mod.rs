@@ -173,7 +173,7 @@ async fn serve(
         headers: asked.passing,
         body: bytes,
     };
-    let exchange = prepare(gateway, &standing, &chosen, inbound, endpoint, row, caller)?;
+    let exchange = prepare(gateway, &standing, &chosen, inbound, endpoint, row, &caller)?;
     let marks = marks(id, &chosen);
     let head = exchange.start(services).await?;
     Ok(respond(head, &marks))
@@ -236,7 +236,7 @@ fn prepare(
     inbound: Inbound,
     endpoint: Endpoint,
     row: UsageRow,
-    caller: Caller,
+    caller: &Caller,
 ) -> Result<Exchange, GatewayError> {
     let services = &gateway.services;
     let ring = if chosen.shared { &standing.platform.keys } else { &standing.tenant.keys };

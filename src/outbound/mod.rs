@@ -18,9 +18,9 @@ use crate::providers::Outgoing;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// Models think: the first byte may take this long.
-pub const FIRST_BYTE: Duration = Duration::from_secs(600);
+pub const FIRST_BYTE: Duration = Duration::from_mins(10);
 /// The longest silence between two pieces of an answer.
-pub const IDLE: Duration = Duration::from_secs(300);
+pub const IDLE: Duration = Duration::from_mins(5);
 
 /// Whose URL a request goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ impl Outbound {
                 .retry(reqwest::retry::never())
                 .connect_timeout(CONNECT)
                 .tcp_nodelay(true)
-                .pool_idle_timeout(Duration::from_secs(60))
+                .pool_idle_timeout(Duration::from_mins(1))
                 .user_agent(concat!("keyward/", env!("CARGO_PKG_VERSION")));
             for pem in &parts.extra_roots {
                 builder = builder.add_root_certificate(reqwest::Certificate::from_pem(pem)?);

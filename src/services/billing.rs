@@ -223,13 +223,12 @@ fn side<'a>(byok: &'a mut Totals, managed: &'a mut Totals, mode: UsageMode) -> &
 fn lines(rows: Vec<(String, UsageMode, Totals)>) -> Vec<GroupLine> {
     let mut lines: Vec<GroupLine> = Vec::new();
     for (name, mode, totals) in rows {
-        let line = match lines.iter_mut().find(|line| line.name == name) {
-            Some(line) => line,
-            None => {
-                lines.push(GroupLine { name, byok: Totals::default(), managed: Totals::default() });
-                let last = lines.len() - 1;
-                &mut lines[last]
-            }
+        let line = if let Some(line) = lines.iter_mut().find(|line| line.name == name) {
+            line
+        } else {
+            lines.push(GroupLine { name, byok: Totals::default(), managed: Totals::default() });
+            let last = lines.len() - 1;
+            &mut lines[last]
         };
         *side(&mut line.byok, &mut line.managed, mode) = totals;
     }

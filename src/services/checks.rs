@@ -41,9 +41,8 @@ impl Services {
         let asked = self.runtime.spawn(async move {
             let mut taken = false;
             for (endpoint, request) in requests {
-                let judged = match ask(&outbound, provider, &endpoint, request, trust, now).await {
-                    Ok(judged) => judged,
-                    Err(_) => return Checked { verdict: Verdict::Unreachable, code: None },
+                let Ok(judged) = ask(&outbound, provider, &endpoint, request, trust, now).await else {
+                    return Checked { verdict: Verdict::Unreachable, code: None };
                 };
                 match judged.verdict {
                     Verdict::Works => taken = true,

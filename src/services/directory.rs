@@ -87,9 +87,9 @@ impl Directory {
     pub fn new(db: Database) -> Self {
         Self {
             db,
-            tokens: Cache::builder().max_capacity(50_000).time_to_live(Duration::from_secs(60)).build(),
-            tenants: Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_secs(600)).build(),
-            slugs: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_secs(60)).build(),
+            tokens: Cache::builder().max_capacity(50_000).time_to_live(Duration::from_mins(1)).build(),
+            tenants: Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_mins(10)).build(),
+            slugs: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_mins(1)).build(),
             platform: ArcSwapOption::empty(),
         }
     }

@@ -35,7 +35,7 @@ pub fn start(services: &Arc<Services>) -> Jobs {
         runtime.spawn(watch(Arc::clone(services))),
         runtime.spawn(every(Duration::from_secs(5), Arc::clone(services), async |s| s.probe_due().await)),
         runtime.spawn(every(Duration::from_secs(20), Arc::clone(services), async |s| s.keep_meter().await)),
-        runtime.spawn(every(Duration::from_secs(60), Arc::clone(services), async |s| s.tidy().await)),
+        runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.tidy().await)),
     ])
 }
 

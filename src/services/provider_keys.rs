@@ -72,7 +72,7 @@ impl Services {
             }
             Some(_) => {}
         }
-        let label = self.read_label(&new.label, &mut problems);
+        let label = read_label(&new.label, &mut problems);
         let pasted = self.read_pasted(&holder, provider, &new.secret, &new.custom_url, &mut problems).await?;
         let (Some(name), Some(pasted), true) = (name, pasted, problems.is_empty()) else {
             return Err(failed_to_save(provider, problems));
@@ -366,7 +366,7 @@ impl Services {
         self.permit_keys(actor, &holder.scope, holder.changers)?;
         let found = self.find_key(&holder.scope, name).await?.ok_or(ServiceError::NotFound)?;
         let mut problems = Problems::default();
-        let label = self.read_label(label, &mut problems);
+        let label = read_label(label, &mut problems);
         problems.or_ok()?;
         let detail = serde_json::json!({ "before": found.key.label, "after": label });
         self.change(actor, &holder, &found.key, AuditAction::KeyEdited, detail, async |tx, _| {
@@ -444,14 +444,6 @@ impl Services {
         Ok(custody::open(&self.keyring, &owner_key, sealed, &seat(key, version))?)
     }
 
-    fn read_label(&self, label: &str, problems: &mut Problems) -> Option<String> {
-        let label = label.trim();
-        if label.chars().count() > MAX_LABEL || label.chars().any(char::is_control) {
-            problems.add("label", format!("Use at most {MAX_LABEL} characters on one line."));
-        }
-        (!label.is_empty()).then(|| label.to_owned())
-    }
-
     /// Reads a pasted secret and URL by form alone; nothing is sent yet.
     async fn read_pasted(
         &self,
@@ -514,6 +506,14 @@ impl Services {
         let checked = self.check(provider, &pasted.secret, pasted.custom_url.as_deref()).await;
         status_or_problem(provider, &checked, pasted.custom_url.is_some(), self.clock.now())
     }
+}
+
+fn read_label(label: &str, problems: &mut Problems) -> Option<String> {
+    let label = label.trim();
+    if label.chars().count() > MAX_LABEL || label.chars().any(char::is_control) {
+        problems.add("label", format!("Use at most {MAX_LABEL} characters on one line."));
+    }
+    (!label.is_empty()).then(|| label.to_owned())
 }
 
 /// A pasted key that has the right form.

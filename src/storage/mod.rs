@@ -35,7 +35,7 @@ impl StorageError {
     /// Whether a write failed because something of that name is there already.
     #[must_use]
     pub fn is_conflict(&self) -> bool {
-        matches!(self, Self::Database(error) if error.as_database_error().is_some_and(|e| e.is_unique_violation()))
+        matches!(self, Self::Database(error) if error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Anthropic: the Messages API. Wire facts are from the official SDK (PyPI `anthropic` 2.11,
+//! Anthropic: the Messages API. Wire facts are from the official SDK (`PyPI` `anthropic` 2.11,
 //! npm `@anthropic-ai/sdk`) and the API reference at platform.claude.com.
 
 mod judge;

@@ -426,7 +426,7 @@ mod tests {
     fn endless_lines_are_not_kept() {
         let mut reader = Stream::default();
         for _ in 0..40 {
-            reader.push(&[b'x'; 100_000]);
+            reader.push(&vec![b'x'; 100_000]);
         }
         assert!(reader.partial.len() <= MAX_LINE);
         reader.push(b"\n");
