@@ -5,6 +5,7 @@
 
 mod architecture;
 mod cli;
+mod console;
 mod faults;
 mod gateway;
 mod keys;
@@ -14,3 +15,4 @@ mod people;
 mod sandbox;
 mod secrecy;
 mod support;
+mod visitor;

@@ -6,7 +6,7 @@ use actix_web::web::{Data, Path};
 use askama::Template;
 use serde::Deserialize;
 
-use super::detail::{KeyPath, changeable};
+use super::detail::{KeyPath, changeable, with_label};
 use super::words::{KeyState, Words};
 use super::{base, title};
 use crate::access::actor::Actor;
@@ -136,17 +136,31 @@ pub struct LabelForm {
 
 pub async fn label(
     console: Data<Console>,
-    place: Place,
+    mut place: Place,
     request: HttpRequest,
     path: Path<KeyPath>,
-    posted: Posted<LabelForm>,
+    mut posted: Posted<LabelForm>,
 ) -> Answer {
     let (holder, key, label) = (place.holder, path.key.as_str(), posted.fields.label.clone());
-    press(&console, place, &request, key, "Save label", posted, async |services, actor| {
-        services.label_key(actor, holder, key, &label).await?;
-        Ok((true, "Label saved.".to_owned()))
-    })
-    .await
+    let this = format!("{}/{key}", base(&place));
+    let password = posted.current_password.take();
+    let saved = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
+        services.label_key(actor, holder, key, &label).await
+    });
+    match saved.await {
+        Ok(()) => {
+            session::notify(&place.viewer.session, true, "Label saved.");
+            Ok(see_other(&this))
+        }
+        Err(ServiceError::Invalid(problems)) if problems.of("label").is_some() => {
+            let typed = label.chars().take(200).collect();
+            with_label(&console, &place, key, typed, problems).await
+        }
+        Err(error) => {
+            let chrome = place.chrome("Confirm it's you", &base(&place));
+            confirm::ask(error, &request, chrome, "Save label", this, &posted)
+        }
+    }
 }
 
 pub async fn resume(

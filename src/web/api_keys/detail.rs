@@ -1,5 +1,6 @@
 //! The page of one key: what is known of it, its versions, and what can be done with it.
 
+use actix_web::http::StatusCode;
 use actix_web::web::{Data, Path};
 use askama::Template;
 use serde::Deserialize;
@@ -8,10 +9,11 @@ use super::show::{KeyCard, card, fingerprint};
 use super::{base, title};
 use crate::access::policy::Action;
 use crate::domain::provider_key::KeyVersion;
-use crate::services::ServiceError;
 use crate::services::overview::KeyDetail;
 use crate::services::provider_keys::UNDO_FOR;
+use crate::services::{Problems, ServiceError};
 use crate::web::Console;
+use crate::web::error::WebError;
 use crate::web::page::{Answer, Chrome, Page};
 use crate::web::place::Place;
 use crate::web::prose::Prose;
@@ -39,6 +41,7 @@ struct KeyPage {
     versions: Vec<VersionRow>,
     may_change: bool,
     may_disable: bool,
+    problems: Problems,
 }
 
 struct Undo {
@@ -60,29 +63,45 @@ struct VersionRow {
 
 pub async fn show(console: Data<Console>, place: Place, path: Path<KeyPath>) -> Answer {
     place.demand(Action::SeeKeyDetails)?;
+    Page::new(key_page(&console, &place, &path.key).await?).answer()
+}
+
+/// The page again, with what was typed as the label and what is wrong with it.
+pub async fn with_label(
+    console: &Console,
+    place: &Place,
+    name: &str,
+    typed: String,
+    problems: Problems,
+) -> Answer {
+    let page = KeyPage { label: typed, problems, ..key_page(console, place, name).await? };
+    Page::new(page).status(StatusCode::UNPROCESSABLE_ENTITY).answer()
+}
+
+async fn key_page(console: &Console, place: &Place, name: &str) -> Result<KeyPage, WebError> {
     let services = &console.services;
-    let detail = services.key_detail(place.holder, &path.key).await?;
+    let detail = services.key_detail(place.holder, name).await?;
     let mode = match place.view() {
         Some(_) => Some(services.standing(&place.holder.scope).await?.tenant.policy.mode),
         None => None,
     };
     let may_change = place.may(Action::ChangeKeys);
     let key = &detail.line.key;
-    let page = KeyPage {
-        chrome: place.chrome(key.name.as_str(), &base(&place)),
-        base: base(&place),
-        section: title(&place),
-        this: format!("{}/{}", base(&place), key.name),
-        card: card(&place, &detail.line, mode, &services.options.product, true, may_change),
+    Ok(KeyPage {
+        chrome: place.chrome(key.name.as_str(), &base(place)),
+        base: base(place),
+        section: title(place),
+        this: format!("{}/{}", base(place), key.name),
+        card: card(place, &detail.line, mode, &services.options.product, true, may_change),
         label: key.label.clone().unwrap_or_default(),
         is_default: key.is_default,
         disabled: key.disabled_at.is_some(),
-        undo: undo(&place, &detail),
-        versions: detail.versions.iter().map(|version| row(&place, version, key.current.version)).collect(),
+        undo: undo(place, &detail),
+        versions: detail.versions.iter().map(|version| row(place, version, key.current.version)).collect(),
         may_change,
         may_disable: place.view().is_some() && place.may(Action::DisableKeys),
-    };
-    Page::new(page).answer()
+        problems: Problems::default(),
+    })
 }
 
 fn undo(place: &Place, detail: &KeyDetail) -> Option<Undo> {
