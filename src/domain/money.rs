@@ -29,6 +29,15 @@ impl Nanos {
         self.fixed(6)
     }
 
+    /// To the last place that is not zero, two at least: `$0.000256`, `$17.30`.
+    #[must_use]
+    pub fn precise(self) -> String {
+        let full = self.fixed(9);
+        let cents = full.len() - 7;
+        let shown = full.trim_end_matches('0').len().max(cents);
+        full[..shown].to_owned()
+    }
+
     /// All nine places without a currency sign, for machines: `0.001284500`.
     #[must_use]
     pub fn exact(self) -> String {
@@ -113,6 +122,10 @@ mod tests {
         assert_eq!(Nanos(-1).dollars(), "$0.00");
         assert_eq!(Nanos(1_500).micro_dollars(), "$0.000002");
         assert_eq!(Nanos(1_284_500).exact(), "0.001284500");
+        assert_eq!(Nanos(256_000).precise(), "$0.000256");
+        assert_eq!(Nanos(1_017_300_000_000).precise(), "$1,017.30");
+        assert_eq!(Nanos(0).precise(), "$0.00");
+        assert_eq!(Nanos(-1).precise(), "-$0.000000001");
     }
 
     #[test]

@@ -257,12 +257,12 @@ fn read_out(day: &Day) -> String {
     }
     let mut sentences = vec![format!(
         "{date}: {}, {}, {} tokens",
-        Nanos(sum.cost).dollars(),
+        Nanos(sum.cost).precise(),
         counted(sum.requests, "request", "requests"),
         tokens(sum.prompt_tokens() + sum.output_tokens)
     )];
     if day.byok.requests > 0 && day.managed.requests > 0 {
-        let (byok, managed) = (day.byok.cost().dollars(), day.managed.cost().dollars());
+        let (byok, managed) = (day.byok.cost().precise(), day.managed.cost().precise());
         sentences.push(format!("Your own key {byok}, managed {managed}"));
     }
     if sum.estimated > 0 {

@@ -1,0 +1,217 @@
+//! What people do, from sign-in to the bill.
+
+use keyward::domain::account::{PlatformRole, Tenant, TenantRole};
+use keyward::domain::billing::UsageMode;
+use keyward::domain::clock::MINUTE;
+use thirtyfour::By;
+
+use crate::browser::{Browser, DESKTOP, Look};
+use crate::support::{On, World, test_key};
+
+const PASSWORD: &str = "violet ladder 9 reed";
+
+async fn world() -> (World, Tenant) {
+    let world = World::new(On::Sqlite).await;
+    world.add_shared_key(&test_key("ok")).await;
+    let tenant = world.tenant("northwind", UsageMode::Managed).await;
+    world.user("admin@northwind.example", PASSWORD, None, Some((tenant.id, TenantRole::Admin))).await;
+    world.user("member@northwind.example", PASSWORD, None, Some((tenant.id, TenantRole::Member))).await;
+    world.user("root@acme.example", PASSWORD, Some(PlatformRole::SuperAdmin), None).await;
+    (world, tenant)
+}
+
+async fn open(world: &World, look: Look) -> Browser {
+    Browser::open(&world.services.options.public_url, look).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_admin_takes_a_key_from_paste_to_removal() {
+    let (world, tenant) = world().await;
+    let browser = open(&world, DESKTOP).await;
+    browser.sign_in("admin@northwind.example", PASSWORD).await;
+    browser.sees("Using Acme's shared Anthropic infrastructure.").await;
+    browser.check_page("API keys, managed").await;
+
+    browser.go("/t/northwind/settings/api-keys/new").await;
+    browser.check_page("Add key").await;
+    browser.fill("api_key", &test_key("revoked")).await;
+    browser.press("Verify and save").await;
+    browser.sees("Failed to save Anthropic key.").await;
+    browser.sees("Anthropic rejected this key.").await;
+    browser.check_page("Add key, refused").await;
+    let kept = browser.run("return document.getElementById('api_key').value").await;
+    assert_eq!(kept, "", "a refused key is not put back");
+    let focus = browser.run("return document.activeElement.className").await;
+    assert_eq!(focus, "error-summary", "the summary has the focus");
+
+    let first = test_key("ok");
+    browser.fill("api_key", &first).await;
+    browser.press("Verify and save").await;
+    browser.sees("Using your own Anthropic key.").await;
+    browser.sees("Not yet").await;
+    browser.check_page("API keys, own key").await;
+
+    let token = world.token(&tenant).await;
+    let answer = world.message(&token).send().await.unwrap();
+    assert_eq!(answer.headers()["x-keyward-key"], "production@1");
+    let row = world.row_of(&answer).await;
+    browser.go("/t/northwind/settings/api-keys").await;
+    browser.sees("just now").await;
+    browser.go("/t/northwind/billing").await;
+    browser.sees("Switched to own key").await;
+    let bars = browser.run("return document.querySelectorAll('.chart .bar.byok').length").await;
+    assert_eq!(bars, 1, "today's call is on the chart");
+    browser.check_page("Billing").await;
+    // The chart is read by keyboard.
+    browser.run("document.querySelector('svg.chart').focus()").await;
+    browser.driver.active_element().await.unwrap().send_keys(thirtyfour::Key::End).await.unwrap();
+    let read = browser.run("return document.querySelector('.chart-read').textContent").await;
+    assert!(read.as_str().unwrap().contains(&row.cost.precise()), "{read}: the cost to the nanodollar");
+    browser.press("Show as table").await;
+    browser.check_page("Billing, table").await;
+
+    browser.go("/t/northwind/settings/api-keys/production").await;
+    browser.check_page("Key").await;
+    browser.press("Rotate").await;
+    browser.sees("Rotate production").await;
+    browser.fill("api_key", &test_key("ok")).await;
+    browser.press("Verify and rotate").await;
+    browser.sees("Version 2 replaced version 1").await;
+    assert_eq!(world.message(&token).send().await.unwrap().headers()["x-keyward-key"], "production@2");
+    browser.press("Undo rotation").await;
+    browser.sees("Version 1 replaced version 2").await;
+    assert_eq!(world.message(&token).send().await.unwrap().headers()["x-keyward-key"], "production@1");
+
+    browser.press("Remove").await;
+    browser.sees("go back to managed use").await;
+    browser.check_page("Remove").await;
+    browser.fill("confirm_name", "production").await;
+    browser.press("Remove key").await;
+    browser.sees("Key production removed.").await;
+    browser.sees("Using Acme's shared Anthropic infrastructure.").await;
+    // The back button leads to a page that says so too.
+    browser.driver.back().await.unwrap();
+    browser.driver.refresh().await.unwrap();
+    assert!(!browser.text().await.contains("sk-ant-api03-"));
+    browser.close().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_sees_states_and_no_buttons() {
+    let (world, tenant) = world().await;
+    world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+    let browser = open(&world, DESKTOP).await;
+    browser.sign_in("member@northwind.example", PASSWORD).await;
+    browser.sees("Valid").await;
+    for button in ["Add key", "Check now", "Rotate", "Remove", "Details"] {
+        assert!(!browser.has(button).await, "a member has {button}");
+    }
+    browser.check_page("API keys as a member").await;
+    // A form of one's own making, with a token that is right, is refused all the same.
+    let script = "const done = arguments[arguments.length - 1];
+        const csrf = document.querySelector('input[name=csrf]').value;
+        fetch('/t/northwind/settings/api-keys/production/remove', { method: 'POST',
+            headers: { 'content-type': 'application/x-www-form-urlencoded' },
+            body: new URLSearchParams({ csrf, confirm_name: 'production' }) }).then(answer => done(answer.status));";
+    let status = browser.driver.execute_async(script, Vec::new()).await.unwrap().json().clone();
+    assert_eq!(status, 403);
+    browser.go("/t/northwind/settings/api-keys/new").await;
+    browser.sees("not").await;
+    let lines = world.services.key_lines(crate::support::holder(&tenant)).await.unwrap();
+    assert_eq!(lines.len(), 1);
+    browser.close().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_scripts_everything_still_works() {
+    let (world, tenant) = world().await;
+    let answer = world.message(&world.token(&tenant).await).send().await.unwrap();
+    world.row_of(&answer).await;
+    let browser = open(&world, Look { scripts: false, ..DESKTOP }).await;
+    browser.sign_in("admin@northwind.example", PASSWORD).await;
+    browser.go("/t/northwind/settings/api-keys/new").await;
+    let reveal = browser.driver.find(By::Css("[data-reveal]")).await.unwrap();
+    assert!(!reveal.is_displayed().await.unwrap(), "scripts are off, and what needs them is hidden");
+    browser.fill("api_key", &test_key("ok")).await;
+    browser.press("Verify and save").await;
+    browser.sees("Using your own Anthropic key.").await;
+    browser.press("Check now").await;
+    browser.sees("Valid").await;
+    browser.go("/t/northwind/billing").await;
+    browser.press("Show as table").await;
+    browser.sees("Requests").await;
+    browser.press("Sign out").await;
+    browser.sees("E-mail address").await;
+    browser.close().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sensitive_button_asks_for_the_password_after_a_while() {
+    let (world, tenant) = world().await;
+    world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+    let browser = open(&world, DESKTOP).await;
+    browser.sign_in("admin@northwind.example", PASSWORD).await;
+    world.clock.advance(11 * MINUTE);
+    browser.go("/t/northwind/settings/api-keys/production").await;
+    browser.press("Check now").await;
+    browser.sees("Confirm it's you").await;
+    browser.check_page("Confirm").await;
+    browser.fill("current_password", PASSWORD).await;
+    browser.press("Check now").await;
+    browser.sees("Last check").await;
+    browser.close().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_fit_a_phone_and_read_well_in_the_dark() {
+    let (world, tenant) = world().await;
+    world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+    world.add_key(&tenant, "batch", &test_key("spendlimit")).await.unwrap();
+    let answer = world.message(&world.token(&tenant).await).send().await.unwrap();
+    world.row_of(&answer).await;
+    for look in [
+        Look { width: 360, ..DESKTOP },
+        Look { dark: true, ..DESKTOP },
+        Look { width: 360, dark: true, ..DESKTOP },
+    ] {
+        let browser = open(&world, look).await;
+        browser.go("/sign-in").await;
+        browser.check_page("Sign in").await;
+        browser.sign_in("admin@northwind.example", PASSWORD).await;
+        for path in [
+            "/account",
+            "/t/northwind/settings/api-keys",
+            "/t/northwind/settings/api-keys/new",
+            "/t/northwind/settings/api-keys/batch",
+            "/t/northwind/settings/api-keys/production/remove",
+            "/t/northwind/settings/tokens",
+            "/t/northwind/settings/security",
+            "/t/northwind/billing?by=model&show=tokens",
+            "/nothing",
+        ] {
+            browser.go(path).await;
+            browser
+                .check_page(&format!("{path} at {} {}", look.width, if look.dark { "dark" } else { "light" }))
+                .await;
+        }
+        browser.close().await;
+        let root = open(&world, look).await;
+        root.sign_in("root@acme.example", PASSWORD).await;
+        for path in [
+            "/platform/tenants",
+            "/platform/tenants/new",
+            "/platform/users",
+            "/platform/tokens",
+            "/platform/shared-keys",
+        ] {
+            root.go(path).await;
+            root.check_page(&format!("{path} at {}", look.width)).await;
+        }
+        root.close().await;
+    }
+    world.end().await;
+}
