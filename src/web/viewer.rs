@@ -12,6 +12,7 @@ use super::error::WebError;
 use super::finish::request_id;
 use super::{Console, address, csrf, device, session};
 use crate::access::actor::Actor;
+use crate::domain::account::Slug;
 use crate::domain::ids::{Owner, SessionId};
 use crate::services::accounts::{Origin, Person};
 
@@ -79,8 +80,8 @@ pub fn origin(console: &Console, request: &HttpRequest) -> Origin {
 /// Back to where they were going, if that was a page.
 fn sign_in(request: &HttpRequest) -> WebError {
     let page = matches!(*request.method(), Method::GET | Method::HEAD);
-    let path = request.uri().path_and_query().map(ToString::to_string);
-    WebError::SignIn { next: path.filter(|path| page && path != "/") }
+    let path = request.path();
+    WebError::SignIn { next: (page && path != "/" && is_plain(path)).then(|| path.to_owned()) }
 }
 
 pub type Extracting<T> = Pin<Box<dyn Future<Output = Result<T, WebError>>>>;
@@ -93,4 +94,12 @@ impl FromRequest for Viewer {
         let request = request.clone();
         Box::pin(async move { Self::of(&request).await })
     }
+}
+
+/// A path that one of our pages could have. Whatever else was put into a URL, a token perhaps, is
+/// not repeated in an answer.
+fn is_plain(path: &str) -> bool {
+    path.split('/').all(|part| {
+        part.len() <= Slug::MAX && part.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.'))
+    })
 }

@@ -179,3 +179,71 @@ async fn only_row(world: &World, tenant: &keyward::domain::account::Tenant) -> U
     }
     panic!("the row was never settled");
 }
+
+/// kill -9 in the middle of a call: the row that was pending is settled by the next start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_process_leaves_no_row_unsettled() {
+    let mut world = World::new(On::Sqlite).await;
+    let tenant = world.tenant("acme", UsageMode::Byok).await;
+    world.add_key(&tenant, "production", &test_key("hang")).await.unwrap();
+    let token = world.token(&tenant).await;
+    world.stop().await;
+
+    let mut child = serve(&world);
+    wait_until_ready(&world).await;
+    world.forget_arrived().await;
+    let call = tokio::spawn(world.message(&token).send());
+    while world.arrived().await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The pending row is committed while the call runs; give that a moment of its own.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(call.await.unwrap().is_err());
+
+    let mut child = serve(&world);
+    wait_until_ready(&world).await;
+    let stopped =
+        std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(stopped.success() && child.wait().unwrap().success());
+    let database = keyward::startup::open_database(&world.settings).await.unwrap();
+    let mut tx = database.read().await.unwrap();
+    let all = (keyward::domain::clock::Moment(0), keyward::domain::clock::Moment(i64::MAX));
+    let rows = keyward::storage::usage::page(&mut tx, tenant.id, all.0, all.1, None, 10).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(
+        (rows[0].state, rows[0].error_code.as_deref()),
+        (UsageState::Estimated, Some("keyward_interrupted"))
+    );
+    assert!(rows[0].cost.0 > 0);
+    drop(tx);
+    database.close().await;
+    world.end().await;
+}
+
+fn serve(world: &World) -> std::process::Child {
+    std::process::Command::new(env!("CARGO_BIN_EXE_keyward"))
+        .arg("serve")
+        .env_clear()
+        .env("KEYWARD_BIND", world.settings.bind.to_string())
+        .env("KEYWARD_DATA_DIR", world.dir.path())
+        .env("KEYWARD_ANTHROPIC_URL", &world.settings.anthropic_url)
+        .env("KEYWARD_SHUTDOWN_SECONDS", "5")
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+async fn wait_until_ready(world: &World) {
+    for _ in 0..200 {
+        if let Ok(answer) = world.http.get(format!("{}/readyz", world.url)).send().await
+            && answer.status() == 200
+        {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the server never became ready");
+}

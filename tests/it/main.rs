@@ -6,6 +6,7 @@
 mod architecture;
 mod cli;
 mod console;
+mod custom_url;
 mod faults;
 mod gateway;
 mod keys;

@@ -5,11 +5,15 @@ use std::path::Path;
 
 use base64::Engine as _;
 use keyward::crypto::secret::Secret;
+use keyward::domain::account::TenantRole;
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::DAY;
 use serde_json::json;
 
 use crate::support::{On, World, holder, message, new_key, test_key};
+use crate::visitor::Visitor;
+
+const PASSWORD: &str = "violet ladder 9 reed";
 
 /// The forms in which a secret could lie around.
 fn disguises(secret: &str) -> Vec<(&'static str, Vec<u8>)> {
@@ -37,8 +41,10 @@ fn disguises(secret: &str) -> Vec<(&'static str, Vec<u8>)> {
 fn search(place: &str, haystack: &[u8], secrets: &[String]) {
     for secret in secrets {
         for (form, needle) in disguises(secret) {
-            let found = memchr::memmem::find(haystack, &needle).is_some();
-            assert!(!found, "{place} holds a key ({form})");
+            let found = memchr::memmem::find(haystack, &needle);
+            let before =
+                found.map(|at| String::from_utf8_lossy(&haystack[at.saturating_sub(120)..at]).into_owned());
+            assert!(before.is_none(), "{place} holds a key ({form}) after: {}", before.unwrap_or_default());
         }
     }
 }
@@ -146,6 +152,56 @@ async fn no_key_is_written_or_said() {
         let answer = request.send().await.unwrap();
         said.push(format!("{:?}", answer.headers()));
         said.push(answer.text().await.unwrap());
+    }
+    // The console: forms that fail in every way, and the pages afterwards.
+    world.user("admin@acme.example", PASSWORD, None, Some((tenant.id, TenantRole::Admin))).await;
+    let mut visitor = Visitor::signed_in(&world.url, "admin@acme.example", PASSWORD).await;
+    secrets.push(PASSWORD.to_owned());
+    let keys = "/t/acme/settings/api-keys";
+    let typed = test_key("revoked");
+    secrets.push(typed.clone());
+    let token_in_csrf = visitor.csrf.clone();
+    for (path, fields) in [
+        (format!("{keys}/new"), vec![("api_key", typed.as_str()), ("key_name", "page")]),
+        (
+            format!("{keys}/new"),
+            vec![("api_key", typed.as_str()), ("key_name", "Not A Name"), ("custom_url", "http://x")],
+        ),
+        (
+            format!("{keys}/new"),
+            vec![("api_key", typed.as_str()), ("key_name", "page"), ("unknown", "field")],
+        ),
+        (format!("{keys}/new"), vec![("api_key", typed.as_str()), ("api_key", typed.as_str())]),
+        (format!("{keys}/ok/rotate"), vec![("api_key", typed.as_str()), ("custom_url", "https://127.0.0.1")]),
+        (format!("{keys}/ok/label"), vec![("label", "x"), ("api_key", typed.as_str())]),
+        (format!("{keys}/absent/rotate"), vec![("api_key", typed.as_str())]),
+        (
+            "/sign-in".to_owned(),
+            vec![("email", "admin@acme.example"), ("password", PASSWORD), ("x", typed.as_str())],
+        ),
+        (format!("/t/acme/{typed}"), vec![]),
+    ] {
+        let mut sent = fields;
+        sent.push(("csrf", &token_in_csrf));
+        let page = visitor.post_exactly(&path, &sent, &[]).await;
+        said.push(format!("{:?} {}", page.headers, page.body));
+        // And with a token that is wrong.
+        sent.pop();
+        let page = visitor.post_exactly(&path, &sent, &[]).await;
+        said.push(format!("{:?} {}", page.headers, page.body));
+    }
+    for path in [
+        keys.to_owned(),
+        format!("{keys}/ok"),
+        format!("{keys}/spendlimit"),
+        "/t/acme/billing".to_owned(),
+        "/t/acme/billing/usage.csv".to_owned(),
+        "/t/acme/settings/tokens".to_owned(),
+        "/account".to_owned(),
+    ] {
+        let page = visitor.get(&path).await;
+        assert_eq!(page.status, 200, "{path}");
+        said.push(format!("{:?} {}", page.headers, page.body));
     }
     // Rotate, undo, forget, remove; and what the pages are made from.
     let rotated = test_key("ok");

@@ -1,0 +1,173 @@
+//! Keys with a custom URL: over real TLS to a name of the test's own, and never to an address that
+//! the policy refuses, whatever a resolver says and when.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::future::BoxFuture;
+use keyward::domain::billing::UsageMode;
+use keyward::domain::usage::UsageState;
+use keyward::outbound::{Parts, Resolver, address};
+use keyward::services::provider_keys::NewKey;
+use keyward::services::{ServiceError, provider_keys::Saved};
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+
+use crate::support::{On, Setup, World, error_code, holder, new_key, sha256, test_key};
+
+const HOST: &str = "llm.example.com";
+
+/// Answers with each list in turn, and with the last one from then on.
+struct Script {
+    answers: Vec<Vec<IpAddr>>,
+    asked: AtomicUsize,
+    port: u16,
+}
+
+impl Resolver for Script {
+    fn resolve(&self, host: String) -> BoxFuture<'static, std::io::Result<Vec<IpAddr>>> {
+        assert_eq!(host, HOST);
+        let turn = self.asked.fetch_add(1, Ordering::SeqCst);
+        let answer = self.answers[turn.min(self.answers.len() - 1)].clone();
+        Box::pin(async move { Ok(answer) })
+    }
+
+    fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+/// A TLS front for the sandbox: a certificate for `HOST`, and everything inside passed on.
+async fn tls_front(sandbox: SocketAddr) -> (u16, Vec<u8>, Arc<AtomicUsize>) {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                if let (Ok(mut inside), Ok(mut outside)) =
+                    (acceptor.accept(stream).await, TcpStream::connect(sandbox).await)
+                {
+                    let _ = tokio::io::copy_bidirectional(&mut inside, &mut outside).await;
+                }
+            });
+        }
+    });
+    (port, made.cert.pem().into_bytes(), connections)
+}
+
+async fn add(
+    world: &World,
+    tenant: &keyward::domain::account::Tenant,
+    secret: &str,
+) -> Result<Saved, ServiceError> {
+    let new = NewKey { custom_url: format!("https://{HOST}"), ..new_key("custom", secret) };
+    world.services.add_key(&world.admin(tenant), holder(tenant), new).await
+}
+
+/// A sandbox of its own, so that its address is known before the world is made.
+fn sandbox() -> (SocketAddr, actix_web::dev::ServerHandle) {
+    let listener = crate::support::free_port();
+    let address = listener.local_addr().unwrap();
+    let server = keyward::sandbox::server(listener, keyward::sandbox::Options::default()).unwrap();
+    let handle = server.handle();
+    tokio::spawn(server);
+    (address, handle)
+}
+
+async fn world(
+    answers: Vec<Vec<IpAddr>>,
+    rule: fn(IpAddr) -> bool,
+) -> (World, Arc<AtomicUsize>, actix_web::dev::ServerHandle) {
+    let (address, handle) = sandbox();
+    let (port, pem, connections) = tls_front(address).await;
+    let resolver = Arc::new(Script { answers, asked: AtomicUsize::new(0), port });
+    let outbound = Parts { resolver, rule, extra_roots: vec![pem] };
+    let world = World::with(On::Sqlite, Setup { outbound: Some(outbound), ..Setup::default() }).await;
+    (world, connections, handle)
+}
+
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const PUBLIC: IpAddr = IpAddr::V4(Ipv4Addr::new(93, 184, 215, 14));
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_custom_url_is_reached_over_tls_and_sealed_with_its_key() {
+    let (mut world, connections, handle) = world(vec![vec![LOOPBACK]], |_| true).await;
+    let tenant = world.tenant("acme", UsageMode::Byok).await;
+    let key = test_key("ok");
+    add(&world, &tenant, &key).await.unwrap();
+    let line = &world.services.key_lines(holder(&tenant)).await.unwrap()[0];
+    assert_eq!(line.key.current.custom_url.as_deref(), Some("https://llm.example.com/v1/messages"));
+    let token = world.token(&tenant).await;
+    let answer = world.message(&token).send().await.unwrap();
+    assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap());
+    assert_eq!(world.row_of(&answer).await.state, UsageState::Final);
+    assert!(connections.load(Ordering::SeqCst) > 0);
+    assert!(world.arrived().await.is_empty(), "the operator's own origin saw nothing");
+
+    // A URL changed in the database behind Keyward's back makes the key fail to open.
+    let before = connections.load(Ordering::SeqCst);
+    let url = format!("sqlite://{}", world.dir.path().join("keyward.db").display());
+    let pool = sqlx::SqlitePool::connect(&url).await.unwrap();
+    let sql = "UPDATE key_version SET custom_url = 'https://evil.example.com/v1/messages'";
+    sqlx::query(sql).execute(&pool).await.unwrap();
+    pool.close().await;
+    world.services.directory.forget(tenant.id.into());
+    let answer = world.message(&token).send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    assert_eq!(error_code(&answer.json::<Value>().await.unwrap()), "keyward_unavailable");
+    assert_eq!(connections.load(Ordering::SeqCst), before);
+    assert!(!sha256(&key).is_empty());
+    world.stop().await;
+    handle.stop(false).await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_leads_inside_is_refused_when_saved() {
+    for inside in [vec![LOOPBACK], vec![PUBLIC, LOOPBACK], vec![], vec!["169.254.169.254".parse().unwrap()]] {
+        let (world, connections, handle) = world(vec![inside], address::is_global).await;
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        match add(&world, &tenant, &test_key("ok")).await {
+            Err(ServiceError::Invalid(problems)) => {
+                assert_eq!(problems.of("custom_url"), Some("That name does not lead to a public address."));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(connections.load(Ordering::SeqCst), 0);
+        handle.stop(false).await;
+        world.end().await;
+    }
+}
+
+/// The name is public when it is vetted and private when it is connected to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_changes_between_check_and_call_is_refused() {
+    let (world, connections, handle) = world(vec![vec![PUBLIC], vec![LOOPBACK]], address::is_global).await;
+    let tenant = world.tenant("acme", UsageMode::Byok).await;
+    match add(&world, &tenant, &test_key("ok")).await {
+        Err(ServiceError::Invalid(problems)) => {
+            let told = problems.of("custom_url").unwrap();
+            assert_eq!(told, "No Anthropic-compatible API answered at this URL. Nothing was stored.");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 0, "no byte went to the private address");
+    handle.stop(false).await;
+    world.end().await;
+}
