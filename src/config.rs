@@ -70,8 +70,8 @@ pub struct Settings {
 pub enum ConfigError {
     #[error("cannot read {}", path.display())]
     File { path: PathBuf, source: std::io::Error },
-    #[error("{name} is not a URL that starts with http:// or https:// and has no path: {value}")]
-    Url { name: &'static str, value: String },
+    #[error("{name} is not a URL that starts with http:// or https:// and has no path, and nothing else")]
+    Url { name: &'static str },
 }
 
 impl Settings {
@@ -117,7 +117,8 @@ fn read_secret(path: &Path) -> Result<Secret, ConfigError> {
 }
 
 fn origin(name: &'static str, value: &str) -> Result<String, ConfigError> {
-    let wrong = || ConfigError::Url { name, value: value.to_owned() };
+    // What was set may hold a password: it is not repeated.
+    let wrong = || ConfigError::Url { name };
     let url = url::Url::parse(value).map_err(|_| wrong())?;
     let plain = matches!(url.scheme(), "http" | "https")
         && url.host().is_some()

@@ -37,7 +37,7 @@ pub enum StartError {
     #[error(transparent)]
     Keyring(#[from] KeyringError),
     #[error(
-        "the keyring {path} does not open this database: {source}. Put the keyring back that belongs to it; nothing was changed"
+        "the keyring {path} does not open this database. Put the keyring back that belongs to it; nothing was changed"
     )]
     WrongKeyring { path: String, source: OpenError },
     #[error(
@@ -50,6 +50,8 @@ pub enum StartError {
     Password(#[from] PasswordError),
     #[error(transparent)]
     Service(#[from] ServiceError),
+    #[error("another Keyward is running on this data folder ({path}): an SQLite database has one server")]
+    Running { path: String },
     #[error("cannot listen on {address}")]
     Bind { address: String, source: std::io::Error },
     #[error("the server failed")]
@@ -157,6 +159,8 @@ pub struct Running {
     jobs: Jobs,
     stopping: Arc<AtomicBool>,
     shutdown: Duration,
+    /// Held while the process serves an SQLite database.
+    lock: Option<std::fs::File>,
 }
 
 /// Binds the address that the settings name.
@@ -176,6 +180,7 @@ pub async fn start(
     settings: &Settings,
     listener: TcpListener,
 ) -> Result<Running, StartError> {
+    let lock = lock(&services, settings)?;
     settle_leftovers(&services).await?;
     let jobs = jobs::start(&services);
     let in_flight = InFlight::default();
@@ -210,7 +215,24 @@ pub async fn start(
     .run();
     let handle = server.handle();
     let server = tokio::spawn(server);
-    Ok(Running { services, handle, server, in_flight, jobs, stopping, shutdown })
+    Ok(Running { services, handle, server, in_flight, jobs, stopping, shutdown, lock })
+}
+
+/// Two servers on one SQLite file would not see each other's changes.
+fn lock(services: &Services, settings: &Settings) -> Result<Option<std::fs::File>, StartError> {
+    if !matches!(services.db, Database::Sqlite(_)) {
+        return Ok(None);
+    }
+    let path = settings.data_dir.join("keyward.lock");
+    let failed = |source| StartError::DataDir { path: path.display().to_string(), source };
+    let file = std::fs::File::create(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            Err(StartError::Running { path: settings.data_dir.display().to_string() })
+        }
+        Err(std::fs::TryLockError::Error(source)) => Err(failed(source)),
+    }
 }
 
 /// SQLite has one server, so whatever is pending when it starts was left by one that died. On
@@ -226,33 +248,48 @@ async fn settle_leftovers(services: &Services) -> Result<(), StartError> {
 }
 
 impl Running {
-    /// Stops taking requests, lets those under way finish and writes what they used.
+    /// Stops taking requests, lets those under way finish and writes what they used. One limit
+    /// holds for all of it.
     pub async fn stop(self) {
+        let deadline = tokio::time::Instant::now() + self.shutdown;
         self.stopping.store(true, Ordering::SeqCst);
         self.handle.stop(true).await;
         let _ = self.server.await;
-        if tokio::time::timeout(self.shutdown, self.in_flight.wait()).await.is_err() {
+        if tokio::time::timeout_at(deadline, self.in_flight.wait()).await.is_err() {
             tracing::warn!("some exchanges were still under way; they will be settled by estimate");
         }
-        self.services.meter.flush().await;
-        self.jobs.stop();
-        if let Err(error) = end(&self.services).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "this process could not say goodbye");
+        if tokio::time::timeout(LAST_WRITES, self.services.meter.flush()).await.is_err() {
+            tracing::error!("usage could not be written; what is pending will be settled by estimate");
         }
-        self.services.db.close().await;
+        self.jobs.stop();
+        let goodbye = async {
+            if let Err(error) = end(&self.services).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "this process could not say goodbye"
+                );
+            }
+            self.services.db.close().await;
+        };
+        if tokio::time::timeout(LAST_WRITES, goodbye).await.is_err() {
+            tracing::warn!("the database did not close in time");
+        }
+        drop(self.lock);
     }
 
-    /// Waits for a request to stop by signal, then stops.
-    ///
-    /// # Errors
-    /// When signals cannot be listened to.
-    pub async fn until_signal(self) -> std::io::Result<()> {
-        signal().await?;
-        tracing::info!("stopping: streams under way may finish");
-        self.stop().await;
-        Ok(())
+    /// Waits for a request to stop by signal, then stops; a second one ends at once.
+    pub async fn until_signal(self, mut signals: Signals) {
+        signals.next().await;
+        tracing::info!("stopping: streams under way may finish; a second signal ends at once");
+        tokio::select! {
+            () = self.stop() => {}
+            () = signals.next() => {}
+        }
     }
 }
+
+/// How long the last writes may take when the process stops.
+const LAST_WRITES: Duration = Duration::from_secs(10);
 
 async fn end(services: &Services) -> Result<(), StorageError> {
     let mut tx = services.db.meter().await?;
@@ -260,19 +297,39 @@ async fn end(services: &Services) -> Result<(), StorageError> {
     tx.commit().await
 }
 
-#[cfg(unix)]
-async fn signal() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        done = tokio::signal::ctrl_c() => done,
-        _ = terminate.recv() => Ok(()),
-    }
+/// Requests to stop: SIGTERM or Ctrl-C. From when it is made, none of them is missed.
+pub struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
 }
 
-#[cfg(not(unix))]
-async fn signal() -> std::io::Result<()> {
-    tokio::signal::ctrl_c().await
+impl Signals {
+    /// # Errors
+    /// When signals cannot be listened to.
+    pub fn listen() -> std::io::Result<Self> {
+        #[cfg(unix)]
+        {
+            use tokio::signal::unix::{SignalKind, signal};
+            Ok(Self {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            })
+        }
+        #[cfg(not(unix))]
+        Ok(Self {})
+    }
+
+    pub async fn next(&mut self) {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        #[cfg(not(unix))]
+        let _ = tokio::signal::ctrl_c().await;
+    }
 }
 
 struct Health {

@@ -145,6 +145,7 @@ CREATE TABLE provider_key (
     is_default BOOLEAN NOT NULL,
     current_version INTEGER NOT NULL,
     disabled_at BIGINT,
+    disabled_by TEXT,
     removed_at BIGINT,
     created_at BIGINT NOT NULL,
     created_by UUID,

@@ -145,6 +145,7 @@ CREATE TABLE provider_key (
     is_default INTEGER NOT NULL,
     current_version INTEGER NOT NULL,
     disabled_at INTEGER,
+    disabled_by TEXT,
     removed_at INTEGER,
     created_at INTEGER NOT NULL,
     created_by BLOB,

@@ -97,7 +97,7 @@ pub fn permitted(actor: &Actor, action: Action, about: Option<About>) -> bool {
             Some(KeyChangers::SuperAdmins) => super_admin,
             None => false,
         },
-        Action::DisableKeys => super_admin && about.is_some(),
+        Action::DisableKeys => about.is_some() && (super_admin || matches!(role, Some(Admin | BillingAdmin))),
         Action::ChangeBilling => matches!(role, Some(Admin | BillingAdmin)),
         Action::ManageTokens | Action::ChangeKeyChangers => matches!(role, Some(Admin)),
     }
@@ -141,7 +141,7 @@ mod tests {
             (Action::SeeKeyDetails, KeyChangers::Admins, "yes no yes yes no no"),
             (Action::ChangeKeys, KeyChangers::Admins, "no no yes yes no no"),
             (Action::ChangeKeys, KeyChangers::SuperAdmins, "yes no no no no no"),
-            (Action::DisableKeys, KeyChangers::Admins, "yes no no no no no"),
+            (Action::DisableKeys, KeyChangers::Admins, "yes no yes yes no no"),
             (Action::ChangeBilling, KeyChangers::Admins, "no no yes yes no no"),
             (Action::SeeUsage, KeyChangers::Admins, "yes no yes yes no no"),
             (Action::SeeUsageTotals, KeyChangers::Admins, "yes no yes yes yes no"),

@@ -40,6 +40,12 @@ pub enum User {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Let a user in again who was locked out
+    Enable {
+        email: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
     /// Lock a user out and end their sessions
     Disable {
         email: String,
@@ -81,6 +87,9 @@ impl User {
                     None => None,
                 };
                 let (platform, place) = match &tenant {
+                    None if TenantRole::parse(&role).is_some() => {
+                        return Err(format!("{role} is a role in a tenant: add --tenant SLUG").into());
+                    }
                     None => {
                         (Some(PlatformRole::parse(&role).ok_or("--role is super_admin or support")?), None)
                     }
@@ -103,6 +112,13 @@ impl User {
                 let email = parse_email(&email)?;
                 let link = services.reset_link(&by, &email).await.map_err(told)?;
                 println!("{email} can choose a new password, within a day, at:\n  {link}");
+                services.db.close().await;
+            }
+            Self::Enable { email, settings } => {
+                let services = startup::open(&settings, Replacements::default()).await?;
+                let email = parse_email(&email)?;
+                services.enable_user(&by, &email).await.map_err(told)?;
+                println!("{email} can sign in again.");
                 services.db.close().await;
             }
             Self::Disable { email, settings } => {

@@ -15,7 +15,7 @@ use crate::outbound::Trust;
 use crate::providers::Outgoing;
 use crate::sandbox;
 use crate::services::Services;
-use crate::startup::{self, Replacements};
+use crate::startup::{self, Replacements, Signals};
 use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
@@ -55,6 +55,7 @@ const FILE: &str = "demo.json";
 impl Demo {
     pub async fn run(self) -> Result<(), Failure> {
         telemetry::init(LogFormat::Text);
+        let signals = Signals::listen()?;
         let known = read_card(&self.data_dir);
         let listener = listen(self.bind, known.as_ref().map(|card| card.url.as_str()), 8080)?;
         let sandbox_listener =
@@ -76,7 +77,7 @@ impl Demo {
         let running = startup::start(Arc::clone(&services), &settings, listener).await?;
         call_gateway(&services, &card).await?;
         introduce(&card)?;
-        running.until_signal().await?;
+        running.until_signal(signals).await;
         sandbox_handle.stop(false).await;
         sandbox.await??;
         Ok(())
@@ -138,7 +139,7 @@ fn write_card(folder: &Path, card: &Card) -> Result<(), Failure> {
 
 /// One real call through the gateway, so that a demo that does not work says so at once.
 async fn call_gateway(services: &Services, card: &Card) -> Result<(), Failure> {
-    let token = card.tokens.values().next().ok_or("the demo has no token")?;
+    let token = card.tokens.get(demo_data::FIRST_CALLER).ok_or("the demo has no token")?;
     let mut headers = http::HeaderMap::new();
     headers.insert("x-api-key", http::HeaderValue::from_str(token)?);
     headers.insert("anthropic-version", http::HeaderValue::from_static("2023-06-01"));

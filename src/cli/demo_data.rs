@@ -25,6 +25,9 @@ use crate::storage::{changes, plans, tenants, usage};
 
 const DAYS: i64 = 60;
 
+/// The tenant that the demo makes its first real call for.
+pub const FIRST_CALLER: &str = "northwind";
+
 /// Features: slug, name, description, covered by own keys, default model.
 const FEATURES: &[(&str, &str, &str, bool, &str)] = &[
     (

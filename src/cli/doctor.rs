@@ -65,6 +65,11 @@ async fn connect(settings: &Settings) -> Result<Database, Failure> {
 
 async fn check_keyring(settings: &Settings, database: Option<&Database>) -> Result<String, Failure> {
     let path = settings.keyring_path();
+    if !path.exists() {
+        return Err(
+            format!("there is none at {} yet; the first `keyward serve` makes one", path.display()).into()
+        );
+    }
     let keyring = Keyring::load(&path)?;
     let (ids, active) = keyring.ids();
     let held = format!("{} holds {} key(s), {active} active", path.display(), ids.len());
@@ -88,6 +93,9 @@ async fn check_provider(settings: &Settings) -> Result<String, Failure> {
     let provider = providers::of(Provider::Anthropic);
     let (_, request) =
         provider.probe(&credential, provider.spec().probe_model)?.into_iter().next().ok_or("no probe")?;
-    let answer = outbound.send(request, Trust::Operator, Duration::from_secs(10)).await?;
+    let answer = outbound
+        .send(request, Trust::Operator, Duration::from_secs(10))
+        .await
+        .map_err(|error| format!("{error} at {origin}; check the network, or KEYWARD_ANTHROPIC_URL"))?;
     Ok(format!("{origin} answers with status {}", answer.status))
 }

@@ -6,8 +6,7 @@ use super::Failure;
 use crate::config::Settings;
 use crate::crypto::keyring::Keyring;
 use crate::crypto::root::RootKeys;
-use crate::startup;
-use crate::storage::root;
+use crate::storage::{Database, root};
 
 #[derive(Debug, Subcommand)]
 pub enum MasterKey {
@@ -45,7 +44,14 @@ async fn status(settings: &Settings) -> Result<(), Failure> {
     for id in ids {
         println!("  key {id}{}", if id == active { ", active" } else { "" });
     }
-    let database = startup::open_database(settings).await?;
+    let url = settings.database_url()?;
+    let file = url.expose().strip_prefix("sqlite:").map(std::path::Path::new);
+    if file.is_some_and(|file| !file.exists()) {
+        println!("There is no database yet: the keyring will be used from its first start on.");
+        return Ok(());
+    }
+    // Looked at as it is: a newer binary must not change the schema of a running installation.
+    let database = Database::connect(url.expose()).await?;
     let mut tx = database.read().await?;
     let sealed = root::find_root(&mut tx).await?;
     tx.rollback().await?;

@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::Settings;
 use crate::domain::clock::Clock;
-use crate::startup::{self, Replacements};
+use crate::startup::{self, Replacements, Signals};
 use crate::{sandbox, telemetry};
 
 /// Any command's failure: shown as one line with its causes.
@@ -111,6 +111,7 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
     if let Some(address) = settings.metrics_bind {
         metrics_exporter_prometheus::PrometheusBuilder::new().with_http_listener(address).install()?;
     }
+    let signals = Signals::listen()?;
     let listener = startup::bind(settings.bind)?;
     let services = startup::open(settings, Replacements::default()).await?;
     if let Some(link) = services.first_admin_link().await? {
@@ -121,17 +122,18 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
         "Keyward listens on http://{} and is reached at {}",
         settings.bind, running.services.options.public_url
     );
-    running.until_signal().await?;
+    running.until_signal(signals).await;
     Ok(())
 }
 
 async fn run_sandbox(args: &SandboxArgs) -> Result<(), Failure> {
+    let mut signals = Signals::listen()?;
     let listener = startup::bind(args.bind)?;
     let server = sandbox::server(listener, sandbox::Options { clock: Clock::system(), workers: 2 })?;
     println!("The sandbox listens on http://{}; docs/sandbox.md lists its test keys.", args.bind);
     let handle = server.handle();
     let running = tokio::spawn(server);
-    tokio::signal::ctrl_c().await?;
+    signals.next().await;
     handle.stop(false).await;
     running.await??;
     Ok(())

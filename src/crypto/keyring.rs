@@ -14,6 +14,8 @@ use super::sealed::{self, Binding, KeyBytes, OpenError};
 pub enum KeyringError {
     #[error("cannot read the master keyring {}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
+    #[error("there is a keyring at {} already; it was left alone", path.display())]
+    Exists { path: PathBuf },
     #[error("cannot write the master keyring {}", path.display())]
     Write { path: PathBuf, source: std::io::Error },
     #[error("the master keyring {} can be read by others than its owner (mode {mode:o}); chmod 400 it", path.display())]
@@ -73,7 +75,10 @@ impl Keyring {
     /// When the file exists or cannot be written.
     pub fn create(&self, path: &Path) -> Result<(), KeyringError> {
         use std::io::Write as _;
-        let at = |source| KeyringError::Write { path: path.to_owned(), source };
+        let at = |source: std::io::Error| match source.kind() {
+            std::io::ErrorKind::AlreadyExists => KeyringError::Exists { path: path.to_owned() },
+            _ => KeyringError::Write { path: path.to_owned(), source },
+        };
         let mut options = std::fs::OpenOptions::new();
         options.write(true).create_new(true);
         #[cfg(unix)]

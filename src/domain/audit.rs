@@ -14,6 +14,7 @@ words! {
         Confirmed = "user.confirmed",
         UserCreated = "user.created",
         UserDisabled = "user.disabled",
+        UserEnabled = "user.enabled",
         PasswordReset = "user.password_reset",
         PasswordChanged = "user.password_changed",
         SessionRevoked = "session.revoked",

@@ -164,6 +164,11 @@ impl KeyStatus {
     }
 }
 
+words! {
+    /// Who disabled a key. What the operator has stopped, the tenant cannot start.
+    pub enum DisabledBy { Tenant = "tenant", Operator = "operator" }
+}
+
 /// How a request may use a key version, as resolution needs it. Holds no secret.
 #[derive(Clone, Debug)]
 pub struct KeyView {
@@ -172,7 +177,7 @@ pub struct KeyView {
     pub provider: Provider,
     pub version: i32,
     pub status: KeyStatus,
-    pub disabled: bool,
+    pub disabled: Option<DisabledBy>,
     pub is_default: bool,
     pub fingerprint: String,
 }
@@ -180,7 +185,7 @@ pub struct KeyView {
 impl KeyView {
     #[must_use]
     pub fn state_at(&self, now: Moment) -> KeyState {
-        if self.disabled { KeyState::Disabled } else { self.status.state_at(now) }
+        if self.disabled.is_some() { KeyState::Disabled } else { self.status.state_at(now) }
     }
 }
 
@@ -193,7 +198,7 @@ pub struct ProviderKey {
     pub name: Slug,
     pub label: Option<String>,
     pub is_default: bool,
-    pub disabled_at: Option<Moment>,
+    pub disabled: Option<DisabledBy>,
     pub created_at: Moment,
     pub created_by: Option<UserId>,
     pub created_by_name: String,
@@ -204,7 +209,7 @@ pub struct ProviderKey {
 impl ProviderKey {
     #[must_use]
     pub fn state_at(&self, now: Moment) -> KeyState {
-        if self.disabled_at.is_some() { KeyState::Disabled } else { self.current.status.state_at(now) }
+        if self.disabled.is_some() { KeyState::Disabled } else { self.current.status.state_at(now) }
     }
 
     #[must_use]
@@ -215,7 +220,7 @@ impl ProviderKey {
             provider: self.provider,
             version: self.current.version,
             status: self.current.status,
-            disabled: self.disabled_at.is_some(),
+            disabled: self.disabled,
             is_default: self.is_default,
             fingerprint: self.current.fingerprint.clone(),
         }

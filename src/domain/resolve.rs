@@ -5,7 +5,7 @@ use super::account::TenantState;
 use super::billing::{Fallback, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
 use super::clock::Moment;
 use super::plan::{Feature, Plan};
-use super::provider_key::{KeyState, KeyView, Provider};
+use super::provider_key::{DisabledBy, KeyState, KeyView, Provider};
 use super::usage::Dialect;
 
 /// What a request asks for.
@@ -51,8 +51,12 @@ pub enum Opener {
     KeysPage,
     /// An admin of the tenant, on its Billing page.
     BillingPage,
-    /// An admin of the tenant, in the provider's console.
-    ProviderConsole,
+    /// Whoever pays the provider, by adding credit in its console.
+    ProviderBilling,
+    /// Whoever pays the provider, by raising the limit in its console.
+    ProviderLimits,
+    /// Nobody needs to: it opens by itself.
+    Time,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -234,27 +238,30 @@ fn usable(key: &KeyView, now: Moment) -> Result<(), Miss> {
             Opener::KeysPage,
             format!("{provider} rejected the key {}. Paste a new one.", key.name),
         ),
-        KeyState::Disabled => (
+        KeyState::Disabled if key.disabled == Some(DisabledBy::Operator) => (
             RefusalCode::GateClosed,
             Opener::Platform,
-            format!("The key {} was disabled by the operator.", key.name),
+            format!("The key {} is disabled by the operator.", key.name),
         ),
+        KeyState::Disabled => {
+            (RefusalCode::GateClosed, Opener::KeysPage, format!("The key {} is disabled.", key.name))
+        }
         KeyState::Removed => {
             (RefusalCode::KeyNotFound, Opener::KeysPage, format!("The key {} was removed.", key.name))
         }
         KeyState::OutOfCredit => (
             RefusalCode::Paused,
-            Opener::ProviderConsole,
+            Opener::ProviderBilling,
             format!("AI is paused: the {provider} account of the key {} is out of credit.", key.name),
         ),
         KeyState::SpendLimit => (
             RefusalCode::Paused,
-            Opener::ProviderConsole,
+            Opener::ProviderLimits,
             format!("AI is paused: the {provider} spend limit of the key {} is reached.", key.name),
         ),
         KeyState::RateLimited => (
             RefusalCode::RateLimited,
-            Opener::ProviderConsole,
+            Opener::Time,
             format!("{provider} is limiting the rate of the key {}.", key.name),
         ),
     };
@@ -325,7 +332,7 @@ mod tests {
             provider: Provider::Anthropic,
             version: 1,
             status: KeyStatus::from_check(verdict, NOW),
-            disabled: false,
+            disabled: None,
             is_default: name == "production",
             fingerprint: String::new(),
         }
@@ -450,7 +457,7 @@ mod tests {
     #[test]
     fn a_disabled_key_is_refused_by_name_and_by_default() {
         let mut world = World::new(UsageMode::Byok, vec![key("production", Verdict::Works)]);
-        world.keys[0].disabled = true;
+        world.keys[0].disabled = Some(DisabledBy::Tenant);
         assert_eq!(world.code(None, None), RefusalCode::GateClosed);
         assert_eq!(world.code(None, Some("production")), RefusalCode::GateClosed);
     }

@@ -69,7 +69,8 @@ pub async fn read(request: &HttpRequest, mut payload: web::Payload) -> Result<By
 pub fn envelope(body: &[u8]) -> Result<Envelope, GatewayError> {
     #[derive(Deserialize)]
     struct Fields<'a> {
-        #[serde(borrow, default)]
+        /// Absent or a name: `null` would leave two models in a body that one is spliced into.
+        #[serde(borrow, default, deserialize_with = "some")]
         model: Option<Cow<'a, str>>,
         #[serde(default)]
         max_tokens: Option<u64>,
@@ -80,10 +81,19 @@ pub fn envelope(body: &[u8]) -> Result<Envelope, GatewayError> {
         return Err(invalid());
     }
     let fields: Fields<'_> = serde_json::from_slice(body).map_err(|_| invalid())?;
-    if fields.model.as_ref().is_some_and(|model| model.is_empty() || model.len() > 256) {
-        return Err(GatewayError::invalid("model takes 1 to 256 characters."));
+    let readable = |model: &Cow<'_, str>| {
+        (1..=256).contains(&model.len()) && model.bytes().all(|b| b.is_ascii_graphic())
+    };
+    if fields.model.as_ref().is_some_and(|model| !readable(model)) {
+        return Err(GatewayError::invalid("model takes 1 to 256 printable characters without spaces."));
     }
     Ok(Envelope { model: fields.model.map(Cow::into_owned), max_tokens: fields.max_tokens })
+}
+
+fn some<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'a, str>>, D::Error> {
+    #[derive(Deserialize)]
+    struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+    Name::deserialize(deserializer).map(|name| Some(name.0))
 }
 
 /// The body with a model spliced in as its first field; everything else stays byte for byte.
@@ -112,13 +122,15 @@ mod tests {
             envelope(br#"{"messages":[{"model":"x"}],"model":"claude-\u0061","max_tokens":5}"#).unwrap();
         assert_eq!(read, Envelope { model: Some("claude-a".into()), max_tokens: Some(5) });
         assert_eq!(envelope(b" {}").unwrap(), Envelope::default());
-        assert_eq!(envelope(br#"{"model":null}"#).unwrap(), Envelope::default());
         for bad in [
             &b""[..],
             b"[]",
             b"[\"m\",5]",
             b"\"x\"",
             b"{",
+            b"{\"model\":null}",
+            b"{\"model\":\"a b\"}",
+            b"{\"model\":\"a\\u0000\"}",
             b"{\"model\":5}",
             b"{\"model\":\"\"}",
             b"{} x",

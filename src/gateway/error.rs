@@ -8,7 +8,7 @@ use crate::domain::clock::SECOND;
 use crate::domain::ids::RequestId;
 use crate::domain::resolve::{Gate, Opener, Refusal, RefusalCode};
 use crate::outbound::SendError;
-use crate::providers;
+use crate::providers::{self, Spec};
 use crate::services::overview::Standing;
 use crate::services::{Options, ServiceError};
 use crate::storage::StorageError;
@@ -154,11 +154,15 @@ fn way_out(opener: Opener, standing: &Standing, options: &Options) -> Option<Str
         Opener::Platform => "The operator can change that.".to_owned(),
         Opener::KeysPage => format!("An admin can change that at {base}/t/{slug}/settings/api-keys."),
         Opener::BillingPage => format!("An admin can change that at {base}/t/{slug}/billing."),
-        Opener::ProviderConsole => {
-            let provider = standing.tenant.keys.views.first()?.provider;
-            format!("Raise the limit at {}.", providers::of(provider).spec().limits_url)
-        }
+        Opener::ProviderBilling => format!("Add credit at {}.", spec(standing)?.billing_url),
+        Opener::ProviderLimits => format!("Raise the limit at {}.", spec(standing)?.limits_url),
+        Opener::Time => return None,
     })
+}
+
+/// The provider in whose console the tenant's keys are paid for.
+fn spec(standing: &Standing) -> Option<&'static Spec> {
+    standing.tenant.keys.views.first().map(|key| providers::of(key.provider).spec())
 }
 
 impl From<StorageError> for GatewayError {

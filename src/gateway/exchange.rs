@@ -17,7 +17,7 @@ use super::{began, microseconds_since};
 use crate::domain::ids::TokenId;
 use crate::domain::provider_key::{KeyView, Verdict};
 use crate::domain::usage::{TokenUsage, UsageRow};
-use crate::outbound::{Answer, FIRST_BYTE, SendError, Trust};
+use crate::outbound::{Answer, FIRST_BYTE, IDLE, SendError, Trust};
 use crate::providers::{self, Endpoint, Outgoing, Report, UsageReader};
 use crate::services::Services;
 use crate::services::directory::PlatformView;
@@ -93,14 +93,18 @@ impl Exchange {
         );
         // The pending row is written while the call runs; nothing is answered before both are done.
         let services = Arc::clone(&self.services);
-        let (recorded, sent) = tokio::join!(
-            services.meter.open(self.row.clone(), Some(self.token)),
-            while_wanted(&mut to_client, services.outbound.send(outgoing, self.trust, FIRST_BYTE)),
-        );
-        if recorded.is_err() {
+        let recorded = async { services.meter.open(self.row.clone(), Some(self.token)).await };
+        let call = services.outbound.send(outgoing, self.trust, FIRST_BYTE);
+        let sent = async { Ok(while_wanted(&mut to_client, call).await) };
+        let Ok(((), sent)) = tokio::try_join!(recorded, sent) else {
+            // Without its row nothing is answered. What was sent may cost all the same, so it is
+            // settled like a call that was cut, as soon as the database is back.
             let _ = to_client.send(Err(GatewayError::unavailable()));
-            return;
-        }
+            let code = Some("keyward_unavailable".to_owned());
+            return self
+                .settle(Report::default(), Ending { cut: true, error_code: code, ..Ending::default() })
+                .await;
+        };
         let first_byte_us = Some(microseconds_since(started));
         match sent {
             None => {
@@ -121,7 +125,8 @@ impl Exchange {
             self.services.key_states.observe(&self.key, Verdict::Unreachable, began(&self.row));
         }
         let answer = GatewayError::upstream(error, self.key.provider.label());
-        let ending = Ending { error_code: Some(answer.code().to_owned()), ..Ending::default() };
+        let unsent = matches!(error, SendError::Unreachable | SendError::Refused);
+        let ending = Ending { error_code: Some(answer.code().to_owned()), unsent, ..Ending::default() };
         let _ = to_client.send(Err(answer));
         self.settle(Report::default(), ending).await;
     }
@@ -151,8 +156,11 @@ impl Exchange {
         };
         let status = Some(answer.status);
         let _ = to_client.send(head);
-        self.settle(Report::default(), Ending { status, error_code: Some(code), first_byte_us, cut: false })
-            .await;
+        self.settle(
+            Report::default(),
+            Ending { status, error_code: Some(code), first_byte_us, ..Ending::default() },
+        )
+        .await;
     }
 
     async fn succeeded(self, answer: Answer, first_byte_us: Option<i64>, to_client: ToClient) {
@@ -186,6 +194,7 @@ impl Exchange {
                     error_code: Some("keyward_client_left".into()),
                     first_byte_us,
                     cut: true,
+                    ..Ending::default()
                 };
                 return self.settle(Report::default(), ending).await;
             }
@@ -216,8 +225,11 @@ impl Exchange {
                 .await;
         }
         let _ = to_client.send(Ok(Head { status, headers: answer.headers, body: AnswerBody::Whole(body) }));
-        self.settle(report, Ending { status: Some(status), error_code: None, first_byte_us, cut: false })
-            .await;
+        self.settle(
+            report,
+            Ending { status: Some(status), error_code: None, first_byte_us, ..Ending::default() },
+        )
+        .await;
     }
 
     /// An answer of status 200 that is none. What it cost cannot be known.
@@ -230,7 +242,8 @@ impl Exchange {
     ) {
         let code = error.code().to_owned();
         let _ = to_client.send(Err(error));
-        let ending = Ending { status: Some(status), error_code: Some(code), first_byte_us, cut: false };
+        let ending =
+            Ending { status: Some(status), error_code: Some(code), first_byte_us, ..Ending::default() };
         self.settle(Report::default(), ending).await;
     }
 
@@ -246,7 +259,8 @@ impl Exchange {
         let mut reader = providers::of(self.key.provider).reader(true);
         let broken = pump(&mut answer, &mut *reader, &mut client).await;
         let report = reader.finish();
-        let mut ending = Ending { status: Some(status), error_code: None, first_byte_us, cut: false };
+        let mut ending =
+            Ending { status: Some(status), error_code: None, first_byte_us, ..Ending::default() };
         if let Some(how) = broken {
             ending.cut = true;
             ending.error_code = Some(how.to_owned());
@@ -305,11 +319,14 @@ async fn pump(
         match chunk {
             Ok(Some(chunk)) => {
                 reader.push(&chunk);
-                if let Some(open) = client
-                    && open.send(chunk).await.is_err()
-                {
-                    *client = None;
-                    left_at = Some(tokio::time::Instant::now());
+                if let Some(open) = client {
+                    // A client that does not read is as good as gone.
+                    if !matches!(tokio::time::timeout(IDLE, open.send(chunk)).await, Ok(Ok(()))) {
+                        *client = None;
+                        left_at = Some(tokio::time::Instant::now());
+                    }
+                } else if left_at.is_some_and(|left| left.elapsed() >= DRAIN) {
+                    return Some("keyward_client_left");
                 }
             }
             Ok(None) => return None,

@@ -164,12 +164,14 @@ fn pass(headers: &mut HeaderMap, name: &str, value: &[u8]) {
 
 /// A credential in a URL ends in logs; a request that carries one there is refused.
 fn refuse_credentials_in(query: &str) -> Result<(), GatewayError> {
-    let carries = query.split('&').any(|pair| {
-        let name = pair.split('=').next().unwrap_or_default().to_ascii_lowercase();
+    let carries = url::form_urlencoded::parse(query.as_bytes()).any(|(name, value)| {
+        let name = name.to_ascii_lowercase().replace(['-', '_'], "");
         matches!(
             name.as_str(),
-            "key" | "api_key" | "api-key" | "apikey" | "x-api-key" | "access_token" | "token"
-        )
+            "key" | "apikey" | "xapikey" | "accesstoken" | "token" | "auth" | "authorization" | "bearer"
+        ) || value.contains("kwt_")
+            || value.contains("kws_")
+            || value.contains("sk-")
     });
     if carries {
         Err(GatewayError::invalid("Send the access token in a header, not in the URL."))

@@ -17,6 +17,8 @@ use crate::domain::endpoint::UrlRule;
 use crate::providers::Outgoing;
 
 const CONNECT: Duration = Duration::from_secs(5);
+/// Headers of an answer, in bytes.
+const MAX_HEAD: usize = 32 * 1_024;
 /// Models think: the first byte may take this long.
 pub const FIRST_BYTE: Duration = Duration::from_mins(10);
 /// The longest silence between two pieces of an answer.
@@ -150,6 +152,11 @@ impl Outbound {
             .await
             .map_err(|_| SendError::Timeout)?
             .map_err(|error| classify(&error))?;
+        let head: usize =
+            response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if head > MAX_HEAD {
+            return Err(SendError::Broken);
+        }
         Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), response })
     }
 }
@@ -201,10 +208,11 @@ fn classify(error: &reqwest::Error) -> SendError {
         }
         source = cause.source();
     }
-    if error.is_timeout() {
-        SendError::Timeout
-    } else if error.is_connect() {
+    // A connection that takes too long is a timeout too, but nothing was sent on it.
+    if error.is_connect() {
         SendError::Unreachable
+    } else if error.is_timeout() {
+        SendError::Timeout
     } else {
         SendError::Broken
     }

@@ -35,6 +35,9 @@ const FREE_FAILURES_OF_ADDRESS: i32 = 30;
 const LONGEST_DELAY: i64 = 15 * MINUTE;
 const FORGET_AFTER: i64 = 12 * HOUR;
 
+/// Stands for a password that is not chosen yet; no password hashes to it.
+const NO_PASSWORD: &str = "!";
+
 /// How long a one-time link works.
 pub const LINK_FOR: i64 = DAY;
 
@@ -91,17 +94,22 @@ impl Services {
     ///
     /// # Errors
     /// `Denied` for a wrong password, `Throttled` while attempts have to wait.
-    pub async fn confirm(&self, actor: &Actor, password: Secret, from: &Origin) -> Result<(), ServiceError> {
+    pub async fn confirm(&self, actor: &Actor, password: Secret) -> Result<(), ServiceError> {
         let mut tx = self.db.read().await?;
         let stored = people::password_hash(&mut tx, actor.user_id).await?;
         tx.rollback().await?;
-        let device = self.root.blind("device", &from.device);
-        let buckets = self.buckets(&actor.email, from, &device, true);
+        // By person alone: whoever holds the session chooses its cookies, and may share its address.
+        let buckets = [(self.root.blind("confirmation", &actor.user_id.to_string()), FREE_FAILURES)];
         self.take_attempt(&buckets).await?;
-        if !self.passwords.verify(password, stored).await? {
+        let fits = self.passwords.verify(password, stored).await?;
+        let mut tx = self.db.write().await?;
+        if !fits {
+            let detail = serde_json::json!({ "step": "confirmation" });
+            self.record(&mut tx, Owner::Platform, actor, AuditAction::SignInFailed, &actor.email, detail)
+                .await?;
+            tx.commit().await?;
             return Err(ServiceError::Denied);
         }
-        let mut tx = self.db.write().await?;
         for (bucket, _) in &buckets {
             throttle::clear(&mut tx, bucket).await?;
         }
@@ -119,7 +127,7 @@ impl Services {
         }
         vec![
             (self.root.blind("account", name), FREE_FAILURES),
-            (self.root.blind("address", &from.address), FREE_FAILURES_OF_ADDRESS),
+            (self.root.blind("address", &network(&from.address)), FREE_FAILURES_OF_ADDRESS),
         ]
     }
 
@@ -199,12 +207,11 @@ impl Services {
         actor: &Actor,
         present: Secret,
         new: Secret,
-        from: &Origin,
     ) -> Result<(), ServiceError> {
         if let Err(weak) = account::judge_password(new.expose()) {
             return Err(ServiceError::Invalid(Problems::field("new_password", weak.to_string())));
         }
-        self.confirm(actor, present, from).await?;
+        self.confirm(actor, present).await?;
         let hash = self.passwords.hash(new).await?;
         let mut tx = self.db.write().await?;
         people::set_password(&mut tx, actor.user_id, &hash).await?;
@@ -363,14 +370,28 @@ impl Services {
         {
             return Err(ServiceError::Invalid(Problems::field("password", weak.to_string())));
         }
-        let hash = match password.clone() {
-            Some(password) => self.passwords.hash(password).await?,
-            // Fits no password: the link is the only way in.
-            None => "!".to_owned(),
+        let hash = match password {
+            Some(password) => Some(self.passwords.hash(password).await?),
+            None => None,
         };
-        let now = self.clock.now();
         let mut tx = self.db.write().await?;
-        let known = people::find_by_email(&mut tx, email).await?;
+        let link = self.make_user(&mut tx, by, email, platform_role, place, hash).await?;
+        tx.commit().await?;
+        Ok(link)
+    }
+
+    /// Makes a user as a part of something larger. `hash` is that of the password, if there is one.
+    pub(super) async fn make_user(
+        &self,
+        tx: &mut Tx,
+        by: &AuditActor,
+        email: &Email,
+        platform_role: Option<PlatformRole>,
+        place: Option<(TenantId, TenantRole)>,
+        hash: Option<String>,
+    ) -> Result<Option<String>, ServiceError> {
+        let now = self.clock.now();
+        let known = people::find_by_email(tx, email).await?;
         let is_new = known.is_none();
         let user = known.unwrap_or_else(|| User {
             id: UserId::new(),
@@ -382,12 +403,12 @@ impl Services {
         let taken =
             || ServiceError::Invalid(Problems::field("email", "There is a user of that address already."));
         if is_new {
-            people::insert(&mut tx, &user, &hash).await?;
+            people::insert(tx, &user, hash.as_deref().unwrap_or(NO_PASSWORD)).await?;
         } else if place.is_none() {
             return Err(taken());
         }
         if let Some((tenant, role)) = place {
-            match people::add_member(&mut tx, user.id, tenant, role, now).await {
+            match people::add_member(tx, user.id, tenant, role, now).await {
                 Err(error) if error.is_conflict() => return Err(taken()),
                 done => done?,
             }
@@ -398,18 +419,17 @@ impl Services {
                 target: user.email.clone(),
                 detail: serde_json::json!({ "role": role }),
             };
-            audit::append(&mut tx, &self.root, Owner::Tenant(tenant), &event).await?;
+            audit::append(tx, &self.root, Owner::Tenant(tenant), &event).await?;
         }
-        let link = if is_new && password.is_none() {
-            Some(self.new_link(&mut tx, LinkPurpose::ResetPassword, Some(user.id)).await?)
+        let link = if is_new && hash.is_none() {
+            Some(self.new_link(tx, LinkPurpose::ResetPassword, Some(user.id)).await?)
         } else {
             None
         };
         if is_new {
             let detail = serde_json::json!({ "platform_role": platform_role });
-            self.record_operator(&mut tx, by, AuditAction::UserCreated, &user.email, detail, now).await?;
+            self.record_operator(tx, by, AuditAction::UserCreated, &user.email, detail, now).await?;
         }
-        tx.commit().await?;
         Ok(link)
     }
 
@@ -421,6 +441,11 @@ impl Services {
         let now = self.clock.now();
         let mut tx = self.db.write().await?;
         let user = people::find_by_email(&mut tx, email).await?.ok_or(ServiceError::NotFound)?;
+        if user.disabled_at.is_some() {
+            return Err(ServiceError::Conflict(
+                "this user is disabled; `keyward user enable` lets them in again",
+            ));
+        }
         let link = self.new_link(&mut tx, LinkPurpose::ResetPassword, Some(user.id)).await?;
         let detail = serde_json::json!({ "link": "made" });
         self.record_operator(&mut tx, by, AuditAction::PasswordReset, &user.email, detail, now).await?;
@@ -428,15 +453,38 @@ impl Services {
         Ok(link)
     }
 
-    /// Locks a user out at once.
+    /// Lets a user in again who was locked out.
     ///
     /// # Errors
     /// `NotFound` when there is no such user.
+    pub async fn enable_user(&self, by: &AuditActor, email: &Email) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        let user = people::find_by_email(&mut tx, email).await?.ok_or(ServiceError::NotFound)?;
+        people::set_disabled(&mut tx, user.id, None).await?;
+        let detail = serde_json::json!({});
+        self.record_operator(&mut tx, by, AuditAction::UserEnabled, &user.email, detail, now).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
+    /// Locks a user out at once.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such user, `Conflict` for the last super admin.
     pub async fn disable_user(&self, by: &AuditActor, email: &Email) -> Result<(), ServiceError> {
         let now = self.clock.now();
         let mut tx = self.db.write().await?;
         let user = people::find_by_email(&mut tx, email).await?.ok_or(ServiceError::NotFound)?;
-        people::disable(&mut tx, user.id, now).await?;
+        let super_admin = |other: &User| {
+            other.platform_role == Some(PlatformRole::SuperAdmin) && other.disabled_at.is_none()
+        };
+        let others = people::list(&mut tx).await?;
+        if super_admin(&user) && others.iter().filter(|other| super_admin(other)).count() == 1 {
+            return Err(ServiceError::Conflict("this is the last super admin; make another one first"));
+        }
+        people::set_disabled(&mut tx, user.id, Some(now)).await?;
+        people::drop_links(&mut tx, LinkPurpose::ResetPassword, Some(user.id)).await?;
         sessions::revoke_all(&mut tx, user.id).await?;
         let detail = serde_json::json!({});
         self.record_operator(&mut tx, by, AuditAction::UserDisabled, &user.email, detail, now).await?;
@@ -458,6 +506,18 @@ impl Services {
     }
 }
 
+/// The part of an address that one customer of a network has: all of an IPv4 address, the first
+/// 64 bits of an IPv6 one.
+fn network(address: &str) -> String {
+    match address.parse() {
+        Ok(std::net::Ipv6Addr::UNSPECIFIED) | Err(_) => address.to_owned(),
+        Ok(v6) => match v6.to_ipv4_mapped() {
+            Some(v4) => v4.to_string(),
+            None => format!("{:x?}", &v6.segments()[..4]),
+        },
+    }
+}
+
 /// The delay after so many failures beyond the free ones: a second, doubling, to a quarter-hour.
 fn delay_after(failures: i32) -> i64 {
     match u32::try_from(failures) {
@@ -471,6 +531,13 @@ fn delay_after(failures: i32) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ipv6_customer_is_one_network() {
+        assert_eq!(network("2001:db8:1:2::1"), network("2001:db8:1:2:ffff::9"));
+        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
+        assert_eq!(network("::ffff:192.0.2.1"), network("192.0.2.1"));
+    }
 
     #[test]
     fn delays_double_up_to_a_quarter_hour() {

@@ -23,6 +23,21 @@ pub struct Checked {
     pub code: Option<String>,
 }
 
+impl Checked {
+    /// The finding in a word, for the record.
+    #[must_use]
+    pub fn told(&self) -> &'static str {
+        match self.verdict {
+            Verdict::Works | Verdict::Neutral | Verdict::Doubtful => "works",
+            Verdict::Rejected => "rejected",
+            Verdict::OutOfCredit => "out_of_credit",
+            Verdict::SpendLimit { .. } => "spend_limit",
+            Verdict::RateLimited { .. } => "rate_limited",
+            Verdict::Unreachable => "unreachable",
+        }
+    }
+}
+
 impl Services {
     /// Asks the provider about a key. Takes a few hundred milliseconds, at worst 40 seconds.
     pub async fn check(&self, provider: Provider, secret: &Secret, custom_url: Option<&str>) -> Checked {

@@ -4,7 +4,8 @@
 //! A change made by this process is seen by the next request; one made by another process within
 //! two seconds. Nothing here holds an opened secret.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -48,7 +49,6 @@ pub struct TenantView {
     pub plan: Plan,
     pub switched_off: Vec<String>,
     pub keys: KeyRing,
-    version: i64,
 }
 
 /// The platform as the gateway knows it.
@@ -56,21 +56,20 @@ pub struct PlatformView {
     pub features: Vec<Feature>,
     pub prices: PriceBook,
     pub keys: KeyRing,
-    version: i64,
 }
 
 #[cfg(test)]
 impl TenantView {
     /// A view of what no database holds, for tests of what pages make of it.
     pub fn for_test(tenant: Tenant, policy: PaymentPolicy, plan: Plan, keys: KeyRing) -> Self {
-        Self { tenant, policy, plan, switched_off: Vec::new(), keys, version: 0 }
+        Self { tenant, policy, plan, switched_off: Vec::new(), keys }
     }
 }
 
 #[cfg(test)]
 impl PlatformView {
     pub fn for_test(prices: PriceBook, keys: KeyRing) -> Self {
-        Self { features: Vec::new(), prices, keys, version: 0 }
+        Self { features: Vec::new(), prices, keys }
     }
 }
 
@@ -80,6 +79,14 @@ pub struct Directory {
     tenants: Cache<TenantId, Arc<TenantView>>,
     slugs: Cache<String, TenantId>,
     platform: ArcSwapOption<PlatformView>,
+    /// How far changes of other processes have been followed.
+    followed: Mutex<Followed>,
+}
+
+#[derive(Default)]
+struct Followed {
+    until: Option<Moment>,
+    versions: HashMap<Owner, i64>,
 }
 
 impl Directory {
@@ -88,9 +95,10 @@ impl Directory {
         Self {
             db,
             tokens: Cache::builder().max_capacity(50_000).time_to_live(Duration::from_mins(1)).build(),
-            tenants: Cache::builder().max_capacity(10_000).time_to_idle(Duration::from_mins(10)).build(),
+            tenants: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_mins(5)).build(),
             slugs: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_mins(1)).build(),
             platform: ArcSwapOption::empty(),
+            followed: Mutex::default(),
         }
     }
 
@@ -126,21 +134,13 @@ impl Directory {
             return Ok(Some(known));
         }
         let mut tx = self.db.read().await?;
-        // Read before the rest: a change in between makes this view older than it says, never newer.
-        let version = changes::version(&mut tx, Owner::Tenant(id)).await?;
         let Some(record) = tenants::find(&mut tx, id).await? else { return Ok(None) };
         let Some(plan) = plans::find(&mut tx, record.tenant.plan_id).await? else { return Ok(None) };
         let switched_off = plans::switched_off(&mut tx, scope).await?;
         let keys = read_keys(&mut tx, scope).await?;
         tx.rollback().await?;
-        let view = Arc::new(TenantView {
-            tenant: record.tenant,
-            policy: record.policy,
-            plan,
-            switched_off,
-            keys,
-            version,
-        });
+        let view =
+            Arc::new(TenantView { tenant: record.tenant, policy: record.policy, plan, switched_off, keys });
         self.tenants.insert(id, Arc::clone(&view));
         Ok(Some(view))
     }
@@ -171,12 +171,10 @@ impl Directory {
             return Ok(known);
         }
         let mut tx = self.db.read().await?;
-        let version = changes::version(&mut tx, Owner::Platform).await?;
         let view = Arc::new(PlatformView {
             features: plans::features(&mut tx).await?,
             prices: PriceBook::new(prices::list(&mut tx).await?),
             keys: read_keys(&mut tx, &Scope::of_system(Owner::Platform)).await?,
-            version,
         });
         tx.rollback().await?;
         self.platform.store(Some(Arc::clone(&view)));
@@ -189,27 +187,36 @@ impl Directory {
             Owner::Tenant(id) => self.tenants.invalidate(&id),
             Owner::Platform => self.platform.store(None),
         }
-        // Tokens are few and read again quickly; which of them changed need not be known.
+    }
+
+    /// Forgets access tokens, which are few and read again quickly.
+    pub fn forget_tokens(&self) {
         self.tokens.invalidate_all();
     }
 
-    /// Forgets what other processes have changed since a minute before `now`.
+    /// Forgets what other processes have changed since this was last asked.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn refresh(&self, now: Moment) -> Result<(), StorageError> {
+        let until = self.followed.lock().map_or(None, |followed| followed.until);
+        // A minute back: a commit may become visible long after the moment that it carries, and
+        // clocks differ.
+        let since = until.unwrap_or(now).min(now).minus(MINUTE);
         let mut tx = self.db.read().await?;
-        // A minute back: a commit may become visible long after the moment that it carries.
-        let changed = changes::changed(&mut tx, now.minus(MINUTE)).await?;
+        let changed = changes::changed(&mut tx, since).await?;
         tx.rollback().await?;
+        let Ok(mut followed) = self.followed.lock() else { return Ok(()) };
+        followed.until = Some(now);
+        let mut any = false;
         for (owner, version) in changed {
-            let known = match owner {
-                Owner::Tenant(id) => self.tenants.get(&id).map(|view| view.version),
-                Owner::Platform => self.platform.load().as_ref().map(|view| view.version),
-            };
-            if known.is_some_and(|known| known != version) {
+            if followed.versions.insert(owner, version) != Some(version) {
                 self.forget(owner);
+                any = true;
             }
+        }
+        if any {
+            self.forget_tokens();
         }
         Ok(())
     }

@@ -4,11 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+
 use super::{ServiceError, Services, key_states, meter};
 use crate::domain::clock::{DAY, MINUTE};
+use crate::domain::ids::KeyId;
 use crate::domain::provider_key::PROBE_EVERY;
-use crate::storage::{changes, keys, sessions, throttle};
+use crate::storage::{changes, keys, people, sessions, throttle};
 
+/// A browser that was not seen for this long is a stranger again.
+const DEVICES_FOR: i64 = 400 * DAY;
+const PROBES_AT_ONCE: usize = 8;
 /// A process is dead when its heart has not beaten for this long.
 const DEAD_AFTER: i64 = MINUTE;
 
@@ -86,18 +92,24 @@ impl Services {
             return Ok(());
         }
         tx.commit().await?;
-        for key in due {
+        futures_util::stream::iter(due).for_each_concurrent(PROBES_AT_ONCE, |key| self.probe(key)).await;
+        Ok(())
+    }
+
+    async fn probe(&self, key: KeyId) {
+        let probed = async {
             let mut tx = self.db.read().await?;
             let found = keys::find_by_id(&mut tx, key).await?;
             tx.rollback().await?;
-            if let Some(found) = found {
-                // One key that does not open must not keep the others from their probe.
-                if let Err(error) = self.check_by_id(key, found.key.current.version).await {
-                    tracing::error!(error = &error as &dyn std::error::Error, key = %key, "a paused key could not be probed");
-                }
+            match found {
+                Some(found) => self.check_by_id(key, found.key.current.version).await,
+                None => Ok(()),
             }
+        };
+        // One key that does not open must not keep the others from their probe.
+        if let Err(error) = probed.await {
+            tracing::error!(error = &error as &dyn std::error::Error, key = %key, "a paused key could not be probed");
         }
-        Ok(())
     }
 
     /// Beats this process's heart and settles the rows of those whose heart has stopped.
@@ -127,8 +139,12 @@ impl Services {
         let destroyed = keys::destroy_due(&mut tx, now).await?;
         sessions::delete_expired(&mut tx, now).await?;
         throttle::delete_before(&mut tx, now.minus(DAY)).await?;
+        people::delete_expired_links(&mut tx, now).await?;
+        people::forget_devices(&mut tx, now.minus(DEVICES_FOR)).await?;
+        changes::delete_dead(&mut tx, now.minus(DAY)).await?;
         tx.commit().await?;
         if destroyed > 0 {
+            self.db.sweep().await;
             tracing::info!(destroyed, "replaced key versions were destroyed");
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! What live traffic says of keys, written down. Verdicts that change nothing cost nothing: only
 //! those that may move a key's state reach this far.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
@@ -8,7 +9,7 @@ use tokio::sync::mpsc;
 use super::{ServiceError, Services};
 use crate::access::scope::Scope;
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
-use crate::domain::clock::Moment;
+use crate::domain::clock::{MINUTE, Moment};
 use crate::domain::ids::{KeyId, Owner};
 use crate::domain::provider_key::{KeyState, KeyStatus, KeyView, Verdict};
 use crate::storage::{Tx, audit, changes, keys};
@@ -62,10 +63,27 @@ impl KeyStates {
 /// Writes observations until the process ends.
 pub async fn run(services: Arc<Services>) {
     let Some(mut receiver) = services.key_states.take_receiver() else { return };
+    let mut asked: HashMap<KeyId, Moment> = HashMap::new();
     while let Some(observation) = receiver.recv().await {
+        if observation.verdict == Verdict::Doubtful {
+            // A check waits for the provider: it must hold up neither the others' answers nor,
+            // asked once a minute, the tenant's account.
+            let now = services.clock.now();
+            asked.retain(|_, at| now.since(*at) < MINUTE);
+            if asked.insert(observation.key, now).is_none() {
+                services.runtime.spawn(check(Arc::clone(&services), observation));
+            }
+            continue;
+        }
         if let Err(error) = services.apply(observation).await {
             tracing::error!(error = &error as &dyn std::error::Error, "a key's state could not be written");
         }
+    }
+}
+
+async fn check(services: Arc<Services>, doubtful: Observation) {
+    if let Err(error) = services.check_by_id(doubtful.key, doubtful.version).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "a doubtful key could not be checked");
     }
 }
 
@@ -75,9 +93,6 @@ impl Services {
     /// # Errors
     /// When the database fails.
     pub async fn apply(&self, seen: Observation) -> Result<(), ServiceError> {
-        if seen.verdict == Verdict::Doubtful {
-            return self.check_by_id(seen.key, seen.version).await;
-        }
         let now = self.clock.now();
         self.move_state(seen.key, seen.version, None, |status| {
             status.after_live(seen.verdict, seen.started, now)

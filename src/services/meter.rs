@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::domain::clock::{MINUTE, Moment, SECOND};
-use crate::domain::ids::{InstanceId, KeyId, TokenId};
+use crate::domain::clock::{DAY, MINUTE, Moment, SECOND};
+use crate::domain::ids::{InstanceId, KeyId, Owner, TokenId};
+use crate::domain::money::Nanos;
 use crate::domain::price::PriceBook;
-use crate::domain::usage::{UsageRow, UsageState};
+use crate::domain::usage::{TokenUsage, UsageRow, UsageState};
 use crate::providers::Report;
-use crate::storage::{Database, StorageError, changes, keys, tokens, usage};
+use crate::storage::{Database, StorageError, Tx, changes, keys, tokens, usage};
 
+/// No exchange takes this long: a row of one's own that is pending after it was lost on the way.
+const FORGOTTEN_AFTER: i64 = DAY;
 /// Rows in one commit at most.
 const BATCH: usize = 256;
 /// Settlements kept in memory while the database is away. Above it the oldest wait in the channel.
@@ -110,11 +113,12 @@ struct Writer {
     settled: Vec<UsageRow>,
     /// Whoever waits for these to be written.
     flushes: Vec<oneshot::Sender<()>>,
-    /// A commit failed in a way that may have succeeded: look before writing again.
-    doubtful: bool,
     keys_touched: HashMap<KeyId, Moment>,
     tokens_touched: HashMap<TokenId, Moment>,
 }
+
+/// A row that is to be opened, and who waits for it.
+type Opening = (UsageRow, Option<TokenId>, oneshot::Sender<()>);
 
 impl Writer {
     fn new(db: Database) -> Self {
@@ -122,7 +126,6 @@ impl Writer {
             db,
             settled: Vec::new(),
             flushes: Vec::new(),
-            doubtful: false,
             keys_touched: HashMap::new(),
             tokens_touched: HashMap::new(),
         }
@@ -131,82 +134,139 @@ impl Writer {
     /// Writes one batch; false if the database would not have it. Settlements are kept then,
     /// openings are refused by dropping the sender that their requests wait for.
     async fn write(&mut self, jobs: &mut Vec<Job>) -> bool {
-        let (mut rows, mut opened) = (Vec::with_capacity(jobs.len()), Vec::new());
-        let mut tokens = HashMap::new();
+        let mut opening: Vec<Opening> = Vec::with_capacity(jobs.len());
         for job in jobs.drain(..) {
             match job {
-                Job::Open { row, token, done } => {
-                    tokens.extend(token.map(|token| (token, row.started_at)));
-                    rows.push(*row);
-                    opened.push(done);
-                }
+                Job::Open { row, token, done } => opening.push((*row, token, done)),
                 Job::Settle(row) => self.settled.push(*row),
                 Job::Flush(done) => self.flushes.push(done),
             }
         }
-        match self.commit(&mut rows, &tokens).await {
+        let rows: Vec<UsageRow> = opening.iter().map(|(row, ..)| row.clone()).collect();
+        let used: Vec<TokenId> = opening.iter().filter_map(|(_, token, _)| *token).collect();
+        let settled = std::mem::take(&mut self.settled);
+        match self.commit(&rows, &used, &settled).await {
             Ok(()) => {
-                self.settled.clear();
-                self.doubtful = false;
-                for done in opened.into_iter().chain(self.flushes.drain(..)) {
+                for (_, _, done) in opening {
                     let _ = done.send(());
                 }
-                true
             }
             Err(error) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
-                    waiting = self.settled.len(),
+                    settled = settled.len(),
                     "usage could not be written"
                 );
-                self.doubtful = true;
-                false
+                self.settled = settled;
+                if !self.answers().await {
+                    return false;
+                }
+                // The database is there, so it is some row that it will not have: one that is
+                // spoilt must not keep its neighbours from being written.
+                self.write_apart(opening).await;
+            }
+        }
+        if self.settled.is_empty() {
+            for done in self.flushes.drain(..) {
+                let _ = done.send(());
+            }
+        }
+        true
+    }
+
+    async fn answers(&self) -> bool {
+        let Ok(mut tx) = self.db.read().await else { return false };
+        changes::version(&mut tx, Owner::Platform).await.is_ok()
+    }
+
+    async fn write_apart(&mut self, opening: Vec<Opening>) {
+        for (row, token, done) in opening {
+            let used: Vec<TokenId> = token.into_iter().collect();
+            if self.commit(std::slice::from_ref(&row), &used, &[]).await.is_ok() {
+                let _ = done.send(());
+            }
+        }
+        for row in std::mem::take(&mut self.settled) {
+            let Err(error) = self.commit(&[], &[], std::slice::from_ref(&row)).await else { continue };
+            tracing::error!(error = &error as &dyn std::error::Error, request = %row.id, "a settlement could not be written; it is written without its numbers");
+            let bare = without_numbers(row);
+            if self.commit(&[], &[], std::slice::from_ref(&bare)).await.is_err() && !self.answers().await {
+                self.settled.push(bare);
             }
         }
     }
 
     async fn commit(
         &mut self,
-        rows: &mut Vec<UsageRow>,
-        tokens: &HashMap<TokenId, Moment>,
+        opened: &[UsageRow],
+        used: &[TokenId],
+        settled: &[UsageRow],
     ) -> Result<(), StorageError> {
-        if rows.is_empty() && self.settled.is_empty() {
+        if opened.is_empty() && settled.is_empty() {
             return Ok(());
         }
+        let rows: Vec<UsageRow> = opened.iter().chain(settled).cloned().collect();
         let mut tx = self.db.meter().await?;
-        if self.doubtful {
-            let ids: Vec<_> = self.settled.iter().map(|row| row.id).collect();
-            let written = usage::settled_among(&mut tx, &ids).await?;
-            self.settled.retain(|row| !written.contains(&row.id));
+        if usage::upsert(&mut tx, &rows).await? == rows.len() as u64 {
+            usage::roll_up(&mut tx, settled).await?;
+        } else {
+            // Some were settled before: by a commit whose answer was lost, or by another process
+            // that took this one for dead. They count once.
+            tx.rollback().await?;
+            tx = self.db.meter().await?;
+            let ids: Vec<_> = settled.iter().map(|row| row.id).collect();
+            let known = usage::settled_among(&mut tx, &ids).await?;
+            let fresh: Vec<UsageRow> =
+                settled.iter().filter(|row| !known.contains(&row.id)).cloned().collect();
+            usage::upsert(&mut tx, opened).await?;
+            usage::upsert(&mut tx, &fresh).await?;
+            usage::roll_up(&mut tx, &fresh).await?;
         }
-        let pending = rows.len();
-        rows.extend(self.settled.iter().cloned());
-        usage::upsert(&mut tx, rows).await?;
-        usage::roll_up(&mut tx, &rows[pending..]).await?;
-        self.touch(&mut tx, &rows[..pending], tokens).await?;
+        self.touch(&mut tx, opened, used).await?;
         tx.commit().await
     }
 
-    /// *Last used*, to the second for keys and to the minute for tokens.
+    /// *Last used*, to the second for keys and to the minute for tokens. In one order in every
+    /// process, so that two of them wait for each other instead of locking each other out.
     async fn touch(
         &mut self,
-        tx: &mut crate::storage::Tx,
+        tx: &mut Tx,
         opened: &[UsageRow],
-        used: &HashMap<TokenId, Moment>,
+        used: &[TokenId],
     ) -> Result<(), StorageError> {
-        for row in opened {
-            if is_stale(self.keys_touched.get(&row.key_id), row.started_at, SECOND) {
-                keys::touch(tx, row.key_id, row.started_at).await?;
-                self.keys_touched.insert(row.key_id, row.started_at);
-            }
+        let Some(at) = opened.iter().map(|row| row.started_at).max() else { return Ok(()) };
+        let mut stale: Vec<KeyId> = opened.iter().map(|row| row.key_id).collect();
+        stale.retain(|key| is_stale(self.keys_touched.get(key), at, SECOND));
+        stale.sort_unstable();
+        stale.dedup();
+        for key in stale {
+            keys::touch(tx, key, at).await?;
+            self.keys_touched.insert(key, at);
         }
-        for (token, at) in used {
-            if is_stale(self.tokens_touched.get(token), *at, MINUTE) {
-                tokens::touch(tx, *token, *at).await?;
-                self.tokens_touched.insert(*token, *at);
-            }
+        let mut stale: Vec<TokenId> = used.to_vec();
+        stale.retain(|token| is_stale(self.tokens_touched.get(token), at, MINUTE));
+        stale.sort_unstable();
+        stale.dedup();
+        for token in stale {
+            tokens::touch(tx, token, at).await?;
+            self.tokens_touched.insert(token, at);
         }
         Ok(())
+    }
+}
+
+/// What is left of a settlement that the database will not have.
+fn without_numbers(row: UsageRow) -> UsageRow {
+    UsageRow {
+        tokens: TokenUsage::default(),
+        cost: Nanos::ZERO,
+        billed: Nanos::ZERO,
+        model_served: None,
+        raw_usage: None,
+        error_code: Some("keyward_unreadable_usage".to_owned()),
+        unpriced: true,
+        state: UsageState::Estimated,
+        ..row
     }
 }
 
@@ -223,9 +283,18 @@ pub struct Ending {
     pub first_byte_us: Option<i64>,
     /// Stopped before its end: by the upstream, or by Keyward after the client had left.
     pub cut: bool,
+    /// Nothing reached the provider.
+    pub unsent: bool,
 }
 
-/// Turns a pending row into its settlement.
+/// Tokens of one kind beyond this are no report of a provider: contexts hold a few million.
+const MOST_TOKENS: u64 = 100_000_000;
+/// Names and codes that a provider gives, in bytes.
+const LONGEST_NAME: usize = 128;
+const LONGEST_RAW: usize = 16 * 1_024;
+
+/// Turns a pending row into its settlement. What the provider says of itself is held to bounds: a
+/// tenant's own endpoint can say anything.
 #[must_use]
 pub fn settle(
     mut row: UsageRow,
@@ -234,31 +303,41 @@ pub fn settle(
     prices: &PriceBook,
     now: Moment,
 ) -> UsageRow {
-    let answered = ending.status.is_some_and(|status| (200..300).contains(&status));
+    let refused = ending.status.is_some_and(|status| status >= 300);
     row.ended_at = Some(now);
     row.total_us = Some(now.since(row.started_at).max(0));
     row.first_byte_us = ending.first_byte_us;
     row.status = ending.status;
-    row.model_served = report.model;
+    row.model_served = report.model.filter(|model| is_name(model));
     row.served_as = report.served_as;
-    row.raw_usage = report.raw;
-    row.error_code = ending.error_code.or(report.error_code);
-    (row.tokens, row.state) = match report.tokens {
+    row.raw_usage = report.raw.filter(|raw| raw.len() <= LONGEST_RAW && !raw.contains('\0'));
+    row.error_code = ending.error_code.or(report.error_code.filter(|code| is_name(code)));
+    let seen = (report.output_chars / 4).min(MOST_TOKENS);
+    (row.tokens, row.state) = match report.tokens.filter(believable) {
         Some(tokens) if report.complete && !ending.cut => (tokens, UsageState::Final),
-        Some(mut tokens) => {
-            // The last word on output may be missing; what was seen of it is the least there was.
-            tokens.output = tokens.output.max(report.output_chars / 4);
-            (tokens, UsageState::Partial)
-        }
-        // An error is not charged for, and what never answered used nothing that is known of.
-        None if !answered => (crate::domain::usage::TokenUsage::default(), UsageState::Final),
+        // The last word on output may be missing; what was seen of it is the least there was.
+        Some(tokens) => (TokenUsage { output: tokens.output.max(seen), ..tokens }, UsageState::Partial),
+        // An error is not charged for, and what was never sent used nothing.
+        None if refused || ending.unsent => (TokenUsage::default(), UsageState::Final),
         None => {
-            row.tokens.output =
-                if report.output_chars == 0 { row.tokens.output } else { report.output_chars / 4 };
-            (row.tokens, UsageState::Estimated)
+            let output = if seen == 0 { row.tokens.output } else { seen };
+            let state = if ending.cut { UsageState::Partial } else { UsageState::Estimated };
+            (TokenUsage { output, ..row.tokens }, state)
         }
     };
     rate(row, prices)
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.len() <= LONGEST_NAME && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+fn believable(tokens: &TokenUsage) -> bool {
+    let TokenUsage { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning, web_searches } =
+        *tokens;
+    [input, cache_read, cache_write_5m, cache_write_1h, output, reasoning, web_searches]
+        .iter()
+        .all(|count| *count <= MOST_TOKENS)
 }
 
 /// Settles a row whose process died: by the estimate that it was opened with.
@@ -271,7 +350,7 @@ pub fn settle_orphan(mut row: UsageRow, prices: &PriceBook, now: Moment) -> Usag
 }
 
 fn rate(mut row: UsageRow, prices: &PriceBook) -> UsageRow {
-    let nothing = row.tokens == crate::domain::usage::TokenUsage::default();
+    let nothing = row.tokens == TokenUsage::default();
     match prices.rate(row.provider, row.model(), &row.tokens, row.served_as, row.started_at) {
         Some(rated) => {
             row.price_id = Some(rated.price_id);
@@ -296,12 +375,16 @@ pub async fn settle_orphans(
     let mut settled = 0;
     loop {
         let mut tx = db.meter().await?;
-        let orphans = usage::orphans(&mut tx, own, dead_before, 200).await?;
+        let orphans = usage::orphans(&mut tx, own, dead_before, now.minus(FORGOTTEN_AFTER), 200).await?;
         if orphans.is_empty() {
             return Ok(settled);
         }
         let rows: Vec<UsageRow> = orphans.into_iter().map(|row| settle_orphan(row, prices, now)).collect();
-        usage::upsert(&mut tx, &rows).await?;
+        if usage::upsert(&mut tx, &rows).await? != rows.len() as u64 {
+            // Another process was at the same rows; look again at what is left.
+            tx.rollback().await?;
+            continue;
+        }
         usage::roll_up(&mut tx, &rows).await?;
         tx.commit().await?;
         settled += rows.len();
@@ -316,4 +399,86 @@ pub async fn beat(db: &Database, own: InstanceId, now: Moment) -> Result<(), Sto
     let mut tx = db.meter().await?;
     changes::beat(&mut tx, own, now).await?;
     tx.commit().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::billing::{Funding, UsageMode};
+    use crate::domain::ids::{RequestId, TenantId};
+    use crate::domain::price_list;
+    use crate::domain::provider_key::Provider;
+    use crate::domain::usage::{Dialect, Labels, ServedAs, estimate};
+
+    fn pending() -> UsageRow {
+        UsageRow {
+            id: RequestId::new(),
+            tenant_id: TenantId::new(),
+            instance: InstanceId::new(),
+            started_at: Moment(1),
+            ended_at: None,
+            feature: "general".into(),
+            provider: Provider::Anthropic,
+            dialect: Dialect::Anthropic,
+            key_id: KeyId::new(),
+            key_name: "production".into(),
+            key_version: 1,
+            mode: UsageMode::Byok,
+            funding: Funding::Included,
+            fallback: None,
+            model_asked: "claude-haiku-4-5".into(),
+            model_served: None,
+            labels: Labels::default(),
+            tokens: estimate(400, Some(10)),
+            served_as: ServedAs::default(),
+            raw_usage: None,
+            price_id: None,
+            cost: Nanos::ZERO,
+            billed: Nanos::ZERO,
+            unpriced: false,
+            state: UsageState::Pending,
+            status: None,
+            error_code: None,
+            first_byte_us: None,
+            total_us: None,
+        }
+    }
+
+    /// How a call may end, and what its row then says: state, input, output.
+    #[test]
+    fn every_ending_is_settled_as_what_it_is() {
+        let told = |complete| Report {
+            tokens: Some(TokenUsage { input: 7, output: 3, ..TokenUsage::default() }),
+            complete,
+            output_chars: 40,
+            ..Report::default()
+        };
+        let silent = |output_chars| Report { output_chars, ..Report::default() };
+        let ending = |status| Ending { status, ..Ending::default() };
+        let cut = |status| Ending { cut: true, ..ending(status) };
+        let unsent = Ending { unsent: true, ..Ending::default() };
+        let absurd = Report {
+            tokens: Some(TokenUsage { output: u64::MAX, ..TokenUsage::default() }),
+            complete: true,
+            ..Report::default()
+        };
+        for (what, report, ending, expected) in [
+            ("a whole answer", told(true), ending(Some(200)), (UsageState::Final, 7, 3)),
+            ("half a stream", told(false), ending(Some(200)), (UsageState::Partial, 7, 10)),
+            ("cut by Keyward in a stream", told(true), cut(Some(200)), (UsageState::Partial, 7, 10)),
+            ("an error of the provider", silent(0), ending(Some(529)), (UsageState::Final, 0, 0)),
+            ("a redirect", silent(0), ending(Some(302)), (UsageState::Final, 0, 0)),
+            ("never sent", silent(0), unsent, (UsageState::Final, 0, 0)),
+            ("no answer in time", silent(0), ending(None), (UsageState::Estimated, 100, 10)),
+            ("left before the answer", silent(0), cut(None), (UsageState::Partial, 100, 10)),
+            ("an answer without usage", silent(80), ending(Some(200)), (UsageState::Estimated, 100, 20)),
+            ("an absurd report", absurd, ending(Some(200)), (UsageState::Estimated, 100, 10)),
+        ] {
+            let prices = PriceBook::new(price_list::list());
+            let row = settle(pending(), report, ending, &prices, Moment(2));
+            assert_eq!((row.state, row.tokens.input, row.tokens.output), expected, "{what}");
+            assert_eq!(row.cost.0 > 0, expected.1 > 0, "{what}");
+            assert!(!row.unpriced, "{what}");
+        }
+    }
 }

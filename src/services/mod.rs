@@ -10,6 +10,7 @@ pub mod jobs;
 pub mod key_states;
 pub mod meter;
 pub mod overview;
+mod pasted;
 pub mod platform;
 pub mod provider_keys;
 pub mod tokens;

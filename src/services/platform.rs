@@ -150,12 +150,12 @@ impl Services {
         };
         let mut tx = self.db.write().await?;
         tenants::insert(&mut tx, &record).await?;
+        let place = Some((record.tenant.id, TenantRole::Admin));
+        let link = self.make_user(&mut tx, &actor.for_audit(), &admin, None, place, None).await?;
         let detail = serde_json::json!({ "plan": plan.slug, "admin": admin.as_str() });
         self.record(&mut tx, Owner::Platform, actor, AuditAction::TenantCreated, slug.as_str(), detail)
             .await?;
         tx.commit().await?;
-        let place = Some((record.tenant.id, TenantRole::Admin));
-        let link = self.create_user(&actor.for_audit(), &admin, None, place, None).await?;
         Ok((slug, link))
     }
 

@@ -1,7 +1,7 @@
 //! Provider keys: add, check, rotate, undo, forget, remove and the smaller changes.
 
-use super::checks::Checked;
 use super::custody::{self, Seat};
+use super::pasted::{failed_to_save, status_or_problem};
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::access::policy::Action;
@@ -11,17 +11,14 @@ use crate::domain::account::{KeyChangers, Slug};
 use crate::domain::audit::AuditAction;
 use crate::domain::billing::UsageMode;
 use crate::domain::clock::{DAY, Moment};
-use crate::domain::endpoint::{self, UrlRule};
 use crate::domain::ids::KeyId;
-use crate::domain::provider_key::{self, KeyState, KeyStatus, KeyVersion, Provider, ProviderKey, Verdict};
-use crate::providers;
+use crate::domain::provider_key::{DisabledBy, KeyState, KeyStatus, KeyVersion, Provider, ProviderKey};
 use crate::storage::keys::SealedKey;
 use crate::storage::{Tx, changes, keys, tenants};
 
 /// How long a replaced version can be brought back.
 pub const UNDO_FOR: i64 = DAY;
 
-const MAX_SECRET: usize = 512;
 const MAX_LABEL: usize = 80;
 
 /// Whose keys, and by whose leave they change.
@@ -94,7 +91,7 @@ impl Services {
             name: name.clone(),
             label,
             is_default: !has_default,
-            disabled_at: None,
+            disabled: None,
             created_at: now,
             created_by: Some(actor.user_id),
             created_by_name: actor.email.clone(),
@@ -253,6 +250,7 @@ impl Services {
         let detail = serde_json::json!({ "versions": forgotten });
         self.record(&mut tx, scope.owner(), actor, AuditAction::KeyVersionForgotten, name, detail).await?;
         tx.commit().await?;
+        self.db.sweep().await;
         Ok(())
     }
 
@@ -280,7 +278,9 @@ impl Services {
         self.change(actor, &holder, &found.key, AuditAction::KeyRemoved, detail, async |tx, now| {
             if keys::remove(tx, found.key.id, now).await? { Ok(()) } else { Err(ServiceError::NotFound) }
         })
-        .await
+        .await?;
+        self.db.sweep().await;
+        Ok(())
     }
 
     /// Checks a key now and writes down what the provider says.
@@ -301,17 +301,18 @@ impl Services {
         tx.rollback().await?;
         let current = &found.key.current;
         let checked = self.check(found.key.provider, &secret, current.custom_url.as_deref()).await;
-        let now = self.clock.now();
-        let after = current.status.after_check(checked.verdict, now);
         let detail = serde_json::json!({
-            "version": current.version, "before": current.status.state, "after": after.state,
-            "code": checked.code,
+            "version": current.version, "found": checked.told(), "code": checked.code,
         });
+        let mut state = current.status.state;
         self.change(actor, &holder, &found.key, AuditAction::KeyChecked, detail, async |tx, now| {
-            Ok(keys::set_status(tx, found.key.id, current.version, &after, Some(now)).await?)
+            // Traffic may have moved the state while the provider was asked.
+            let status = self.unchanged(tx, &holder.scope, &found).await?.after_check(checked.verdict, now);
+            state = status.state;
+            Ok(keys::set_status(tx, found.key.id, current.version, &status, Some(now)).await?)
         })
         .await?;
-        Ok(after.state)
+        Ok(state)
     }
 
     /// Ends a pause by hand.
@@ -327,7 +328,7 @@ impl Services {
         }
         let detail = serde_json::json!({ "before": current.status.state });
         self.change(actor, &holder, &found.key, AuditAction::KeyResumed, detail, async |tx, now| {
-            let status = current.status.resumed(now);
+            let status = self.unchanged(tx, &holder.scope, &found).await?.resumed(now);
             Ok(keys::set_status(tx, found.key.id, current.version, &status, None).await?)
         })
         .await
@@ -347,6 +348,7 @@ impl Services {
         let found = self.find_key(&holder.scope, name).await?.ok_or(ServiceError::NotFound)?;
         let detail = serde_json::json!({ "provider": found.key.provider });
         self.change(actor, &holder, &found.key, AuditAction::KeyMadeDefault, detail, async |tx, _| {
+            self.unchanged(tx, &holder.scope, &found).await?;
             Ok(keys::set_default(tx, &holder.scope, found.key.provider, found.key.id).await?)
         })
         .await
@@ -375,10 +377,10 @@ impl Services {
         .await
     }
 
-    /// Stops or starts a tenant's key for the operator. The tenant cannot undo it.
+    /// Stops or starts a key. What the operator has stopped, only the operator can start.
     ///
     /// # Errors
-    /// `Denied` to all but super admins.
+    /// `Denied` to whoever may not.
     pub async fn set_key_disabled(
         &self,
         actor: &Actor,
@@ -386,11 +388,17 @@ impl Services {
         name: &str,
         disabled: bool,
     ) -> Result<(), ServiceError> {
-        self.permit(actor, Action::DisableKeys, holder.scope.about(holder.changers))?;
+        let about = holder.scope.about(holder.changers);
+        self.permit(actor, Action::DisableKeys, about)?;
         let found = self.find_key(&holder.scope, name).await?.ok_or(ServiceError::NotFound)?;
+        let who = if actor.is_super_admin() { DisabledBy::Operator } else { DisabledBy::Tenant };
+        if found.key.disabled == Some(DisabledBy::Operator) && who == DisabledBy::Tenant {
+            return Err(ServiceError::Denied);
+        }
         let action = if disabled { AuditAction::KeyDisabled } else { AuditAction::KeyEnabled };
-        self.change(actor, &holder, &found.key, action, serde_json::json!({}), async |tx, now| {
-            Ok(keys::set_disabled(tx, found.key.id, disabled.then_some(now)).await?)
+        let detail = serde_json::json!({ "by": who });
+        self.change(actor, &holder, &found.key, action, detail, async |tx, now| {
+            Ok(keys::set_disabled(tx, found.key.id, disabled.then_some((who, now))).await?)
         })
         .await
     }
@@ -413,6 +421,22 @@ impl Services {
         tx.commit().await?;
         self.directory.forget(key.owner);
         Ok(())
+    }
+
+    /// The state of the same version of the same key, read again inside a change.
+    async fn unchanged(
+        &self,
+        tx: &mut Tx,
+        scope: &Scope,
+        found: &SealedKey,
+    ) -> Result<KeyStatus, ServiceError> {
+        let again = keys::find(tx, scope, found.key.name.as_str()).await?;
+        again
+            .filter(|again| {
+                again.key.id == found.key.id && again.key.current.version == found.key.current.version
+            })
+            .map(|again| again.key.current.status)
+            .ok_or(ServiceError::Conflict("Somebody else changed this key a moment ago. Look at it again."))
     }
 
     async fn find_key(&self, scope: &Scope, name: &str) -> Result<Option<SealedKey>, ServiceError> {
@@ -443,69 +467,6 @@ impl Services {
             crate::storage::root::find_owner_key(tx, scope).await?.ok_or(ServiceError::NotFound)?;
         Ok(custody::open(&self.keyring, &owner_key, sealed, &seat(key, version))?)
     }
-
-    /// Reads a pasted secret and URL by form alone; nothing is sent yet.
-    async fn read_pasted(
-        &self,
-        holder: &Holder,
-        provider: Provider,
-        secret: &Secret,
-        custom_url: &str,
-        problems: &mut Problems,
-    ) -> Result<Option<Pasted>, ServiceError> {
-        let custom_url = match self.read_url(provider, custom_url).await {
-            Ok(url) => url,
-            Err(rule) => {
-                problems.add("custom_url", rule.to_string());
-                return Ok(None);
-            }
-        };
-        let text = secret.expose().trim();
-        if text.is_empty() {
-            problems.add("api_key", format!("Paste your {} API key.", provider.label()));
-            return Ok(None);
-        }
-        if text.len() > MAX_SECRET {
-            problems.add(
-                "api_key",
-                format!("That is too long for an API key ({MAX_SECRET} characters at most)."),
-            );
-            return Ok(None);
-        }
-        let prefix = match providers::of(provider).recognise(text, custom_url.is_some()) {
-            Ok(prefix) => prefix,
-            Err(wrong) => {
-                problems.add("api_key", wrong.0);
-                return Ok(None);
-            }
-        };
-        let fingerprint = self.root.fingerprint(holder.scope.owner(), provider, text);
-        let mut tx = self.db.read().await?;
-        let known = keys::list(&mut tx, &holder.scope).await?;
-        tx.rollback().await?;
-        if let Some(same) = known.iter().find(|known| {
-            known.key.current.fingerprint == fingerprint && known.key.current.custom_url == custom_url
-        }) {
-            problems.add("api_key", format!("This key is in use already, as {}.", same.key.name));
-            return Ok(None);
-        }
-        let hint = provider_key::hint(text, prefix);
-        Ok(Some(Pasted { secret: Secret::new(text.to_owned()), custom_url, hint, fingerprint }))
-    }
-
-    async fn read_url(&self, provider: Provider, typed: &str) -> Result<Option<String>, UrlRule> {
-        let own_host = self.options.own_host();
-        let Some(url) = endpoint::canonical(typed, provider, own_host.as_deref())? else { return Ok(None) };
-        let host = url::Url::parse(&url).ok().and_then(|url| url.host_str().map(str::to_owned));
-        self.outbound.vet(&host.unwrap_or_default()).await?;
-        Ok(Some(url))
-    }
-
-    /// The live check of a pasted key. Only what the provider takes gets past it.
-    async fn check_pasted(&self, provider: Provider, pasted: &Pasted) -> Result<KeyStatus, ServiceError> {
-        let checked = self.check(provider, &pasted.secret, pasted.custom_url.as_deref()).await;
-        status_or_problem(provider, &checked, pasted.custom_url.is_some(), self.clock.now())
-    }
 }
 
 fn read_label(label: &str, problems: &mut Problems) -> Option<String> {
@@ -514,31 +475,6 @@ fn read_label(label: &str, problems: &mut Problems) -> Option<String> {
         problems.add("label", format!("Use at most {MAX_LABEL} characters on one line."));
     }
     (!label.is_empty()).then(|| label.to_owned())
-}
-
-/// A pasted key that has the right form.
-struct Pasted {
-    secret: Secret,
-    custom_url: Option<String>,
-    hint: String,
-    fingerprint: String,
-}
-
-impl Pasted {
-    fn version(&self, version: i32, status: KeyStatus, actor: &Actor, now: Moment) -> KeyVersion {
-        KeyVersion {
-            version,
-            custom_url: self.custom_url.clone(),
-            hint: self.hint.clone(),
-            fingerprint: self.fingerprint.clone(),
-            status,
-            created_at: now,
-            created_by_name: actor.email.clone(),
-            checked_at: Some(now),
-            replaced_at: None,
-            destroy_at: None,
-        }
-    }
 }
 
 fn seat<'a>(key: &ProviderKey, version: &'a KeyVersion) -> Seat<'a> {
@@ -565,36 +501,4 @@ pub fn undoable(versions: Vec<(KeyVersion, Option<Vec<u8>>)>, now: Moment) -> Op
         .filter(|(version, _)| version.destroy_at.is_some_and(|at| at > now))
         .filter_map(|(version, sealed)| sealed.map(|sealed| (version, sealed)))
         .max_by_key(|(version, _)| version.replaced_at)
-}
-
-fn status_or_problem(
-    provider: Provider,
-    checked: &Checked,
-    custom_url: bool,
-    now: Moment,
-) -> Result<KeyStatus, ServiceError> {
-    let name = provider.label();
-    let problem = match checked.verdict {
-        Verdict::Rejected => Problems::field(
-            "api_key",
-            format!("{name} rejected this key. Check that you copied all of it and that it was not revoked."),
-        ),
-        Verdict::Unreachable if custom_url => Problems::field(
-            "custom_url",
-            format!("No {name}-compatible API answered at this URL. Nothing was stored."),
-        ),
-        Verdict::Unreachable => Problems::field(
-            "api_key",
-            format!(
-                "{name} could not be reached to check this key. Nothing was stored. Try again in a minute."
-            ),
-        ),
-        verdict => return Ok(KeyStatus::from_check(verdict, now)),
-    };
-    Err(failed_to_save(provider, problem))
-}
-
-fn failed_to_save(provider: Provider, mut problems: Problems) -> ServiceError {
-    problems.summary = Some(format!("Failed to save {} key.", provider.label()));
-    ServiceError::Invalid(problems)
 }

@@ -107,7 +107,7 @@ impl Services {
         audit::append(&mut tx, &self.root, holder.scope.owner(), &event).await?;
         tx.commit().await?;
         // A guess at this very token may have been remembered as wrong.
-        self.directory.forget(holder.scope.owner());
+        self.directory.forget_tokens();
         Ok(MadeToken { token: made, secret })
     }
 
@@ -122,7 +122,7 @@ impl Services {
         let detail = serde_json::json!({ "id": id });
         self.record(&mut tx, holder.scope.owner(), actor, AuditAction::TokenRevoked, &name, detail).await?;
         tx.commit().await?;
-        self.directory.forget(holder.scope.owner());
+        self.directory.forget_tokens();
         Ok(())
     }
 

@@ -92,3 +92,8 @@ pub async fn end(tx: &mut Tx, instance: InstanceId) -> Result<(), StorageError> 
     execute!(tx, "DELETE FROM instance WHERE id = $1", instance.0)?;
     Ok(())
 }
+
+/// Forgets processes that died long ago.
+pub async fn delete_dead(tx: &mut Tx, before: Moment) -> Result<u64, StorageError> {
+    execute!(tx, "DELETE FROM instance WHERE beat_at < $1", before.0)
+}

@@ -128,6 +128,20 @@ impl Database {
         }
     }
 
+    /// Empties SQLite's write-ahead log, which keeps older images of pages: after secrets were
+    /// destroyed. Does what can be done now; the next time does the rest.
+    pub async fn sweep(&self) {
+        if let Self::Sqlite(db) = self {
+            let _turn = db.turn.lock().await;
+            if let Err(error) = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(&db.durable).await {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the write-ahead log could not be emptied"
+                );
+            }
+        }
+    }
+
     /// Closes all connections; SQLite's write-ahead log is folded in.
     pub async fn close(&self) {
         match self {

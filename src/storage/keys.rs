@@ -7,7 +7,7 @@ use crate::access::scope::Scope;
 use crate::domain::account::Slug;
 use crate::domain::clock::Moment;
 use crate::domain::ids::{KeyId, Owner, UserId};
-use crate::domain::provider_key::{KeyState, KeyStatus, KeyVersion, Provider, ProviderKey};
+use crate::domain::provider_key::{DisabledBy, KeyState, KeyStatus, KeyVersion, Provider, ProviderKey};
 
 /// A key and its current version's sealed secret, as the gateway caches it.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ struct Row {
     name: String,
     label: Option<String>,
     is_default: bool,
-    disabled_at: Option<i64>,
+    disabled_by: Option<String>,
     created_at: i64,
     created_by: Option<Uuid>,
     created_by_name: String,
@@ -89,7 +89,7 @@ impl TryFrom<Row> for SealedKey {
                 name: word!(Slug, row.name, "provider_key", "name")?,
                 label: row.label,
                 is_default: row.is_default,
-                disabled_at: row.disabled_at.map(Moment),
+                disabled: row.disabled_by.as_deref().and_then(DisabledBy::parse),
                 created_at: Moment(row.created_at),
                 created_by: row.created_by.map(UserId),
                 created_by_name: row.created_by_name,
@@ -104,7 +104,7 @@ impl TryFrom<Row> for SealedKey {
 macro_rules! select_keys {
     ($rest:literal) => {
         concat!(
-            "SELECT k.id, k.owner_id, k.provider, k.name, k.label, k.is_default, k.disabled_at,
+            "SELECT k.id, k.owner_id, k.provider, k.name, k.label, k.is_default, k.disabled_by,
                     k.created_at, k.created_by, k.created_by_name, u.last_used_at,
                     v.version, v.custom_url, v.hint, v.fingerprint, v.state, v.state_since, v.state_until, v.rejections,
                     v.probe_at, v.created_at AS version_created_at,
@@ -234,13 +234,10 @@ pub async fn replace_version(
         key.0,
         from
     )?;
-    execute!(
-        tx,
-        "UPDATE key_version SET replaced_at = NULL, destroy_at = NULL WHERE key_id = $1 AND version = $2",
-        key.0,
-        to
-    )?;
-    Ok(true)
+    // A version that was destroyed meanwhile cannot come back.
+    let sql = "UPDATE key_version SET replaced_at = NULL, destroy_at = NULL
+               WHERE key_id = $1 AND version = $2 AND sealed IS NOT NULL";
+    Ok(execute!(tx, sql, key.0, to)? == 1)
 }
 
 /// Writes a version's state. `checked_at` is set where a check found it, not live traffic.
@@ -311,8 +308,19 @@ pub async fn set_label(tx: &mut Tx, key: KeyId, label: Option<&str>) -> Result<(
     Ok(())
 }
 
-pub async fn set_disabled(tx: &mut Tx, key: KeyId, at: Option<Moment>) -> Result<(), StorageError> {
-    execute!(tx, "UPDATE provider_key SET disabled_at = $1 WHERE id = $2", at.map(|at| at.0), key.0)?;
+/// Stops or starts a key: who stopped it, and when.
+pub async fn set_disabled(
+    tx: &mut Tx,
+    key: KeyId,
+    by: Option<(DisabledBy, Moment)>,
+) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "UPDATE provider_key SET disabled_at = $1, disabled_by = $2 WHERE id = $3",
+        by.map(|(_, at)| at.0),
+        by.map(|(who, _)| who.as_str()),
+        key.0
+    )?;
     Ok(())
 }
 

@@ -79,8 +79,9 @@ pub async fn set_password(tx: &mut Tx, id: UserId, password_hash: &str) -> Resul
     Ok(())
 }
 
-pub async fn disable(tx: &mut Tx, id: UserId, now: Moment) -> Result<(), StorageError> {
-    execute!(tx, "UPDATE app_user SET disabled_at = $1 WHERE id = $2", now.0, id.0)?;
+/// Locks a user out since a moment, or lets them in again.
+pub async fn set_disabled(tx: &mut Tx, id: UserId, since: Option<Moment>) -> Result<(), StorageError> {
+    execute!(tx, "UPDATE app_user SET disabled_at = $1 WHERE id = $2", since.map(|at| at.0), id.0)?;
     Ok(())
 }
 
@@ -199,4 +200,12 @@ pub async fn drop_links(tx: &mut Tx, purpose: LinkPurpose, user: Option<UserId>)
         i32::from(user.is_none())
     )?;
     Ok(())
+}
+
+pub async fn delete_expired_links(tx: &mut Tx, now: Moment) -> Result<u64, StorageError> {
+    execute!(tx, "DELETE FROM one_time_link WHERE expires_at <= $1", now.0)
+}
+
+pub async fn forget_devices(tx: &mut Tx, before: Moment) -> Result<u64, StorageError> {
+    execute!(tx, "DELETE FROM known_device WHERE seen_at < $1", before.0)
 }

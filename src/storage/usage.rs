@@ -35,18 +35,21 @@ const SETTLED: &str = "ended_at = excluded.ended_at, model_served = excluded.mod
 /// Batches are cut into pieces of these sizes, so that few different statements are prepared.
 const PIECES: [usize; 4] = [64, 16, 4, 1];
 
-/// Writes rows: new ones as they are, known ones by their settlement. A batch names a row once.
-pub async fn upsert(tx: &mut Tx, rows: &[UsageRow]) -> Result<(), StorageError> {
+/// Writes rows: new ones as they are, pending ones by their settlement. Rows that are settled
+/// already stay as they are and are not counted in the result. A batch names a row once.
+pub async fn upsert(tx: &mut Tx, rows: &[UsageRow]) -> Result<u64, StorageError> {
+    let mut written = 0;
     let mut rest = rows;
     while !rest.is_empty() {
         let size = PIECES.into_iter().find(|size| *size <= rest.len()).unwrap_or(1);
         let (piece, after) = rest.split_at(size);
         rest = after;
         let sql = format!(
-            "INSERT INTO usage ({COLUMNS}) VALUES {} ON CONFLICT (id) DO UPDATE SET {SETTLED}",
+            "INSERT INTO usage ({COLUMNS}) VALUES {} ON CONFLICT (id) DO UPDATE SET {SETTLED}
+             WHERE usage.state = 'pending'",
             placeholders(size, WIDTH)
         );
-        on_backend!(tx, conn => {
+        written += on_backend!(tx, conn => {
             let mut query = sqlx::query(AssertSqlSafe(sql));
             for row in piece {
                 let tokens = &row.tokens;
@@ -68,10 +71,10 @@ pub async fn upsert(tx: &mut Tx, rows: &[UsageRow]) -> Result<(), StorageError> 
                     .bind(row.state.as_str()).bind(row.status.map(i32::from)).bind(row.error_code.as_deref())
                     .bind(row.first_byte_us).bind(row.total_us);
             }
-            query.execute(conn).await.map(|_| ())
+            query.execute(conn).await.map(|done| done.rows_affected())
         })?;
     }
-    Ok(())
+    Ok(written)
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -122,18 +125,20 @@ pub async fn roll_up(tx: &mut Tx, rows: &[UsageRow]) -> Result<(), StorageError>
         };
         let sum = sums.entry(key).or_default();
         let guessed = row.state != UsageState::Final;
-        sum.requests += 1;
-        sum.failed += i64::from(row.failed());
-        sum.estimated += i64::from(guessed);
-        sum.unpriced += i64::from(row.unpriced);
-        sum.input += signed(row.tokens.input);
-        sum.cache_read += signed(row.tokens.cache_read);
-        sum.cache_write += signed(row.tokens.cache_write_5m) + signed(row.tokens.cache_write_1h);
-        sum.output += signed(row.tokens.output);
-        sum.web_searches += signed(row.tokens.web_searches);
-        sum.cost += row.cost.0;
-        sum.estimated_cost += if guessed { row.cost.0 } else { 0 };
-        sum.billed += row.billed.0;
+        sum.requests = sum.requests.saturating_add(1);
+        sum.failed = sum.failed.saturating_add(i64::from(row.failed()));
+        sum.estimated = sum.estimated.saturating_add(i64::from(guessed));
+        sum.unpriced = sum.unpriced.saturating_add(i64::from(row.unpriced));
+        sum.input = sum.input.saturating_add(signed(row.tokens.input));
+        sum.cache_read = sum.cache_read.saturating_add(signed(row.tokens.cache_read));
+        sum.cache_write = sum
+            .cache_write
+            .saturating_add(signed(row.tokens.cache_write_5m) + signed(row.tokens.cache_write_1h));
+        sum.output = sum.output.saturating_add(signed(row.tokens.output));
+        sum.web_searches = sum.web_searches.saturating_add(signed(row.tokens.web_searches));
+        sum.cost = sum.cost.saturating_add(row.cost.0);
+        sum.estimated_cost = sum.estimated_cost.saturating_add(if guessed { row.cost.0 } else { 0 });
+        sum.billed = sum.billed.saturating_add(row.billed.0);
     }
     // One order in every process: two that settle the same buckets wait for each other instead of
     // locking each other out.
@@ -258,19 +263,21 @@ pub async fn settled_among(tx: &mut Tx, ids: &[RequestId]) -> Result<Vec<Request
     Ok(settled)
 }
 
-/// Pending rows of processes whose heart has not beaten since `dead_before`, `own` aside.
+/// Pending rows of processes whose heart has not beaten since `dead_before`, `own` aside; and all
+/// that have been pending since before `lost_before`.
 pub async fn orphans(
     tx: &mut Tx,
     own: InstanceId,
     dead_before: Moment,
+    lost_before: Moment,
     limit: i64,
 ) -> Result<Vec<UsageRow>, StorageError> {
     let sql = format!(
-        "SELECT {COLUMNS} FROM usage WHERE state = 'pending' AND instance <> $1
-         AND NOT EXISTS (SELECT 1 FROM instance i WHERE i.id = usage.instance AND i.beat_at >= $2) LIMIT $3"
+        "SELECT {COLUMNS} FROM usage WHERE state = 'pending' AND (started_at < $3 OR (instance <> $1
+         AND NOT EXISTS (SELECT 1 FROM instance i WHERE i.id = usage.instance AND i.beat_at >= $2))) LIMIT $4"
     );
     on_backend!(tx, conn => {
-        let rows = sqlx::query(AssertSqlSafe(sql)).bind(own.0).bind(dead_before.0).bind(limit).fetch_all(conn).await?;
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(own.0).bind(dead_before.0).bind(lost_before.0).bind(limit).fetch_all(conn).await?;
         rows.iter().map(|row| read!(row)).collect()
     })
 }

@@ -118,7 +118,7 @@ async fn change_password(
     let services = &console.services;
     let present = posted.current_password.unwrap_or_else(|| Secret::new(String::new()));
     let new = posted.fields.new_password;
-    match services.change_password(&viewer.actor, present, new, &viewer.origin).await {
+    match services.change_password(&viewer.actor, present, new).await {
         Ok(()) => {
             // All sessions are gone, this one too: it begins anew.
             let address = Some(viewer.origin.address.clone());

@@ -301,7 +301,7 @@ mod tests {
             name: Slug::parse("production").unwrap(),
             label: None,
             is_default: true,
-            disabled_at: None,
+            disabled: None,
             created_at: NOW,
             created_by: None,
             created_by_name: String::new(),

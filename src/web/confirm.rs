@@ -27,7 +27,7 @@ pub async fn act<T>(
 ) -> Result<T, ServiceError> {
     let services = &console.services;
     if let Some(password) = password {
-        match services.confirm(&viewer.actor, password, &viewer.origin).await {
+        match services.confirm(&viewer.actor, password).await {
             // Here it is the password that is wrong, which says nothing of what they may do.
             Err(ServiceError::Denied) => {
                 let wrong = Problems::field("current_password", "That password is wrong.");

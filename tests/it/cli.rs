@@ -60,7 +60,8 @@ fn mistakes_on_the_command_line_are_told_in_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
     for (args, told) in [
         (&["user", "create", "nonsense", "--role", "support"][..], "is not an e-mail address"),
-        (&["user", "create", "a@b.example", "--role", "admin"], "--role is super_admin or support"),
+        (&["user", "create", "a@b.example", "--role", "admin"], "add --tenant"),
+        (&["user", "create", "a@b.example", "--role", "king"], "--role is super_admin or support"),
         (
             &["user", "create", "a@b.example", "--role", "admin", "--tenant", "none"],
             "there is no tenant none",

@@ -196,8 +196,10 @@ async fn a_killed_process_leaves_no_row_unsettled() {
     while world.arrived().await.is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // The pending row is committed while the call runs; give that a moment of its own.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    // The pending row is committed while the call runs.
+    while rows_on_disk(&world, &tenant).await.is_empty() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(call.await.unwrap().is_err());
@@ -207,19 +209,25 @@ async fn a_killed_process_leaves_no_row_unsettled() {
     let stopped =
         std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
     assert!(stopped.success() && child.wait().unwrap().success());
-    let database = keyward::startup::open_database(&world.settings).await.unwrap();
-    let mut tx = database.read().await.unwrap();
-    let all = (keyward::domain::clock::Moment(0), keyward::domain::clock::Moment(i64::MAX));
-    let rows = keyward::storage::usage::page(&mut tx, tenant.id, all.0, all.1, None, 10).await.unwrap();
+    let rows = rows_on_disk(&world, &tenant).await;
     assert_eq!(rows.len(), 1);
     assert_eq!(
         (rows[0].state, rows[0].error_code.as_deref()),
         (UsageState::Estimated, Some("keyward_interrupted"))
     );
     assert!(rows[0].cost.0 > 0);
-    drop(tx);
-    database.close().await;
     world.end().await;
+}
+
+/// What another process sees in the database file.
+async fn rows_on_disk(world: &World, tenant: &keyward::domain::account::Tenant) -> Vec<UsageRow> {
+    let database = keyward::startup::open_database(&world.settings).await.unwrap();
+    let mut tx = database.read().await.unwrap();
+    let all = (keyward::domain::clock::Moment(0), keyward::domain::clock::Moment(i64::MAX));
+    let rows = keyward::storage::usage::page(&mut tx, tenant.id, all.0, all.1, None, 10).await.unwrap();
+    tx.rollback().await.unwrap();
+    database.close().await;
+    rows
 }
 
 fn serve(world: &World) -> std::process::Child {
@@ -246,4 +254,76 @@ async fn wait_until_ready(world: &World) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("the server never became ready");
+}
+
+/// A tenant's own endpoint can report anything: that spoils its own row and nobody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn absurd_usage_stops_nothing() {
+    for on in [On::Sqlite, On::Postgres] {
+        let provider = MockServer::start().await;
+        let good =
+            json!({ "data": [], "type": "message", "usage": { "input_tokens": 1, "output_tokens": 1 } });
+        Mock::given(any())
+            .respond_with(ResponseTemplate::new(200).set_body_json(&good))
+            .mount(&provider)
+            .await;
+        let world = World::with(on, Setup { anthropic_url: Some(provider.uri()), ..Setup::default() }).await;
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+        let token = world.token(&tenant).await;
+        for absurd in [
+            json!({ "type": "message", "usage": { "input_tokens": 9_000_000_000_000_000_000_u64, "output_tokens": u64::MAX } }),
+            json!({ "type": "message", "model": "a\u{0}b", "usage": { "input_tokens": 1, "output_tokens": 1 } }),
+            json!({ "type": "message", "model": "x".repeat(5_000), "usage": { "output_tokens": 1, "note": "\u{0}" } }),
+            json!({ "type": "message", "usage": { "input_tokens": -1 } }),
+            json!({ "type": "message", "usage": { "output_tokens": 1, "iterations": [
+                { "type": "compaction", "input_tokens": u64::MAX, "output_tokens": u64::MAX },
+                { "type": "compaction", "input_tokens": u64::MAX, "output_tokens": u64::MAX } ] } }),
+        ] {
+            provider.reset().await;
+            Mock::given(any())
+                .respond_with(ResponseTemplate::new(200).set_body_json(&absurd))
+                .mount(&provider)
+                .await;
+            for _ in 0..3 {
+                let answer = world.message(&token).send().await.unwrap();
+                assert_eq!(answer.status(), 200, "{absurd}");
+                let row = world.row_of(&answer).await;
+                assert_ne!(row.state, UsageState::Pending);
+                assert!(row.cost.0 < 1_000_000_000_000, "{absurd} costs {:?}", row.cost);
+            }
+        }
+        assert_eq!(world.rows(&tenant).await.len(), 15);
+        let rows = world.rows(&tenant).await;
+        let scope = keyward::access::scope::Scope::of_token(tenant.id);
+        let group = keyward::storage::usage_report::GroupBy::Model;
+        let report =
+            world.services.billing_report(&world.admin(&tenant), &scope, &tenant, group).await.unwrap();
+        assert_eq!(report.totals.cost, rows.iter().map(|row| row.cost.0).sum::<i64>());
+        world.end().await;
+    }
+}
+
+/// A settlement that is handed in twice counts once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_settlement_counts_once() {
+    for on in [On::Sqlite, On::Postgres] {
+        let world = World::new(on).await;
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+        let answer = world.message(&world.token(&tenant).await).send().await.unwrap();
+        let row = world.row_of(&answer).await;
+        // As after a commit whose answer was lost, and as another process would that took this
+        // one for dead.
+        world.services.meter.settle(row.clone()).await;
+        world.services.meter.settle(UsageRow { state: UsageState::Estimated, ..row.clone() }).await;
+        world.services.meter.flush().await;
+        let scope = keyward::access::scope::Scope::of_token(tenant.id);
+        let group = keyward::storage::usage_report::GroupBy::Model;
+        let report =
+            world.services.billing_report(&world.admin(&tenant), &scope, &tenant, group).await.unwrap();
+        assert_eq!((report.totals.requests, report.totals.cost), (1, row.cost.0));
+        assert_eq!(world.row(row.id).await.state, UsageState::Final);
+        world.end().await;
+    }
 }

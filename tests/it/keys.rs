@@ -286,11 +286,17 @@ on_both! {
             }
         }
         let admin = world.admin(&tenant);
-        let disabled = world.services.set_key_disabled(&admin, holder, "production", true).await;
-        assert!(matches!(disabled, Err(ServiceError::Denied)));
+        for person in [&member, &stranger] {
+            let disabled = world.services.set_key_disabled(person, holder, "production", true).await;
+            assert!(matches!(disabled, Err(ServiceError::Denied)));
+        }
+        world.services.set_key_disabled(&admin, holder, "production", true).await.unwrap();
+        world.services.set_key_disabled(&admin, holder, "production", false).await.unwrap();
         world.services.set_key_disabled(&root, holder, "production", true).await.unwrap();
         let answer = world.message(&world.token(&tenant).await).send().await.unwrap();
         assert_eq!(answer.status(), 403);
+        let undone = world.services.set_key_disabled(&admin, holder, "production", false).await;
+        assert!(matches!(undone, Err(ServiceError::Denied)), "what the operator stopped, the tenant cannot start");
         world.services.set_key_disabled(&root, holder, "production", false).await.unwrap();
 
         // An hour after the password was entered, it is asked for again.

@@ -150,3 +150,38 @@ on_both! {
         assert_eq!(rows[0].address.as_deref(), Some("192.0.2.1"));
     }
 }
+
+on_both! {
+    async fn the_confirmation_is_throttled_by_person_whatever_the_browser_says(world: World) {
+        let user = world.user("ada@acme.example", PASSWORD, None, None).await;
+        let actor = keyward::access::actor::Actor { user_id: user.id, ..world.actor(None, None) };
+        let mut denied = 0;
+        for _ in 0..12 {
+            match world.services.confirm(&actor, secret("wrong")).await {
+                Err(ServiceError::Denied) => denied += 1,
+                Err(ServiceError::Throttled { .. }) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(denied, 5);
+        let mut tx = world.services.db.read().await.unwrap();
+        let rows = audit::list(&mut tx, Owner::Platform, 50).await.unwrap();
+        assert_eq!(rows.iter().filter(|row| row.action == "user.sign_in_failed").count(), 5);
+    }
+}
+
+on_both! {
+    async fn the_last_super_admin_stays_and_a_disabled_user_gets_no_link(world: World) {
+        world.user("root@acme.example", PASSWORD, Some(PlatformRole::SuperAdmin), None).await;
+        world.user("bob@acme.example", PASSWORD, None, None).await;
+        let by = AuditActor::system("test");
+        let (root, bob) = (Email::parse("root@acme.example").unwrap(), Email::parse("bob@acme.example").unwrap());
+        assert!(matches!(world.services.disable_user(&by, &root).await, Err(ServiceError::Conflict(_))));
+        let link = world.services.reset_link(&by, &bob).await.unwrap();
+        world.services.disable_user(&by, &bob).await.unwrap();
+        assert!(matches!(world.services.link(link.rsplit('/').next().unwrap()).await, Err(ServiceError::NotFound)));
+        assert!(matches!(world.services.reset_link(&by, &bob).await, Err(ServiceError::Conflict(_))));
+        world.services.enable_user(&by, &bob).await.unwrap();
+        assert!(world.services.sign_in("bob@acme.example", secret(PASSWORD), &origin("192.0.2.1", "home")).await.is_ok());
+    }
+}

@@ -102,7 +102,7 @@ impl Visitor {
         let (status, headers) = (answer.status(), answer.headers().clone());
         let body = answer.text().await.unwrap();
         if let Some(token) = body.split("name=\"csrf\" value=\"").nth(1) {
-            self.csrf = token.split('"').next().unwrap().to_owned();
+            token.split('"').next().unwrap().clone_into(&mut self.csrf);
         }
         Page { status, headers, body }
     }

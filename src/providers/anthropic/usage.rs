@@ -156,11 +156,11 @@ impl Reading {
     fn tokens(&self) -> Option<TokenUsage> {
         let (a, b) = (&self.tokens, &self.compaction);
         self.seen.then(|| TokenUsage {
-            input: a.input + b.input,
-            cache_read: a.cache_read + b.cache_read,
-            cache_write_5m: a.cache_write_5m + b.cache_write_5m,
-            cache_write_1h: a.cache_write_1h + b.cache_write_1h,
-            output: a.output + b.output,
+            input: a.input.saturating_add(b.input),
+            cache_read: a.cache_read.saturating_add(b.cache_read),
+            cache_write_5m: a.cache_write_5m.saturating_add(b.cache_write_5m),
+            cache_write_1h: a.cache_write_1h.saturating_add(b.cache_write_1h),
+            output: a.output.saturating_add(b.output),
             reasoning: a.reasoning,
             web_searches: a.web_searches,
         })
@@ -177,11 +177,12 @@ fn compaction(iterations: &[Iteration]) -> TokenUsage {
     let mut sum = TokenUsage::default();
     for iteration in iterations.iter().filter(|iteration| iteration.kind == "compaction") {
         let hour = iteration.cache_creation.as_ref().map_or(0, |split| split.ephemeral_1h_input_tokens);
-        sum.input += iteration.input_tokens;
-        sum.output += iteration.output_tokens;
-        sum.cache_read += iteration.cache_read_input_tokens;
-        sum.cache_write_1h += hour;
-        sum.cache_write_5m += iteration.cache_creation_input_tokens.saturating_sub(hour);
+        sum.input = sum.input.saturating_add(iteration.input_tokens);
+        sum.output = sum.output.saturating_add(iteration.output_tokens);
+        sum.cache_read = sum.cache_read.saturating_add(iteration.cache_read_input_tokens);
+        sum.cache_write_1h = sum.cache_write_1h.saturating_add(hour);
+        sum.cache_write_5m =
+            sum.cache_write_5m.saturating_add(iteration.cache_creation_input_tokens.saturating_sub(hour));
     }
     sum
 }

@@ -95,7 +95,7 @@ async fn key_page(console: &Console, place: &Place, name: &str) -> Result<KeyPag
         card: card(place, &detail.line, mode, &services.options.product, true, may_change),
         label: key.label.clone().unwrap_or_default(),
         is_default: key.is_default,
-        disabled: key.disabled_at.is_some(),
+        disabled: key.disabled.is_some(),
         undo: undo(place, &detail),
         versions: detail.versions.iter().map(|version| row(place, version, key.current.version)).collect(),
         may_change,

@@ -105,8 +105,7 @@ fn advice(key: &ProviderKey, state: KeyState, times: &Times, product: &str) -> O
             None,
         ),
         KeyState::Disabled => {
-            let text = Prose::of("Disabled ")
-                .when(&times.when(key.disabled_at.unwrap_or(times.now)))
+            let text = Prose::of("Disabled")
                 .text(format!(
                     ". Requests that would use it are refused. Ask {product} to enable it again."
                 ));
