@@ -257,7 +257,7 @@ fn compare(kind: Kind, connections: usize, rounds: &[Vec<Round>; 3], aims: &mut 
     aims.push(Aim::at_least(what, 0.6, ratio));
     match (kind, connections) {
         (Kind::Json, 1) => {
-            aims.push(Aim::at_most("JSON, 1 connection: median over the forwarder's", 0.4, later, "ms"))
+            aims.push(Aim::at_most("JSON, 1 connection: median over the forwarder's", 0.4, later, "ms"));
         }
         (Kind::Stream, 1) => {
             aims.push(Aim::at_most(

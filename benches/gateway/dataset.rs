@@ -193,7 +193,7 @@ impl<'a> Writer<'a> {
             let day = i64::try_from(index * DAYS / count)?;
             // In its working hours, which end before today's beginning.
             let minute = i64::try_from(self.dice.roll(14 * 60))?;
-            let midnight = Moment(self.now.0 / DAY * DAY).minus((DAYS as i64 - day) * DAY);
+            let midnight = Moment(self.now.0 / DAY * DAY).minus((i64::try_from(DAYS)? - day) * DAY);
             let at = midnight.plus(6 * HOUR + minute * MINUTE);
             let row = self.row(tenant, keys, at)?;
             self.rows.push(row);

@@ -25,7 +25,7 @@ pub async fn serve(listener: TcpListener, origin: String, key: String) -> Result
         .retry(reqwest::retry::never())
         .connect_timeout(Duration::from_secs(5))
         .tcp_nodelay(true)
-        .pool_idle_timeout(Duration::from_secs(60))
+        .pool_idle_timeout(Duration::from_mins(1))
         .build()?;
     let upstream = Data::new(Upstream { client, origin, key });
     let app = move || {

@@ -29,6 +29,19 @@ impl Nanos {
         self.fixed(6)
     }
 
+    /// As pages show amounts: to the cent from a dollar on, and below it to the micro-dollar as far
+    /// as there is anything to show: `$17.33`, `$0.84`, `$0.000227`.
+    #[must_use]
+    pub fn shown(self) -> String {
+        if self.0.abs() >= 1_000_000_000 {
+            return self.dollars();
+        }
+        let full = self.fixed(6);
+        let cents = full.len() - 4;
+        let shown = full.trim_end_matches('0').len().max(cents);
+        full[..shown].to_owned()
+    }
+
     /// To the last place that is not zero, two at least: `$0.000256`, `$17.30`.
     #[must_use]
     pub fn precise(self) -> String {
@@ -122,6 +135,10 @@ mod tests {
         assert_eq!(Nanos(-1).dollars(), "$0.00");
         assert_eq!(Nanos(1_500).micro_dollars(), "$0.000002");
         assert_eq!(Nanos(1_284_500).exact(), "0.001284500");
+        assert_eq!(Nanos(227_400).shown(), "$0.000227");
+        assert_eq!(Nanos(840_000_000).shown(), "$0.84");
+        assert_eq!(Nanos(17_334_900_000).shown(), "$17.33");
+        assert_eq!(Nanos(0).shown(), "$0.00");
         assert_eq!(Nanos(256_000).precise(), "$0.000256");
         assert_eq!(Nanos(1_017_300_000_000).precise(), "$1,017.30");
         assert_eq!(Nanos(0).precise(), "$0.00");

@@ -102,7 +102,9 @@ impl Services {
             }
         }
         let previous = usage_report::totals(&mut tx, scope, earlier[0], from).await?;
-        let mode_changes = tenants::mode_changes(&mut tx, scope, from).await?;
+        let mut mode_changes = tenants::mode_changes(&mut tx, scope, from).await?;
+        // The mode that a tenant began with is no switch.
+        mode_changes.retain(|change| change.at != tenant.created_at);
         let unpriced = usage_report::unpriced_models(&mut tx, scope, from).await?;
         let groups = if detailed {
             Some(lines(usage_report::by_group(&mut tx, scope, group, from, to).await?))

@@ -103,6 +103,7 @@ pub async fn add_member(
     Ok(())
 }
 
+/// A person's places, the strongest role first and then by name.
 pub async fn memberships(tx: &mut Tx, user: UserId) -> Result<Vec<Membership>, StorageError> {
     let rows = fetch_all!(
         tx,
@@ -111,12 +112,15 @@ pub async fn memberships(tx: &mut Tx, user: UserId) -> Result<Vec<Membership>, S
          WHERE m.user_id = $1 ORDER BY t.name",
         user.0
     )?;
-    rows.into_iter()
+    let mut places: Vec<Membership> = rows
+        .into_iter()
         .map(|(tenant, tenant_slug, tenant_name, role)| {
             let role = word!(TenantRole, role, "membership", "role")?;
             Ok(Membership { tenant_id: TenantId(tenant), tenant_slug, tenant_name, role })
         })
-        .collect()
+        .collect::<Result<_, StorageError>>()?;
+    places.sort_by_key(|place| place.role);
+    Ok(places)
 }
 
 /// Whether the account has signed in from this browser before.

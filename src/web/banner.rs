@@ -6,7 +6,8 @@ use super::prose::{Link, Prose, Tone};
 use super::time::Times;
 use crate::domain::account::TenantState;
 use crate::domain::billing::{LimitPolicy, NoKeyPolicy, UsageMode};
-use crate::domain::provider_key::{KeyState, Provider, ProviderKey};
+use crate::domain::clock::DAY;
+use crate::domain::provider_key::{DisabledBy, KeyState, Provider, ProviderKey};
 use crate::providers::{self, Spec};
 use crate::services::overview::Standing;
 
@@ -148,9 +149,10 @@ fn without_key(s: &Subject<'_>) -> Banner {
             } else {
                 format!("AI is stopped: no {} key is set up.", s.name())
             },
-            detail: Prose::of(
-                "Requests are refused: Billing says to stop rather than to use the shared account when there is no key.",
-            ),
+            detail: Prose::of(format!(
+                "Requests are refused: Billing says to stop rather than to use the shared account when there is no key.{}",
+                uncovered(s)
+            )),
             link,
         },
         NoKeyPolicy::Managed if served(s) => Banner {
@@ -200,17 +202,26 @@ fn with_key(s: &Subject<'_>, key: &ProviderKey) -> Banner {
                 .when(&s.times.day(status.since))
                 .text(" (")
                 .when(&since)
-                .text("); a rejected key never falls back to the shared account. Paste a new one."),
+                .text(format!("); a rejected key never falls back. Paste a new one.{}", uncovered(s))),
             link: s.keys_page(key, "/rotate", "Rotate key"),
         },
         KeyState::Disabled | KeyState::Removed => Banner {
             tone: Tone::Bad,
             sentence: format!("AI is stopped: your {name} key is disabled."),
-            detail: Prose::of(format!(
-                "{} disabled it, and only they can enable it again. Requests are refused and fall back to nothing.",
-                s.product
-            )),
-            link: None,
+            detail: Prose::of(match key.disabled {
+                Some(DisabledBy::Operator) => {
+                    format!(
+                        "{} disabled it, and only they can enable it again. Requests are refused.{}",
+                        s.product,
+                        uncovered(s)
+                    )
+                }
+                _ => format!("Requests are refused until it is enabled again.{}", uncovered(s)),
+            }),
+            link: match key.disabled {
+                Some(DisabledBy::Operator) => None,
+                _ => s.keys_page(key, "", "Open the key"),
+            },
         },
         KeyState::OutOfCredit => limited(
             s,
@@ -241,8 +252,11 @@ fn limited(s: &Subject<'_>, key: &ProviderKey, what: &str, remedy: &str, link: O
     let status = &key.current.status;
     let mut detail = Prose::of("Since ").when(&s.times.when(status.since));
     if let Some(until) = status.until.filter(|until| *until > s.times.now) {
-        detail =
-            detail.text(", until ").when(&s.times.day(until)).text(" (").when(&s.times.when(until)).text(")");
+        detail = if until.since(s.times.now) < DAY {
+            detail.text(", until ").when(&s.times.when(until))
+        } else {
+            detail.text(", until ").when(&s.times.day(until)).text(" (").when(&s.times.when(until)).text(")")
+        };
     }
     detail = detail.text(format!(". {remedy}"));
     if status.state != KeyState::RateLimited {
@@ -251,13 +265,33 @@ fn limited(s: &Subject<'_>, key: &ProviderKey, what: &str, remedy: &str, link: O
     if s.standing.tenant.policy.on_limit == LimitPolicy::Pause {
         // A rate limit is over in seconds; the others wait for somebody to act.
         let tone = if status.state == KeyState::RateLimited { Tone::Warn } else { Tone::Bad };
+        let detail = detail.text(uncovered(s));
         return Banner { tone, sentence: format!("AI is paused: {what}."), detail, link };
     }
     if !served(s) {
-        return shared_is_down(s, format!("It would stand in now: {what}."));
+        return Banner {
+            tone: Tone::Bad,
+            sentence: format!("AI is stopped: {what}."),
+            detail: Prose::of(format!(
+                "The shared account that should stand in cannot serve. {remedy} Or ask {}.",
+                s.product
+            )),
+            link,
+        };
     }
     let sentence = format!("Using {}'s shared {} infrastructure: {what}.", s.product, s.name());
     Banner { tone: Tone::Warn, sentence, detail, link }
+}
+
+/// What goes on all the same: features that own keys do not cover run on the shared account.
+fn uncovered(s: &Subject<'_>) -> String {
+    let any =
+        s.standing.features().iter().any(|(feature, decision)| !feature.covered && decision.outcome.is_ok());
+    if any {
+        format!(" Features that own keys do not cover go on with {}'s shared account.", s.product)
+    } else {
+        String::new()
+    }
 }
 
 /// " 3 of 5 AI features use it."
@@ -408,7 +442,15 @@ mod tests {
                 Tone::Warn,
                 "Using Acme Cloud's shared Anthropic infrastructure: your Anthropic account is out of credit.",
             ),
-            (Byok, Fall, Stand, Some(Verdict::OutOfCredit), None, Tone::Bad, down),
+            (
+                Byok,
+                Fall,
+                Stand,
+                Some(Verdict::OutOfCredit),
+                None,
+                Tone::Bad,
+                "AI is stopped: your Anthropic account is out of credit.",
+            ),
             (Byok, Fall, Pause, spend, ok, Tone::Bad, "AI is paused: your Anthropic spend limit is reached."),
             (
                 Byok,

@@ -276,7 +276,6 @@ fn read_out(day: &Day) -> String {
 
 /// Where the usage mode was switched. Labels of neighbours stand on rows of their own.
 fn markers(report: &Report, times: &Times) -> Vec<Marker> {
-    // The mode that a tenant began with is no switch.
     let span = report.to.since(report.from).max(1) as f64;
     let at = |moment: Moment| LEFT + (RIGHT - LEFT) * (moment.since(report.from) as f64 / span);
     report

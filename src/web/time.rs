@@ -62,7 +62,8 @@ fn exact(at: Moment, zone: &TimeZone) -> String {
     at.timestamp().to_zoned(zone.clone()).strftime("%-d %b %Y, %H:%M:%S %Z").to_string()
 }
 
-/// Under ten seconds either way "just now", then whole units, rounded down.
+/// Under ten seconds either way "just now", then whole units: rounded down for what is past, to the
+/// nearest for what is to come.
 fn relative(at: Moment, now: Moment) -> String {
     let since = now.since(at);
     let distance = since.saturating_abs();
@@ -71,7 +72,8 @@ fn relative(at: Moment, now: Moment) -> String {
     }
     let units = [(DAY, "day"), (HOUR, "hour"), (MINUTE, "minute"), (SECOND, "second")];
     let (unit, name) = units.into_iter().find(|(unit, _)| distance >= *unit).unwrap_or((SECOND, "second"));
-    let count = distance / unit;
+    // What is still to come is rounded to the nearest: a day that has just begun is not 23 hours.
+    let count = if since > 0 { distance / unit } else { (distance + unit / 2) / unit };
     let plural = if count == 1 { "" } else { "s" };
     if since > 0 { format!("{count} {name}{plural} ago") } else { format!("in {count} {name}{plural}") }
 }
@@ -98,6 +100,8 @@ mod tests {
         assert_eq!(ago(119 * SECOND), "1 minute ago");
         assert_eq!(ago(2 * HOUR + 59 * MINUTE), "2 hours ago");
         assert_eq!(ago(-51 * DAY - HOUR), "in 51 days");
+        assert_eq!(ago(-DAY + SECOND), "in 24 hours");
+        assert_eq!(ago(-30 * DAY + MINUTE), "in 30 days");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::time::When;
 use super::{Console, confirm, read, session};
 use crate::access::policy::Action;
 use crate::crypto::secret::Secret;
+use crate::crypto::token::random_text;
 use crate::domain::ids::TokenId;
 use crate::services::tokens::{MadeToken, NewToken};
 use crate::services::{Problems, ServiceError};
@@ -53,6 +54,7 @@ struct TokensPage {
     made: Option<Made>,
     name: String,
     days: String,
+    once: String,
     asks_password: bool,
     problems: Problems,
 }
@@ -106,6 +108,7 @@ async fn page(console: &Console, place: &Place) -> Result<TokensPage, WebError> 
         made: None,
         name: String::new(),
         days: String::new(),
+        once: random_text(),
         asks_password: place.asks_password(),
         problems: Problems::default(),
     })
@@ -143,11 +146,21 @@ async fn show(console: Data<Console>, place: Place) -> Answer {
 struct TokenForm {
     name: String,
     days: String,
+    /// Names this form, so that reloading its answer does not make another token.
+    once: String,
 }
 
 async fn create(console: Data<Console>, mut place: Place, posted: Posted<TokenForm>) -> Answer {
     place.demand(Action::ManageTokens)?;
     let (form, holder) = (posted.fields, place.holder);
+    if session::was_used(&place.viewer.session, &form.once) {
+        session::notify(
+            &place.viewer.session,
+            false,
+            "That token was made already. Its secret was shown once.",
+        );
+        return Ok(see_other(&base(&place)));
+    }
     let new = NewToken { name: form.name.clone(), days: form.days.clone() };
     let made = confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
         services.create_token(actor, holder, &new).await
@@ -157,6 +170,7 @@ async fn create(console: Data<Console>, mut place: Place, posted: Posted<TokenFo
         // The one page of the console that answers a change itself: a redirect would have to
         // carry the secret.
         Ok(MadeToken { token, secret }) => {
+            session::mark_used(&place.viewer.session, &form.once);
             let mut page = page(&console, &place).await?;
             page.made = Some(Made { name: token.name, secret });
             Page::new(page).answer()

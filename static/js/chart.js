@@ -10,6 +10,10 @@ function bind(svg, root) {
   const read = root.querySelector(svg.dataset.chartRead);
   if (days.length === 0 || !read) return;
 
+  // Where the drawing is wider than the page, today is what people look for.
+  const wrap = svg.closest(".chart-wrap");
+  if (wrap) wrap.scrollLeft = wrap.scrollWidth;
+
   const hint = read.textContent;
   let current = -1;
 

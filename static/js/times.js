@@ -1,6 +1,7 @@
 // <time data-relative datetime="…">: keeps "3 minutes ago" true while the page stays open.
 // The words are those of the server: under ten seconds either way "just now", then whole
-// seconds, minutes, hours and days, rounded down. The exact time is the server's title=.
+// seconds, minutes, hours and days: rounded down for what is past, to the nearest for what is to
+// come. The exact time is the server's title=.
 const EVERY = 30_000;
 const JUST_NOW = 10;
 const UNITS = [
@@ -16,7 +17,7 @@ export function relative(then, now) {
   if (distance < JUST_NOW) return "just now";
 
   const [unit, size] = UNITS.find(([, size]) => distance >= size);
-  const count = Math.floor(distance / size);
+  const count = seconds > 0 ? Math.floor(distance / size) : Math.round(distance / size);
   const words = `${count} ${unit}${count === 1 ? "" : "s"}`;
   return seconds > 0 ? `${words} ago` : `in ${words}`;
 }

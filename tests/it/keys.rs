@@ -155,9 +155,10 @@ on_both! {
         let (admin, holder) = (world.admin(&tenant), holder(&tenant));
         world.add_key(&tenant, "production", &test_key("slow")).await.unwrap();
         let token = world.token(&tenant).await;
+        world.forget_arrived().await;
         let running = tokio::spawn(world.message(&token).send());
         // The sandbox holds this one back for two seconds; wait until it is there.
-        while !world.arrived().await.iter().any(|request| request["status"].is_null() || request["body_bytes"].as_u64() > Some(80)) {
+        while world.arrived().await.is_empty() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         world.services.rotate_key(&admin, holder, "production", Secret::new(test_key("ok")), "").await.unwrap();

@@ -180,7 +180,7 @@ on_both! {
         assert!(matches!(again, Err(keyward::services::ServiceError::Conflict(_))));
         let report = world.services.billing_report(&admin, &scope, &tenant, GroupBy::Feature).await.unwrap();
         let modes: Vec<UsageMode> = report.mode_changes.iter().map(|change| change.mode).collect();
-        assert_eq!(modes, [UsageMode::Managed, UsageMode::Byok]);
+        assert_eq!(modes, [UsageMode::Byok], "the mode that it began with is no switch");
         let line = &report.groups.unwrap()[0];
         assert_eq!((line.byok.requests, line.managed.requests), (1, 1));
     }

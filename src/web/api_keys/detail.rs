@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::show::{KeyCard, card, fingerprint};
 use super::{base, title};
 use crate::access::policy::Action;
-use crate::domain::provider_key::KeyVersion;
+use crate::domain::provider_key::{DisabledBy, KeyVersion};
 use crate::services::overview::KeyDetail;
 use crate::services::provider_keys::UNDO_FOR;
 use crate::services::{Problems, ServiceError};
@@ -41,6 +41,8 @@ struct KeyPage {
     versions: Vec<VersionRow>,
     may_change: bool,
     may_disable: bool,
+    /// Disabled by who looks at it, the tenant could not enable it again.
+    by_operator: bool,
     problems: Problems,
 }
 
@@ -99,7 +101,10 @@ async fn key_page(console: &Console, place: &Place, name: &str) -> Result<KeyPag
         undo: undo(place, &detail),
         versions: detail.versions.iter().map(|version| row(place, version, key.current.version)).collect(),
         may_change,
-        may_disable: place.view().is_some() && place.may(Action::DisableKeys),
+        may_disable: place.view().is_some()
+            && place.may(Action::DisableKeys)
+            && (place.viewer.actor.is_super_admin() || key.disabled != Some(DisabledBy::Operator)),
+        by_operator: place.viewer.actor.is_super_admin(),
         problems: Problems::default(),
     })
 }

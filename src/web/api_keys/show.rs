@@ -192,7 +192,7 @@ fn facts(place: &Place, line: &KeyLine) -> Vec<Fact> {
         fact("Last check", never(current.checked_at, "Not yet")),
     ];
     if place.view().is_some() {
-        facts.push(fact("Last 30 days", Prose::of(format!("{} on your account", line.cost_30d.dollars()))));
+        facts.push(fact("Last 30 days", Prose::of(format!("{} on your account", line.cost_30d.shown()))));
     }
     if let Some(label) = &key.label {
         facts.push(fact("Label", Prose::of(label)));
@@ -220,7 +220,7 @@ fn row(place: &Place, line: &KeyLine, product: &str) -> KeyRow {
         tone: words.tone,
         badge: words.badge,
         last_used: key.last_used_at.map(|at| place.times().when(at)),
-        cost: line.cost_30d.dollars(),
+        cost: line.cost_30d.shown(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a key's state means, and what to do next: a badge, a sentence, and a link to the place
 //! where it is done. The same on every page that shows a key.
 
-use crate::domain::provider_key::ProviderKey;
+use crate::domain::provider_key::{DisabledBy, ProviderKey};
 use crate::providers::{self, Spec};
 use crate::web::place::Place;
 use crate::web::prose::{Link, Prose, Tone};
@@ -105,10 +105,12 @@ fn advice(key: &ProviderKey, state: KeyState, times: &Times, product: &str) -> O
             None,
         ),
         KeyState::Disabled => {
-            let text = Prose::of("Disabled")
-                .text(format!(
-                    ". Requests that would use it are refused. Ask {product} to enable it again."
-                ));
+            let text = Prose::of(match key.disabled {
+                Some(DisabledBy::Operator) => {
+                    format!("Disabled by {product}. Requests that would use it are refused. Ask {product} to enable it again.")
+                }
+                _ => "Disabled. Requests that would use it are refused until it is enabled again.".to_owned(),
+            });
             (text, None)
         }
     };

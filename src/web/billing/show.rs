@@ -192,7 +192,7 @@ fn figures(report: &Report) -> Vec<Figure> {
         String::new()
     };
     vec![
-        figure("Spend", now.cost().dollars(), now.cost, before.cost, String::new()),
+        figure("Spend", now.cost().shown(), now.cost, before.cost, String::new()),
         figure("Requests", count(now.requests), now.requests, before.requests, failed),
         figure(
             "Input tokens",
@@ -218,8 +218,8 @@ fn day_row(day: &crate::services::billing::Day) -> DayRow {
         requests: count(sum.requests),
         input: tokens(sum.prompt_tokens()),
         output: tokens(sum.output_tokens),
-        byok: day.byok.cost().dollars(),
-        managed: day.managed.cost().dollars(),
+        byok: day.byok.cost().shown(),
+        managed: day.managed.cost().shown(),
     }
 }
 
@@ -240,7 +240,7 @@ fn unpriced(report: &Report) -> Option<String> {
 
 fn estimated(totals: &Totals) -> String {
     let requests = counted(totals.estimated, "request", "requests");
-    let cost = crate::domain::money::Nanos(totals.estimated_cost).dollars();
+    let cost = crate::domain::money::Nanos(totals.estimated_cost).shown();
     format!("{requests} ended without the provider's report; {cost} of the spend is estimated.")
 }
 
@@ -256,8 +256,8 @@ fn group_row(line: &GroupLine, group: GroupBy, features: &[Feature], product: &s
         requests: count(sum.requests),
         input: tokens(sum.prompt_tokens()),
         output: tokens(sum.output_tokens),
-        byok: line.byok.cost().dollars(),
-        managed: line.managed.cost().dollars(),
+        byok: line.byok.cost().shown(),
+        managed: line.managed.cost().shown(),
     }
 }
 
