@@ -253,7 +253,8 @@ fn compare(kind: Kind, connections: usize, rounds: &[Vec<Round>; 3], aims: &mut 
         pairs.map(|(own, bare)| own.outcome.per_second / bare.outcome.per_second).collect();
     let over = over(keyward, forwarder);
     let (ratio, later) = (median(ratios.clone()), median(over.clone()));
-    let what = format!("{}, {connections} connections: share of the forwarder's throughput", kind.name());
+    let plural = if connections == 1 { "connection" } else { "connections" };
+    let what = format!("{}, {connections} {plural}: share of the forwarder's throughput", kind.name());
     aims.push(Aim::at_least(what, 0.6, ratio));
     match (kind, connections) {
         (Kind::Json, 1) => {

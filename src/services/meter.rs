@@ -142,10 +142,11 @@ impl Writer {
                 Job::Flush(done) => self.flushes.push(done),
             }
         }
-        let rows: Vec<UsageRow> = opening.iter().map(|(row, ..)| row.clone()).collect();
+        let rows: Vec<&UsageRow> = opening.iter().map(|(row, ..)| row).collect();
         let used: Vec<TokenId> = opening.iter().filter_map(|(_, token, _)| *token).collect();
         let settled = std::mem::take(&mut self.settled);
-        match self.commit(&rows, &used, &settled).await {
+        let written = self.commit(&rows, &used, &settled).await;
+        match written {
             Ok(()) => {
                 for (_, _, done) in opening {
                     let _ = done.send(());
@@ -182,7 +183,7 @@ impl Writer {
     async fn write_apart(&mut self, opening: Vec<Opening>) {
         for (row, token, done) in opening {
             let used: Vec<TokenId> = token.into_iter().collect();
-            if self.commit(std::slice::from_ref(&row), &used, &[]).await.is_ok() {
+            if self.commit(&[&row], &used, &[]).await.is_ok() {
                 let _ = done.send(());
             }
         }
@@ -198,14 +199,14 @@ impl Writer {
 
     async fn commit(
         &mut self,
-        opened: &[UsageRow],
+        opened: &[&UsageRow],
         used: &[TokenId],
         settled: &[UsageRow],
     ) -> Result<(), StorageError> {
         if opened.is_empty() && settled.is_empty() {
             return Ok(());
         }
-        let rows: Vec<UsageRow> = opened.iter().chain(settled).cloned().collect();
+        let rows: Vec<&UsageRow> = opened.iter().copied().chain(settled).collect();
         let mut tx = self.db.meter().await?;
         if usage::upsert(&mut tx, &rows).await? == rows.len() as u64 {
             usage::roll_up(&mut tx, settled).await?;
@@ -216,8 +217,7 @@ impl Writer {
             tx = self.db.meter().await?;
             let ids: Vec<_> = settled.iter().map(|row| row.id).collect();
             let known = usage::settled_among(&mut tx, &ids).await?;
-            let fresh: Vec<UsageRow> =
-                settled.iter().filter(|row| !known.contains(&row.id)).cloned().collect();
+            let fresh: Vec<&UsageRow> = settled.iter().filter(|row| !known.contains(&row.id)).collect();
             usage::upsert(&mut tx, opened).await?;
             usage::upsert(&mut tx, &fresh).await?;
             usage::roll_up(&mut tx, &fresh).await?;
@@ -231,7 +231,7 @@ impl Writer {
     async fn touch(
         &mut self,
         tx: &mut Tx,
-        opened: &[UsageRow],
+        opened: &[&UsageRow],
         used: &[TokenId],
     ) -> Result<(), StorageError> {
         let Some(at) = opened.iter().map(|row| row.started_at).max() else { return Ok(()) };

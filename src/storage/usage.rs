@@ -1,6 +1,8 @@
 //! Usage rows and their rollups: what the meter writes.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::sync::OnceLock;
 
 use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
@@ -34,24 +36,36 @@ const SETTLED: &str = "ended_at = excluded.ended_at, model_served = excluded.mod
 
 /// Batches are cut into pieces of these sizes, so that few different statements are prepared.
 const PIECES: [usize; 4] = [64, 16, 4, 1];
+/// Their texts, written once: the longest is some 20 kB.
+static UPSERT: [[OnceLock<String>; 4]; 2] = [const { [const { OnceLock::new() }; 4] }; 2];
+static ROLL_UP: [[OnceLock<String>; 4]; 2] = [const { [const { OnceLock::new() }; 4] }; 2];
+
+/// The largest piece that so many rows fill: its place in `PIECES`, and its size.
+fn piece_of(rows: usize) -> (usize, usize) {
+    let index = PIECES.iter().position(|size| *size <= rows).unwrap_or(PIECES.len() - 1);
+    (index, PIECES[index])
+}
 
 /// Writes rows: new ones as they are, pending ones by their settlement. Rows that are settled
 /// already stay as they are and are not counted in the result. A batch names a row once.
-pub async fn upsert(tx: &mut Tx, rows: &[UsageRow]) -> Result<u64, StorageError> {
+pub async fn upsert<R: Borrow<UsageRow> + Sync>(tx: &mut Tx, rows: &[R]) -> Result<u64, StorageError> {
     let mut written = 0;
     let mut rest = rows;
     while !rest.is_empty() {
-        let size = PIECES.into_iter().find(|size| *size <= rest.len()).unwrap_or(1);
+        let (index, size) = piece_of(rest.len());
         let (piece, after) = rest.split_at(size);
         rest = after;
-        let sql = format!(
-            "INSERT INTO usage ({COLUMNS}) VALUES {} ON CONFLICT (id) DO UPDATE SET {SETTLED}
-             WHERE usage.state = 'pending'",
-            placeholders(size, WIDTH)
-        );
+        let sql = UPSERT[usize::from(numbered(tx))][index].get_or_init(|| {
+            format!(
+                "INSERT INTO usage ({COLUMNS}) VALUES {} ON CONFLICT (id) DO UPDATE SET {SETTLED}
+                 WHERE usage.state = 'pending'",
+                placeholders(size, WIDTH, numbered(tx))
+            )
+        });
         written += on_backend!(tx, conn => {
-            let mut query = sqlx::query(AssertSqlSafe(sql));
+            let mut query = sqlx::query(sql.as_str());
             for row in piece {
+                let row: &UsageRow = row.borrow();
                 let tokens = &row.tokens;
                 query = query
                     .bind(row.id.0).bind(row.tenant_id.0).bind(row.instance.0)
@@ -109,9 +123,9 @@ struct Sums {
 const ROLLUP_WIDTH: usize = 21;
 
 /// Adds settled rows to their rollups. Belongs in the transaction that settles them.
-pub async fn roll_up(tx: &mut Tx, rows: &[UsageRow]) -> Result<(), StorageError> {
+pub async fn roll_up<R: Borrow<UsageRow> + Sync>(tx: &mut Tx, rows: &[R]) -> Result<(), StorageError> {
     let mut sums: HashMap<RollupKey<'_>, Sums> = HashMap::new();
-    for row in rows.iter().filter(|row| row.state != UsageState::Pending) {
+    for row in rows.iter().map(R::borrow).filter(|row| row.state != UsageState::Pending) {
         let key = RollupKey {
             tenant: row.tenant_id,
             bucket: bucket_of(row.started_at),
@@ -149,16 +163,21 @@ pub async fn roll_up(tx: &mut Tx, rows: &[UsageRow]) -> Result<(), StorageError>
     });
     let mut rest = sums.as_slice();
     while !rest.is_empty() {
-        let size = PIECES.into_iter().find(|size| *size <= rest.len()).unwrap_or(1);
+        let (index, size) = piece_of(rest.len());
         let (piece, after) = rest.split_at(size);
         rest = after;
-        upsert_rollups(tx, piece).await?;
+        upsert_rollups(tx, index, piece).await?;
     }
     Ok(())
 }
 
-async fn upsert_rollups(tx: &mut Tx, piece: &[(RollupKey<'_>, Sums)]) -> Result<(), StorageError> {
-    let sql = format!(
+async fn upsert_rollups(
+    tx: &mut Tx,
+    index: usize,
+    piece: &[(RollupKey<'_>, Sums)],
+) -> Result<(), StorageError> {
+    let sql = ROLL_UP[usize::from(numbered(tx))][index].get_or_init(|| {
+        format!(
         "INSERT INTO usage_rollup AS r (tenant_id, bucket, mode, fallback, feature, provider, model, key_id, endpoint,
             requests, failed, estimated, unpriced, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens,
             web_searches, cost, estimated_cost, billed)
@@ -172,10 +191,11 @@ async fn upsert_rollups(tx: &mut Tx, piece: &[(RollupKey<'_>, Sums)]) -> Result<
             output_tokens = r.output_tokens + excluded.output_tokens,
             web_searches = r.web_searches + excluded.web_searches, cost = r.cost + excluded.cost,
             estimated_cost = r.estimated_cost + excluded.estimated_cost, billed = r.billed + excluded.billed",
-        placeholders(piece.len(), ROLLUP_WIDTH)
-    );
+        placeholders(PIECES[index], ROLLUP_WIDTH, numbered(tx))
+        )
+    });
     on_backend!(tx, conn => {
-        let mut query = sqlx::query(AssertSqlSafe(sql));
+        let mut query = sqlx::query(sql.as_str());
         for (key, sum) in piece {
             query = query
                 .bind(key.tenant.0).bind(key.bucket.0).bind(key.mode.as_str())
@@ -314,14 +334,25 @@ pub async fn find(tx: &mut Tx, id: RequestId) -> Result<Option<UsageRow>, Storag
     })
 }
 
-/// `($1, $2), ($3, $4)` for two rows of two.
-fn placeholders(rows: usize, width: usize) -> String {
+/// Whether parameters have numbers. SQLite takes `$1` for a name and looks each one up in a list:
+/// with thousands of them that takes most of the time that a batch has.
+fn numbered(tx: &Tx) -> bool {
+    matches!(tx, Tx::Postgres(_))
+}
+
+/// `($1, $2), ($3, $4)` or `(?, ?), (?, ?)` for two rows of two.
+fn placeholders(rows: usize, width: usize, numbered: bool) -> String {
     use std::fmt::Write as _;
     let mut out = String::with_capacity(rows * width * 6);
     for row in 0..rows {
         out.push_str(if row == 0 { "(" } else { ", (" });
         for column in 0..width {
-            let _ = write!(out, "{}${}", if column == 0 { "" } else { ", " }, row * width + column + 1);
+            out.push_str(if column == 0 { "" } else { ", " });
+            if numbered {
+                let _ = write!(out, "${}", row * width + column + 1);
+            } else {
+                out.push('?');
+            }
         }
         out.push(')');
     }
