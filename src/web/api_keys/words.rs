@@ -47,7 +47,7 @@ impl Words {
             KeyState::SpendLimit => (Tone::Bad, "Spend limit reached".to_owned()),
             KeyState::RateLimited => (Tone::Warn, "Rate limited".to_owned()),
             KeyState::Unreachable => (Tone::Warn, format!("{provider} unreachable")),
-            KeyState::Disabled => (Tone::Bad, "Disabled by the operator".to_owned()),
+            KeyState::Disabled => (Tone::Bad, "Disabled".to_owned()),
             KeyState::Removed => (Tone::Plain, "Removed".to_owned()),
         };
         Self { tone, badge, advice: None }

@@ -221,10 +221,7 @@ pub async fn rotate(
     match saved {
         Ok(saved) => {
             let more = but(saved.state).unwrap_or("");
-            let text = format!(
-                "Version {} of {} is saved; the next request uses it.{more}",
-                saved.version, saved.name
-            );
+            let text = format!("Version {} of {} is saved and in place.{more}", saved.version, saved.name);
             session::notify(&place.viewer.session, saved.state == KeyState::Valid, text);
             Ok(see_other(&format!("{}/{name}", base(&place))))
         }
