@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use url::Url;
 
 use crate::crypto::secret::Secret;
 
@@ -98,14 +99,14 @@ impl Settings {
     /// When what was set is not an origin.
     pub fn public_url(&self) -> Result<String, ConfigError> {
         match &self.public_url {
-            Some(url) => origin("KEYWARD_PUBLIC_URL", url),
+            Some(url) => Ok(origin("KEYWARD_PUBLIC_URL", url)?.as_str().trim_end_matches('/').to_owned()),
             None => Ok(format!("http://localhost:{}", self.bind.port())),
         }
     }
 
     /// # Errors
     /// When what was set is not an origin.
-    pub fn anthropic_origin(&self) -> Result<String, ConfigError> {
+    pub fn anthropic_origin(&self) -> Result<Url, ConfigError> {
         origin("KEYWARD_ANTHROPIC_URL", &self.anthropic_url)
     }
 }
@@ -116,10 +117,10 @@ fn read_secret(path: &Path) -> Result<Secret, ConfigError> {
     Ok(Secret::new(text.trim().to_owned()))
 }
 
-fn origin(name: &'static str, value: &str) -> Result<String, ConfigError> {
+fn origin(name: &'static str, value: &str) -> Result<Url, ConfigError> {
     // What was set may hold a password: it is not repeated.
     let wrong = || ConfigError::Url { name };
-    let url = url::Url::parse(value).map_err(|_| wrong())?;
+    let url = Url::parse(value).map_err(|_| wrong())?;
     let plain = matches!(url.scheme(), "http" | "https")
         && url.host().is_some()
         && matches!(url.path(), "" | "/")
@@ -127,5 +128,5 @@ fn origin(name: &'static str, value: &str) -> Result<String, ConfigError> {
         && url.fragment().is_none()
         && url.username().is_empty()
         && url.password().is_none();
-    if plain { Ok(value.trim_end_matches('/').to_owned()) } else { Err(wrong()) }
+    if plain { Ok(url) } else { Err(wrong()) }
 }

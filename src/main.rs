@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+/// Rows of usage are made on one thread and dropped on another, which the system's allocator does
+/// at length.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     keyward::cli::main()
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use super::{Failure, demo_data};
 use crate::config::{LogFormat, Settings};
@@ -149,10 +150,10 @@ async fn call_gateway(services: &Services, card: &Card) -> Result<(), Failure> {
         "max_tokens": 64,
         "messages": [{ "role": "user", "content": "Say hello to whoever is trying Keyward." }],
     });
-    let port = url::Url::parse(&card.url)?.port().ok_or("the demo's URL has no port")?;
+    let port = Url::parse(&card.url)?.port().ok_or("the demo's URL has no port")?;
     let outgoing = Outgoing {
         method: http::Method::POST,
-        url: format!("http://127.0.0.1:{port}/v1/messages"),
+        url: Url::parse(&format!("http://127.0.0.1:{port}/v1/messages"))?,
         headers,
         body: body.to_string().into(),
     };

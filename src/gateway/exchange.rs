@@ -1,5 +1,5 @@
 //! One exchange with a provider, from the request that goes out to the settled usage row. Runs on
-//! the process's runtime as a task of its own: when the client leaves, it goes on.
+//! the worker that took the request; when the client leaves, the process's runtime carries it on.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::Stream;
+use futures_util::future::BoxFuture;
 use http::HeaderMap;
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,7 +22,7 @@ use crate::outbound::{Answer, FIRST_BYTE, IDLE, SendError, Trust};
 use crate::providers::{self, Endpoint, Outgoing, Report, UsageReader};
 use crate::services::Services;
 use crate::services::directory::PlatformView;
-use crate::services::meter::{self, Ending};
+use crate::services::meter::{self, Ending, Opened};
 
 /// How long an answer is read on after its client has left.
 const DRAIN: Duration = Duration::from_mins(1);
@@ -35,10 +36,8 @@ pub struct Exchange {
     pub platform: Arc<PlatformView>,
     pub key: KeyView,
     pub endpoint: Endpoint,
-    pub outgoing: Outgoing,
     pub trust: Trust,
     pub row: UsageRow,
-    pub token: TokenId,
     /// Held to the end, so that a shutdown waits for it.
     pub ticket: mpsc::Sender<()>,
 }
@@ -69,70 +68,90 @@ impl Stream for Chunks {
 /// Where the head of the answer is handed over.
 type ToClient = oneshot::Sender<Result<Head, GatewayError>>;
 
+/// Work that nobody's leaving ends: dropped before it is done, it goes on on the process's runtime.
+struct Carried {
+    work: Option<BoxFuture<'static, ()>>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Future for Carried {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let done = self.work.as_mut().is_none_or(|work| work.as_mut().poll(cx).is_ready());
+        if done {
+            self.work = None;
+            return Poll::Ready(());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Carried {
+    fn drop(&mut self) {
+        if let Some(work) = self.work.take() {
+            self.runtime.spawn(work);
+        }
+    }
+}
+
 impl Exchange {
     /// Starts the exchange and waits for the head of its answer.
     ///
     /// # Errors
     /// When there is no answer that could be passed on.
-    pub async fn start(self, services: &Services) -> Result<Head, GatewayError> {
-        let (to_client, head) = oneshot::channel();
-        services.runtime.spawn(self.run(to_client));
-        head.await.unwrap_or_else(|_| Err(GatewayError::unavailable()))
+    pub async fn start(self: Box<Self>, outgoing: Outgoing, token: TokenId) -> Result<Head, GatewayError> {
+        // The pending row is written while the call runs; nothing is answered before it is.
+        let opened = self.services.meter.open(self.row.clone(), Some(token));
+        let opened = opened.map_err(|_| GatewayError::unavailable())?;
+        let runtime = self.services.runtime.clone();
+        let (to_client, mut head) = oneshot::channel();
+        let mut work = Carried { work: Some(Box::pin(self.run(outgoing, opened, to_client))), runtime };
+        let early = tokio::select! {
+            biased;
+            () = &mut work => head.try_recv().ok(),
+            head = &mut head => {
+                // The head of a stream; the rest of it goes on beside the client's connection.
+                tokio::spawn(work);
+                head.ok()
+            }
+        };
+        early.unwrap_or_else(|| Err(GatewayError::unavailable()))
     }
 
-    async fn run(mut self, mut to_client: ToClient) {
+    async fn run(self: Box<Self>, outgoing: Outgoing, opened: Opened, mut to_client: ToClient) {
         let started = Instant::now();
-        let outgoing = std::mem::replace(
-            &mut self.outgoing,
-            Outgoing {
-                method: http::Method::GET,
-                url: String::new(),
-                headers: HeaderMap::new(),
-                body: Bytes::new(),
-            },
-        );
-        // The pending row is written while the call runs; nothing is answered before both are done.
-        let services = Arc::clone(&self.services);
-        let recorded = async { services.meter.open(self.row.clone(), Some(self.token)).await };
-        let call = services.outbound.send(outgoing, self.trust, FIRST_BYTE);
-        let sent = async { Ok(while_wanted(&mut to_client, call).await) };
-        let Ok(((), sent)) = tokio::try_join!(recorded, sent) else {
-            // Without its row nothing is answered. What was sent may cost all the same, so it is
-            // settled like a call that was cut, as soon as the database is back.
-            let _ = to_client.send(Err(GatewayError::unavailable()));
-            let code = Some("keyward_unavailable".to_owned());
-            return self
-                .settle(Report::default(), Ending { cut: true, error_code: code, ..Ending::default() })
-                .await;
-        };
+        let call = self.services.outbound.send(outgoing, self.trust, FIRST_BYTE);
+        let sent = while_wanted(&mut to_client, call).await;
         let first_byte_us = Some(microseconds_since(started));
         match sent {
-            None => {
-                let ending =
-                    Ending { cut: true, error_code: Some("keyward_client_left".into()), ..Ending::default() };
-                self.settle(Report::default(), ending).await;
-            }
-            Some(Err(error)) => self.failed(error, to_client).await,
+            None => self.abandoned(Ending::default(), opened),
+            Some(Err(error)) => self.failed(error, opened, to_client).await,
             Some(Ok(answer)) if (200..300).contains(&answer.status) => {
-                self.succeeded(answer, first_byte_us, to_client).await;
+                self.succeeded(answer, first_byte_us, opened, to_client).await;
             }
-            Some(Ok(answer)) => self.refused(answer, first_byte_us, to_client).await,
+            Some(Ok(answer)) => self.refused(answer, first_byte_us, opened, to_client).await,
         }
     }
 
-    async fn failed(self, error: SendError, to_client: ToClient) {
+    async fn failed(self: Box<Self>, error: SendError, opened: Opened, to_client: ToClient) {
         if error == SendError::Unreachable {
             self.services.key_states.observe(&self.key, Verdict::Unreachable, began(&self.row));
         }
         let answer = GatewayError::upstream(error, self.key.provider.label());
         let unsent = matches!(error, SendError::Unreachable | SendError::Refused);
         let ending = Ending { error_code: Some(answer.code().to_owned()), unsent, ..Ending::default() };
-        let _ = to_client.send(Err(answer));
-        self.settle(Report::default(), ending).await;
+        self.finish(Report::default(), ending, Err(answer), opened, to_client).await;
     }
 
     /// The provider refused: what it says goes on to the client, and tells something of the key.
-    async fn refused(self, mut answer: Answer, first_byte_us: Option<i64>, mut to_client: ToClient) {
+    async fn refused(
+        self: Box<Self>,
+        mut answer: Answer,
+        first_byte_us: Option<i64>,
+        opened: Opened,
+        mut to_client: ToClient,
+    ) {
         let provider = self.key.provider;
         let body = while_wanted(&mut to_client, answer.body(MAX_ERROR)).await;
         let body = body.and_then(Result::ok).flatten();
@@ -155,52 +174,49 @@ impl Exchange {
             (Err(error), code)
         };
         let status = Some(answer.status);
-        let _ = to_client.send(head);
-        self.settle(
-            Report::default(),
-            Ending { status, error_code: Some(code), first_byte_us, ..Ending::default() },
-        )
-        .await;
+        let ending = Ending { status, error_code: Some(code), first_byte_us, ..Ending::default() };
+        self.finish(Report::default(), ending, head, opened, to_client).await;
     }
 
-    async fn succeeded(self, answer: Answer, first_byte_us: Option<i64>, to_client: ToClient) {
+    async fn succeeded(
+        self: Box<Self>,
+        answer: Answer,
+        first_byte_us: Option<i64>,
+        opened: Opened,
+        to_client: ToClient,
+    ) {
         self.services.key_states.observe(&self.key, Verdict::Works, began(&self.row));
         let kind = answer
             .headers
             .get(http::header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok())
             .unwrap_or("");
+        let ending = Ending { status: Some(answer.status), first_byte_us, ..Ending::default() };
         if kind.starts_with("text/event-stream") {
-            self.stream(answer, first_byte_us, to_client).await;
+            self.stream(answer, ending, opened, to_client).await;
         } else if kind.starts_with("application/json") {
-            self.whole(answer, first_byte_us, to_client).await;
+            self.whole(answer, ending, opened, to_client).await;
         } else {
-            {
-                let error = GatewayError::unreadable(self.key.provider.label());
-                self.unusable(answer.status, first_byte_us, error, to_client).await;
-            }
+            let error = GatewayError::unreadable(self.key.provider.label());
+            self.unusable(ending, error, opened, to_client).await;
         }
     }
 
     /// A JSON answer: it comes in one go when the model is done, so it is read before it is passed
     /// on. One that breaks off, makes no sense or never ends becomes a clear error.
-    async fn whole(self, mut answer: Answer, first_byte_us: Option<i64>, mut to_client: ToClient) {
+    async fn whole(
+        self: Box<Self>,
+        mut answer: Answer,
+        ending: Ending,
+        opened: Opened,
+        mut to_client: ToClient,
+    ) {
         let provider = self.key.provider;
-        let status = answer.status;
         let body = match while_wanted(&mut to_client, answer.body(MAX_JSON)).await {
-            None => {
-                let ending = Ending {
-                    status: Some(status),
-                    error_code: Some("keyward_client_left".into()),
-                    first_byte_us,
-                    cut: true,
-                    ..Ending::default()
-                };
-                return self.settle(Report::default(), ending).await;
-            }
+            None => return self.abandoned(ending, opened),
             Some(Err(error)) => {
                 let error = GatewayError::upstream(error, provider.label());
-                return self.unusable(status, first_byte_us, error, to_client).await;
+                return self.unusable(ending, error, opened, to_client).await;
             }
             Some(Ok(None)) => {
                 let error = GatewayError::upstream_unreachable(format!(
@@ -208,70 +224,70 @@ impl Exchange {
                     provider.label(),
                     MAX_JSON / 1_024 / 1_024
                 ));
-                return self.unusable(status, first_byte_us, error, to_client).await;
+                return self.unusable(ending, error, opened, to_client).await;
             }
             Some(Ok(Some(body))) => body,
         };
         let report = if self.endpoint.is_metered() {
-            let mut reader = providers::of(provider).reader(false);
-            reader.push(&body);
-            reader.finish()
+            providers::of(provider).read_usage(&body)
         } else {
             free_of_charge(serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok())
         };
         if !report.complete {
-            return self
-                .unusable(status, first_byte_us, GatewayError::unreadable(provider.label()), to_client)
-                .await;
+            let error = GatewayError::unreadable(provider.label());
+            return self.unusable(ending, error, opened, to_client).await;
         }
-        let _ = to_client.send(Ok(Head { status, headers: answer.headers, body: AnswerBody::Whole(body) }));
-        self.settle(
-            report,
-            Ending { status: Some(status), error_code: None, first_byte_us, ..Ending::default() },
-        )
-        .await;
+        let head = Head { status: answer.status, headers: answer.headers, body: AnswerBody::Whole(body) };
+        self.finish(report, ending, Ok(head), opened, to_client).await;
     }
 
     /// An answer of status 200 that is none. What it cost cannot be known.
     async fn unusable(
-        self,
-        status: u16,
-        first_byte_us: Option<i64>,
+        self: Box<Self>,
+        ending: Ending,
         error: GatewayError,
+        opened: Opened,
         to_client: ToClient,
     ) {
-        let code = error.code().to_owned();
-        let _ = to_client.send(Err(error));
-        let ending =
-            Ending { status: Some(status), error_code: Some(code), first_byte_us, ..Ending::default() };
-        self.settle(Report::default(), ending).await;
+        let ending = Ending { error_code: Some(error.code().to_owned()), ..ending };
+        self.finish(Report::default(), ending, Err(error), opened, to_client).await;
     }
 
     /// A stream: every chunk goes on as it comes, and past the reader of usage.
-    async fn stream(self, mut answer: Answer, first_byte_us: Option<i64>, to_client: ToClient) {
+    async fn stream(
+        self: Box<Self>,
+        mut answer: Answer,
+        mut ending: Ending,
+        mut opened: Opened,
+        to_client: ToClient,
+    ) {
+        if opened.recorded().await.is_err() {
+            // Without its row nothing is answered. What was sent may cost all the same, so it is
+            // settled like a call that was cut, as soon as the database is back.
+            let error = GatewayError::unavailable();
+            let ending = Ending { cut: true, ..ending };
+            return self.unusable(ending, error, opened, to_client).await;
+        }
         let (sender, chunks) = mpsc::channel(32);
         let mut client = Some(sender);
         let headers = std::mem::take(&mut answer.headers);
-        let status = answer.status;
-        if to_client.send(Ok(Head { status, headers, body: AnswerBody::Stream(Chunks(chunks)) })).is_err() {
+        let body = AnswerBody::Stream(Chunks(chunks));
+        if to_client.send(Ok(Head { status: answer.status, headers, body })).is_err() {
             client = None;
         }
-        let mut reader = providers::of(self.key.provider).reader(true);
+        let mut reader = providers::of(self.key.provider).stream_reader();
         let broken = pump(&mut answer, &mut *reader, &mut client).await;
         let report = reader.finish();
-        let mut ending =
-            Ending { status: Some(status), error_code: None, first_byte_us, ..Ending::default() };
         if let Some(how) = broken {
             ending.cut = true;
             ending.error_code = Some(how.to_owned());
         } else if !report.complete && report.error_code.is_none() {
             ending.error_code = Some("keyward_upstream_unreachable".to_owned());
         }
-        let ended_early = ending.error_code.is_some();
-        if let (true, Some(client)) = (ended_early, client) {
+        if let (true, Some(client)) = (ending.error_code.is_some(), client) {
             let _ = client.send(self.last_word()).await;
         }
-        self.settle(report, ending).await;
+        self.settle(report, ending, &opened);
     }
 
     /// The error event with which a stream that broke off ends. The blank line and the empty ping
@@ -281,11 +297,32 @@ impl Exchange {
         format!("\nevent: ping\n\nevent: error\ndata: {}\n\n", error.body(self.row.id)).into()
     }
 
-    async fn settle(self, report: Report, ending: Ending) {
+    /// The client has left, and the answer did not come in the time that was left for it.
+    fn abandoned(self: Box<Self>, ending: Ending, opened: Opened) {
+        let code = Some("keyward_client_left".to_owned());
+        self.settle(Report::default(), Ending { cut: true, error_code: code, ..ending }, &opened);
+    }
+
+    /// The end of a call that is not streamed: settled first, so that a quick one is written once,
+    /// and answered when that is committed.
+    async fn finish(
+        self: Box<Self>,
+        report: Report,
+        ending: Ending,
+        answer: Result<Head, GatewayError>,
+        mut opened: Opened,
+        to_client: ToClient,
+    ) {
+        let ticket = self.settle(report, ending, &opened);
+        let recorded = opened.recorded().await;
+        let _ = to_client.send(recorded.map_err(|_| GatewayError::unavailable()).and(answer));
+        drop(ticket);
+    }
+
+    fn settle(self: Box<Self>, report: Report, ending: Ending, opened: &Opened) -> mpsc::Sender<()> {
         let now = self.services.clock.now();
-        let settled = meter::settle(self.row, report, ending, &self.platform.prices, now);
-        self.services.meter.settle(settled).await;
-        drop(self.ticket);
+        opened.settle(meter::settle(self.row, report, ending, &self.platform.prices, now));
+        self.ticket
     }
 }
 

@@ -7,8 +7,9 @@ use super::error::GatewayError;
 use crate::access::scope::Scope;
 use crate::crypto::token::TokenKind;
 use crate::domain::ids::{TenantId, TokenId};
-use crate::domain::provider_key::Provider;
+use crate::domain::provider_key::Provider as Kind;
 use crate::domain::usage::Labels;
+use crate::providers::Provider;
 use crate::services::Services;
 use crate::services::tokens::SCOPE_GATEWAY;
 
@@ -19,15 +20,13 @@ pub struct Caller {
     pub token: TokenId,
 }
 
-/// What Keyward's own headers ask for, and the other headers.
-#[derive(Debug)]
+/// What Keyward's own headers ask for.
+#[derive(Debug, Default)]
 pub struct Asked {
     pub feature: Option<String>,
     pub key_name: Option<String>,
-    pub provider: Option<Provider>,
+    pub provider: Option<Kind>,
     pub labels: Labels,
-    /// Everything else; the provider picks out what may go on.
-    pub passing: HeaderMap,
 }
 
 const PREFIX: &str = "x-keyward-";
@@ -110,18 +109,9 @@ pub fn read_headers(request: &HttpRequest) -> Result<Asked, GatewayError> {
         return Err(GatewayError::invalid("Send the body as it is: compressed requests are not taken."));
     }
     refuse_credentials_in(request.query_string())?;
-    let mut asked = Asked {
-        feature: None,
-        key_name: None,
-        provider: None,
-        labels: Labels::default(),
-        passing: HeaderMap::new(),
-    };
-    for (name, value) in request.headers() {
-        let Some(own) = name.as_str().strip_prefix(PREFIX) else {
-            pass(&mut asked.passing, name.as_str(), value.as_bytes());
-            continue;
-        };
+    let mut asked = Asked::default();
+    for (name, _) in request.headers() {
+        let Some(own) = name.as_str().strip_prefix(PREFIX) else { continue };
         if own == "tenant" {
             continue;
         }
@@ -130,7 +120,7 @@ pub fn read_headers(request: &HttpRequest) -> Result<Asked, GatewayError> {
             "feature" => asked.feature = Some(text),
             "key" => asked.key_name = Some(text),
             "provider" => {
-                let known = Provider::parse(&text);
+                let known = Kind::parse(&text);
                 asked.provider =
                     Some(known.ok_or_else(|| GatewayError::invalid(format!("{text} is not a provider.")))?);
             }
@@ -156,10 +146,22 @@ fn label(name: &str, text: &str) -> Result<String, GatewayError> {
     }
 }
 
-fn pass(headers: &mut HeaderMap, name: &str, value: &[u8]) {
-    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
-        headers.append(name, value);
+/// The headers that go on to this provider.
+#[must_use]
+pub fn passing(request: &HttpRequest, provider: &dyn Provider) -> HeaderMap {
+    let mut headers = HeaderMap::with_capacity(8);
+    for (name, value) in request.headers() {
+        if !provider.passes(name.as_str()) {
+            continue;
+        }
+        // The two crates speak different versions of the header types.
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_ref()), HeaderValue::from_bytes(value.as_bytes()))
+        {
+            headers.append(name, value);
+        }
     }
+    headers
 }
 
 /// A credential in a URL ends in logs; a request that carries one there is refused.

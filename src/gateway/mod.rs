@@ -1,8 +1,8 @@
 //! The data plane: authenticate, resolve, forward, stream, meter. Takes requests of the official
 //! SDKs and answers them from the provider on the right key.
 //!
-//! Handlers run on actix workers and do what needs no waiting; the call upstream, the draining and
-//! the metering run on the process's own runtime, so that a client that leaves ends none of it.
+//! A request stays on the actix worker that took it, call upstream and all. When its client leaves,
+//! what is left of it moves to the process's own runtime, so that leaving ends none of it.
 
 mod body;
 mod error;
@@ -11,7 +11,8 @@ mod inbound;
 
 use std::sync::Arc;
 
-use actix_web::http::header::{HeaderMap as ActixHeaders, HeaderName, HeaderValue};
+use actix_web::body::{BodyStream, BoxBody};
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -22,7 +23,7 @@ use crate::domain::money::Nanos;
 use crate::domain::resolve::{self, Ask, Chosen};
 use crate::domain::usage::{Dialect, ServedAs, TokenUsage, UsageRow, UsageState, estimate};
 use crate::outbound::Trust;
-use crate::providers::{self, Credential, Endpoint, Inbound};
+use crate::providers::{self, Credential, Endpoint, Inbound, Outgoing};
 use crate::services::Services;
 use crate::services::custody::{self, Seat};
 use crate::services::overview::Standing;
@@ -170,13 +171,12 @@ async fn serve(
     let inbound = Inbound {
         endpoint: endpoint.clone(),
         query: (!request.query_string().is_empty()).then(|| request.query_string().to_owned()),
-        headers: asked.passing,
+        headers: inbound::passing(request, providers::of(chosen.key.provider)),
         body: bytes,
     };
-    let exchange = prepare(gateway, &standing, &chosen, inbound, endpoint, row, &caller)?;
-    let marks = marks(id, &chosen);
-    let head = exchange.start(services).await?;
-    Ok(respond(head, &marks))
+    let (exchange, outgoing) = prepare(gateway, &standing, &chosen, inbound, endpoint, row)?;
+    let head = exchange.start(outgoing, caller.token).await?;
+    Ok(respond(head, id, &chosen))
 }
 
 fn endpoint_has_body(endpoint: &Endpoint) -> bool {
@@ -236,8 +236,7 @@ fn prepare(
     inbound: Inbound,
     endpoint: Endpoint,
     row: UsageRow,
-    caller: &Caller,
-) -> Result<Exchange, GatewayError> {
+) -> Result<(Box<Exchange>, Outgoing), GatewayError> {
     let services = &gateway.services;
     let ring = if chosen.shared { &standing.platform.keys } else { &standing.tenant.keys };
     let (sealed, owner_key) = ring.sealed_of(chosen.key).ok_or_else(GatewayError::unavailable)?;
@@ -259,63 +258,49 @@ fn prepare(
     let outgoing = providers::of(provider)
         .route(inbound, &credential)
         .map_err(|error| GatewayError::invalid(error.to_string()))?;
-    Ok(Exchange {
+    let exchange = Exchange {
         services: Arc::clone(services),
         platform: Arc::clone(&standing.platform),
         key: chosen.key.clone(),
         endpoint,
-        outgoing,
         trust: if custom_url.is_some() { Trust::Tenant } else { Trust::Operator },
         row,
-        token: caller.token,
         ticket: gateway.ticket.clone(),
-    })
+    };
+    Ok((Box::new(exchange), outgoing))
 }
 
-/// Keyward's own response headers.
-struct Marks(Vec<(HeaderName, HeaderValue)>);
-
-fn marks(id: RequestId, chosen: &Chosen<'_>) -> Marks {
-    let key = format!("{}@{}", chosen.key.name, chosen.key.version);
-    let mut marks = vec![
-        ("x-keyward-request-id", id.to_string()),
-        ("x-keyward-usage-mode", chosen.mode.to_string()),
-        ("x-keyward-key", key),
-        ("x-keyward-key-fingerprint", short(&chosen.key.fingerprint).to_owned()),
-    ];
-    marks.extend(chosen.fallback.map(|fallback| ("x-keyward-fallback", fallback.to_string())));
-    Marks(
-        marks
-            .into_iter()
-            .filter_map(|(name, value)| {
-                Some((HeaderName::from_static(name), HeaderValue::from_str(&value).ok()?))
-            })
-            .collect(),
-    )
-}
-
-fn respond(head: Head, marks: &Marks) -> HttpResponse {
+fn respond(head: Head, id: RequestId, chosen: &Chosen<'_>) -> HttpResponse {
     let status = actix_web::http::StatusCode::from_u16(head.status)
         .unwrap_or(actix_web::http::StatusCode::BAD_GATEWAY);
-    let mut response = HttpResponse::build(status);
-    let mut headers = ActixHeaders::with_capacity(head.headers.len() + 5);
+    let mut response = match head.body {
+        AnswerBody::Whole(bytes) => HttpResponse::with_body(status, BoxBody::new(bytes)),
+        AnswerBody::Stream(stream) => HttpResponse::with_body(status, BoxBody::new(BodyStream::new(stream))),
+    };
+    let headers = response.headers_mut();
     for (name, value) in &head.headers {
         if may_return(name.as_str()) {
             // The two crates speak different versions of the header types.
             if let (Ok(name), Ok(value)) =
-                (HeaderName::from_bytes(name.as_str().as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
+                (HeaderName::from_bytes(name.as_ref()), HeaderValue::from_bytes(value.as_bytes()))
             {
                 headers.append(name, value);
             }
         }
     }
-    for (name, value) in headers.into_iter().chain(marks.0.iter().cloned()) {
-        response.append_header((name, value));
+    let mut mark = |name: &'static str, value: String| {
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    };
+    mark("x-keyward-request-id", id.to_string());
+    mark("x-keyward-usage-mode", chosen.mode.to_string());
+    mark("x-keyward-key", format!("{}@{}", chosen.key.name, chosen.key.version));
+    mark("x-keyward-key-fingerprint", short(&chosen.key.fingerprint).to_owned());
+    if let Some(fallback) = chosen.fallback {
+        mark("x-keyward-fallback", fallback.to_string());
     }
-    match head.body {
-        AnswerBody::Whole(bytes) => response.body(bytes),
-        AnswerBody::Stream(stream) => response.streaming(stream),
-    }
+    response
 }
 
 /// The provider's headers that mean something to an SDK. The rest is about the connection between

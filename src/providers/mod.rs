@@ -5,6 +5,7 @@ pub mod anthropic;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method};
+use url::Url;
 
 use crate::crypto::secret::Secret;
 use crate::domain::clock::Moment;
@@ -49,7 +50,7 @@ impl Endpoint {
     }
 }
 
-/// A request as it came in: only what may go on to the provider.
+/// A request as it came in, with those of its headers that the provider passes.
 #[derive(Debug)]
 pub struct Inbound {
     pub endpoint: Endpoint,
@@ -64,13 +65,13 @@ pub struct Credential<'a> {
     /// The canonical custom URL, or `None` for `origin`.
     pub custom_url: Option<&'a str>,
     /// The operator's origin for this provider.
-    pub origin: &'a str,
+    pub origin: &'a Url,
 }
 
 /// A request ready to be sent. The credential's header is marked sensitive.
 pub struct Outgoing {
     pub method: Method,
-    pub url: String,
+    pub url: Url,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
@@ -99,11 +100,9 @@ pub struct Report {
     pub output_chars: u64,
 }
 
-/// Reads usage from an answer as it passes by.
+/// Reads usage from a streamed answer as it passes by.
 pub trait UsageReader: Send {
     fn push(&mut self, chunk: &[u8]);
-    /// Whether the next byte begins a line: where a foreign event may be added to a stream.
-    fn at_line_start(&self) -> bool;
     fn finish(self: Box<Self>) -> Report;
 }
 
@@ -140,13 +139,20 @@ pub trait Provider: Send + Sync {
         now: Moment,
     ) -> Judged;
 
+    /// Whether a header of the caller's means something to this provider, by its name in lower
+    /// case. Everything else stays here, above all whatever the caller authenticated with.
+    fn passes(&self, header: &str) -> bool;
+
     /// Builds the request that goes out.
     ///
     /// # Errors
     /// When secret, URL or headers cannot be put into a request.
     fn route(&self, inbound: Inbound, credential: &Credential<'_>) -> Result<Outgoing, Unroutable>;
 
-    fn reader(&self, streaming: bool) -> Box<dyn UsageReader>;
+    /// Reads usage from a whole answer.
+    fn read_usage(&self, body: &[u8]) -> Report;
+
+    fn stream_reader(&self) -> Box<dyn UsageReader>;
 }
 
 /// A request that cannot be built. Says nothing of the secret.
@@ -156,6 +162,8 @@ pub enum Unroutable {
     Secret,
     #[error("the model's name cannot be part of a URL")]
     Path,
+    #[error("the custom URL cannot be read")]
+    Url,
 }
 
 /// All providers. Tests walk this list: each must prove that the own key is what goes out.

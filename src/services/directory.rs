@@ -2,7 +2,8 @@
 //! still sealed, and the platform's features, prices and shared keys.
 //!
 //! A change made by this process is seen by the next request; one made by another process within
-//! two seconds. Nothing here holds an opened secret.
+//! two seconds. Nothing here holds an opened secret. What is read anew is read in boxed futures:
+//! they are large, and requests carry theirs about.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -75,7 +76,7 @@ impl PlatformView {
 
 pub struct Directory {
     db: Database,
-    tokens: Cache<[u8; 32], Option<Arc<AccessToken>>>,
+    tokens: Cache<[u8; 32], Option<(TokenKind, Arc<AccessToken>)>>,
     tenants: Cache<TenantId, Arc<TenantView>>,
     slugs: Cache<String, TenantId>,
     platform: ArcSwapOption<PlatformView>,
@@ -110,18 +111,29 @@ impl Directory {
         &self,
         presented: &str,
     ) -> Result<Option<(TokenKind, Arc<AccessToken>)>, StorageError> {
-        let Some(kind) = token::recognise(presented) else { return Ok(None) };
         let hash = token::hash(presented);
         if let Some(known) = self.tokens.get(&hash) {
-            return Ok(known.map(|token| (kind, token)));
+            return Ok(known);
         }
+        match token::recognise(presented) {
+            Some(kind) => Box::pin(self.read_token(kind, hash)).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn read_token(
+        &self,
+        kind: TokenKind,
+        hash: [u8; 32],
+    ) -> Result<Option<(TokenKind, Arc<AccessToken>)>, StorageError> {
         let mut tx = self.db.read().await?;
-        let found = tokens::find_by_hash(&mut tx, &hash).await?.map(Arc::new);
+        let found = tokens::find_by_hash(&mut tx, &hash).await?;
         tx.rollback().await?;
         // The prefix must tell the truth of the row that it leads to.
         let found = found.filter(|token| (kind == TokenKind::Tenant) == token.tenant_id.is_some());
+        let found = found.map(|token| (kind, Arc::new(token)));
         self.tokens.insert(hash, found.clone());
-        Ok(found.map(|token| (kind, token)))
+        Ok(found)
     }
 
     /// The tenant, by id.
@@ -130,9 +142,17 @@ impl Directory {
     /// When the database fails.
     pub async fn tenant(&self, scope: &Scope) -> Result<Option<Arc<TenantView>>, StorageError> {
         let Some(id) = scope.tenant() else { return Ok(None) };
-        if let Some(known) = self.tenants.get(&id) {
-            return Ok(Some(known));
+        match self.tenants.get(&id) {
+            Some(known) => Ok(Some(known)),
+            None => Box::pin(self.read_tenant(id, scope)).await,
         }
+    }
+
+    async fn read_tenant(
+        &self,
+        id: TenantId,
+        scope: &Scope,
+    ) -> Result<Option<Arc<TenantView>>, StorageError> {
         let mut tx = self.db.read().await?;
         let Some(record) = tenants::find(&mut tx, id).await? else { return Ok(None) };
         let Some(plan) = plans::find(&mut tx, record.tenant.plan_id).await? else { return Ok(None) };
@@ -150,9 +170,13 @@ impl Directory {
     /// # Errors
     /// When the database fails.
     pub async fn tenant_id(&self, slug: &str) -> Result<Option<TenantId>, StorageError> {
-        if let Some(id) = self.slugs.get(slug) {
-            return Ok(Some(id));
+        match self.slugs.get(slug) {
+            Some(id) => Ok(Some(id)),
+            None => Box::pin(self.read_tenant_id(slug)).await,
         }
+    }
+
+    async fn read_tenant_id(&self, slug: &str) -> Result<Option<TenantId>, StorageError> {
         let mut tx = self.db.read().await?;
         let found = tenants::find_by_slug(&mut tx, slug).await?.map(|record| record.tenant.id);
         tx.rollback().await?;
@@ -167,9 +191,13 @@ impl Directory {
     /// # Errors
     /// When the database fails.
     pub async fn platform(&self) -> Result<Arc<PlatformView>, StorageError> {
-        if let Some(known) = self.platform.load_full() {
-            return Ok(known);
+        match self.platform.load_full() {
+            Some(known) => Ok(known),
+            None => Box::pin(self.read_platform()).await,
         }
+    }
+
+    async fn read_platform(&self) -> Result<Arc<PlatformView>, StorageError> {
         let mut tx = self.db.read().await?;
         let view = Arc::new(PlatformView {
             features: plans::features(&mut tx).await?,

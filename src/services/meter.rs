@@ -2,10 +2,12 @@
 //! settled when it ends. Rows of neighbouring requests share one commit.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 use crate::domain::clock::{DAY, MINUTE, Moment, SECOND};
 use crate::domain::ids::{InstanceId, KeyId, Owner, TokenId};
@@ -13,117 +15,303 @@ use crate::domain::money::Nanos;
 use crate::domain::price::PriceBook;
 use crate::domain::usage::{TokenUsage, UsageRow, UsageState};
 use crate::providers::Report;
-use crate::storage::{Database, StorageError, Tx, changes, keys, tokens, usage};
+use crate::storage::{Database, StorageError, changes, keys, tokens, usage};
 
 /// No exchange takes this long: a row of one's own that is pending after it was lost on the way.
 const FORGOTTEN_AFTER: i64 = DAY;
-/// Rows in one commit at most.
-const BATCH: usize = 256;
-/// Settlements kept in memory while the database is away. Above it the oldest wait in the channel.
-const BACKLOG: usize = 100_000;
+/// How long a row waits for neighbours to share a commit with. A call that is over by then is
+/// written once.
+const LINGER: Duration = Duration::from_millis(5);
+/// With so few calls under way there are no neighbours to wait for.
+const FEW: usize = 4;
+/// How long to wait before a database that is away is tried again.
+const RETRY: Duration = Duration::from_millis(200);
 
 /// The row could not be written: the request must not be answered.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("usage could not be recorded")]
 pub struct NotRecorded;
 
-enum Job {
-    Open {
-        row: Box<UsageRow>,
-        token: Option<TokenId>,
-        done: oneshot::Sender<()>,
-    },
-    Settle(Box<UsageRow>),
-    /// Answers when everything handed in before it is written.
-    Flush(oneshot::Sender<()>),
+/// A row that is to be opened. Pending, or settled if its call was quick.
+struct Opening {
+    row: UsageRow,
+    token: Option<TokenId>,
+}
+
+impl Opening {
+    /// The row of a call that is over; of one that is not, nothing is kept: its own end follows.
+    fn into_settled(self) -> Option<UsageRow> {
+        (self.row.state != UsageState::Pending).then_some(self.row)
+    }
+}
+
+/// Rows that are opened together, and the answers that wait for them.
+#[derive(Default)]
+struct Round(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    /// By place, whether the row was written; `None` until that is known.
+    written: Option<Vec<bool>>,
+    wakers: Vec<Option<Waker>>,
+}
+
+impl Round {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells whoever waits. Only one is woken from here; it wakes the others, most of which are on
+    /// its own thread, where that costs next to nothing.
+    fn end(&self, written: Vec<bool>) {
+        let mut waiting = self.lock();
+        waiting.written = Some(written);
+        let first = std::iter::from_fn(|| waiting.wakers.pop()).flatten().next();
+        drop(waiting);
+        if let Some(first) = first {
+            first.wake();
+        }
+    }
+
+    /// Wakes those that are left, if the round has ended.
+    fn pass_on(&self) {
+        let mut waiting = self.lock();
+        if waiting.written.is_none() {
+            return;
+        }
+        let wakers = std::mem::take(&mut waiting.wakers);
+        drop(waiting);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    round: Arc<Round>,
+    opening: Vec<Opening>,
+    settled: Vec<UsageRow>,
+    /// Whoever waits until everything handed in so far is written.
+    flushes: Vec<oneshot::Sender<()>>,
+    /// How many answers wait for this round.
+    waiting: usize,
+    /// Calls under way, and the most there were in this round and the one before it.
+    calls: usize,
+    most: usize,
+    most_before: usize,
+    /// The writer sleeps until something is handed in.
+    asleep: bool,
+    /// The database is away, or the writer has ended: nothing can be recorded, so nothing may begin.
+    shut: bool,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.opening.is_empty() && self.settled.is_empty() && self.flushes.is_empty()
+    }
+
+    /// Whether there is nothing to be gained by waiting: all calls wait for this commit already, as
+    /// many as there were around the last one, or there are too few of them to matter.
+    fn is_due(&self) -> bool {
+        let calls = self.most.max(self.most_before);
+        !self.flushes.is_empty()
+            || (self.waiting > 0 && self.waiting >= calls)
+            || (!self.opening.is_empty() && calls <= FEW)
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Wakes the writer: when a commit is due, or from its sleep.
+    work: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put<T>(&self, put: impl FnOnce(&mut Queue) -> T) -> T {
+        let mut queue = self.lock();
+        let was_due = queue.is_due();
+        let out = put(&mut queue);
+        let wake = (queue.is_due() && !was_due) || (queue.asleep && !queue.is_empty());
+        queue.asleep &= !wake;
+        drop(queue);
+        if wake {
+            self.work.notify_one();
+        }
+        out
+    }
+
+    /// Returns when it is time for the next commit.
+    async fn due(&self) {
+        let mut until = Instant::now() + LINGER;
+        loop {
+            let late = Instant::now() >= until;
+            {
+                let mut queue = self.lock();
+                if queue.is_due() || (late && !queue.is_empty()) {
+                    return;
+                }
+                queue.asleep = late;
+            }
+            if late {
+                self.work.notified().await;
+                until = Instant::now() + LINGER;
+            } else {
+                let _ = tokio::time::timeout_at(until, self.work.notified()).await;
+            }
+        }
+    }
 }
 
 /// The writing end of the meter.
-pub struct Meter {
-    sender: mpsc::Sender<Job>,
-    receiver: Mutex<Option<mpsc::Receiver<Job>>>,
-}
+#[derive(Default)]
+pub struct Meter(Arc<Shared>);
 
-impl Default for Meter {
-    fn default() -> Self {
-        let (sender, receiver) = mpsc::channel(8_192);
-        Self { sender, receiver: Mutex::new(Some(receiver)) }
-    }
+/// A row that was handed in to be written.
+pub struct Opened {
+    shared: Arc<Shared>,
+    round: Arc<Round>,
+    /// Its place in the round, and that of its waker.
+    place: usize,
+    waker: Option<usize>,
 }
 
 impl Meter {
-    /// Writes a pending row and returns once it is committed.
+    /// Hands in a pending row. It is written soon, whatever becomes of the call.
     ///
     /// # Errors
-    /// `NotRecorded` when it cannot be; then nothing may be answered.
-    pub async fn open(&self, row: UsageRow, token: Option<TokenId>) -> Result<(), NotRecorded> {
-        let (done, committed) = oneshot::channel();
-        let job = Job::Open { row: Box::new(row), token, done };
-        self.sender.send(job).await.map_err(|_| NotRecorded)?;
-        committed.await.map_err(|_| NotRecorded)
+    /// `NotRecorded` while nothing can be written; then nothing may be sent.
+    pub fn open(&self, row: UsageRow, token: Option<TokenId>) -> Result<Opened, NotRecorded> {
+        let (round, place) = self.0.put(|queue| {
+            if queue.shut {
+                return Err(NotRecorded);
+            }
+            queue.calls += 1;
+            queue.most = queue.most.max(queue.calls);
+            queue.opening.push(Opening { row, token });
+            Ok((Arc::clone(&queue.round), queue.opening.len() - 1))
+        })?;
+        Ok(Opened { shared: Arc::clone(&self.0), round, place, waker: None })
     }
 
-    /// Hands in a settled row. It is written soon, and tried again for as long as that fails.
-    pub async fn settle(&self, row: UsageRow) {
-        let _ = self.sender.send(Job::Settle(Box::new(row))).await;
+    /// Hands in the settlement of a row that is in the database. It is written soon, and tried
+    /// again for as long as that fails.
+    pub fn settle(&self, row: UsageRow) {
+        self.0.put(|queue| queue.settled.push(row));
     }
 
     /// Waits until everything handed in so far is written.
     pub async fn flush(&self) {
         let (done, written) = oneshot::channel();
-        if self.sender.send(Job::Flush(done)).await.is_ok() {
-            let _ = written.await;
-        }
-    }
-
-    fn take_receiver(&self) -> Option<mpsc::Receiver<Job>> {
-        self.receiver.lock().ok()?.take()
+        self.0.put(|queue| queue.flushes.push(done));
+        let _ = written.await;
     }
 }
 
-/// Writes rows until every sender is gone.
+impl Opened {
+    /// Returns once the row is committed.
+    ///
+    /// # Errors
+    /// `NotRecorded` when it cannot be; then nothing may be answered.
+    pub async fn recorded(&mut self) -> Result<(), NotRecorded> {
+        std::future::poll_fn(|cx| self.poll_recorded(cx)).await
+    }
+
+    fn poll_recorded(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), NotRecorded>> {
+        let mut waiting = self.round.lock();
+        if let Some(written) = &waiting.written {
+            let known = if written.get(self.place) == Some(&true) { Ok(()) } else { Err(NotRecorded) };
+            drop(waiting);
+            self.round.pass_on();
+            return Poll::Ready(known);
+        }
+        let waker = Some(cx.waker().clone());
+        if let Some(at) = self.waker {
+            waiting.wakers[at] = waker;
+            return Poll::Pending;
+        }
+        self.waker = Some(waiting.wakers.len());
+        waiting.wakers.push(waker);
+        drop(waiting);
+        self.shared.put(|queue| queue.waiting += usize::from(Arc::ptr_eq(&queue.round, &self.round)));
+        Poll::Pending
+    }
+
+    /// Hands in the row's settlement: in place of the pending row, if that is not written yet.
+    pub fn settle(&self, row: UsageRow) {
+        self.shared.put(|queue| {
+            if Arc::ptr_eq(&queue.round, &self.round) {
+                queue.opening[self.place].row = row;
+            } else {
+                queue.settled.push(row);
+            }
+        });
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(at) = self.waker {
+            if let Some(waker) = self.round.lock().wakers.get_mut(at) {
+                *waker = None;
+            }
+            self.round.pass_on();
+        }
+        self.shared.lock().calls -= 1;
+    }
+}
+
+/// Writes rows for as long as the process lives.
 pub async fn run(db: Database, meter: &Meter) {
-    let Some(mut receiver) = meter.take_receiver() else { return };
-    let mut writer = Writer::new(db);
-    let mut jobs = Vec::with_capacity(BATCH);
+    let shared = &*meter.0;
+    let mut writer = Writer::new(db, shared);
     loop {
-        let room = BATCH.min(BACKLOG.saturating_sub(writer.settled.len()));
-        if room > 0 && writer.settled.is_empty() {
-            if receiver.recv_many(&mut jobs, room).await == 0 {
-                return;
-            }
-        } else {
-            // Settlements wait for the database to come back; new work is looked at meanwhile.
-            while jobs.len() < room {
-                match receiver.try_recv() {
-                    Ok(job) => jobs.push(job),
-                    Err(_) => break,
-                }
+        shared.due().await;
+        writer.take();
+        while !writer.write().await {
+            shared.lock().shut = true;
+            writer.take();
+            writer.refuse();
+            while !writer.answers().await {
+                tokio::time::sleep(RETRY).await;
             }
         }
-        if !writer.write(&mut jobs).await {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        shared.lock().shut = false;
     }
 }
 
-struct Writer {
+struct Writer<'a> {
     db: Database,
-    /// Settled rows that are not written yet.
+    shared: &'a Shared,
+    /// What was taken and is not written yet.
+    round: Option<Arc<Round>>,
+    opening: Vec<Opening>,
     settled: Vec<UsageRow>,
-    /// Whoever waits for these to be written.
     flushes: Vec<oneshot::Sender<()>>,
     keys_touched: HashMap<KeyId, Moment>,
     tokens_touched: HashMap<TokenId, Moment>,
 }
 
-/// A row that is to be opened, and who waits for it.
-type Opening = (UsageRow, Option<TokenId>, oneshot::Sender<()>);
+/// However the writer ends: whoever waits for it is told that nothing is written any more.
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().shut = true;
+        self.refuse();
+        self.take();
+        self.refuse();
+    }
+}
 
-impl Writer {
-    fn new(db: Database) -> Self {
+impl<'a> Writer<'a> {
+    fn new(db: Database, shared: &'a Shared) -> Self {
         Self {
             db,
+            shared,
+            round: None,
+            opening: Vec::new(),
             settled: Vec::new(),
             flushes: Vec::new(),
             keys_touched: HashMap::new(),
@@ -131,46 +319,55 @@ impl Writer {
         }
     }
 
-    /// Writes one batch; false if the database would not have it. Settlements are kept then,
-    /// openings are refused by dropping the sender that their requests wait for.
-    async fn write(&mut self, jobs: &mut Vec<Job>) -> bool {
-        let mut opening: Vec<Opening> = Vec::with_capacity(jobs.len());
-        for job in jobs.drain(..) {
-            match job {
-                Job::Open { row, token, done } => opening.push((*row, token, done)),
-                Job::Settle(row) => self.settled.push(*row),
-                Job::Flush(done) => self.flushes.push(done),
-            }
+    /// Takes over what is waiting.
+    fn take(&mut self) {
+        let mut queue = self.shared.lock();
+        self.round = Some(std::mem::take(&mut queue.round));
+        self.opening = std::mem::take(&mut queue.opening);
+        self.settled.append(&mut queue.settled);
+        self.flushes.append(&mut queue.flushes);
+        queue.waiting = 0;
+        queue.most_before = queue.most;
+        queue.most = queue.calls;
+    }
+
+    /// Ends the round: nothing of it is written.
+    fn refuse(&mut self) {
+        self.settled.extend(self.opening.drain(..).filter_map(Opening::into_settled));
+        if let Some(round) = self.round.take() {
+            round.end(Vec::new());
         }
-        let rows: Vec<&UsageRow> = opening.iter().map(|(row, ..)| row).collect();
-        let used: Vec<TokenId> = opening.iter().filter_map(|(_, token, _)| *token).collect();
-        let settled = std::mem::take(&mut self.settled);
-        let written = self.commit(&rows, &used, &settled).await;
-        match written {
-            Ok(()) => {
-                for (_, _, done) in opening {
-                    let _ = done.send(());
-                }
+    }
+
+    /// Writes what it holds; false if the database is away. Settlements are kept then, and openings
+    /// are refused.
+    async fn write(&mut self) -> bool {
+        let (opening, settled) = (std::mem::take(&mut self.opening), std::mem::take(&mut self.settled));
+        let mut written = vec![true; opening.len()];
+        if let Err(error) = self.commit(&opening, &settled).await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                opening = opening.len(),
+                settled = settled.len(),
+                "usage could not be written"
+            );
+            if !self.answers().await {
+                (self.opening, self.settled) = (opening, settled);
+                self.refuse();
+                return false;
             }
-            Err(error) => {
-                tracing::error!(
-                    error = &error as &dyn std::error::Error,
-                    settled = settled.len(),
-                    "usage could not be written"
-                );
-                self.settled = settled;
-                if !self.answers().await {
-                    return false;
-                }
-                // The database is there, so it is some row that it will not have: one that is
-                // spoilt must not keep its neighbours from being written.
-                self.write_apart(opening).await;
-            }
+            // The database is there, so it is some row that it will not have: one that is spoilt
+            // must not keep its neighbours from being written.
+            written = self.write_apart(opening, settled).await;
         }
-        if self.settled.is_empty() {
-            for done in self.flushes.drain(..) {
-                let _ = done.send(());
-            }
+        if let Some(round) = self.round.take() {
+            round.end(written);
+        }
+        if !self.settled.is_empty() {
+            return false;
+        }
+        for done in self.flushes.drain(..) {
+            let _ = done.send(());
         }
         true
     }
@@ -180,78 +377,76 @@ impl Writer {
         changes::version(&mut tx, Owner::Platform).await.is_ok()
     }
 
-    async fn write_apart(&mut self, opening: Vec<Opening>) {
-        for (row, token, done) in opening {
-            let used: Vec<TokenId> = token.into_iter().collect();
-            if self.commit(&[&row], &used, &[]).await.is_ok() {
-                let _ = done.send(());
-            }
+    async fn write_apart(&mut self, opening: Vec<Opening>, mut settled: Vec<UsageRow>) -> Vec<bool> {
+        let mut written = Vec::with_capacity(opening.len());
+        for opening in opening {
+            let done = self.commit(std::slice::from_ref(&opening), &[]).await.is_ok();
+            settled.extend(opening.into_settled().filter(|_| !done));
+            written.push(done);
         }
-        for row in std::mem::take(&mut self.settled) {
-            let Err(error) = self.commit(&[], &[], std::slice::from_ref(&row)).await else { continue };
+        for row in settled {
+            let Err(error) = self.commit(&[], std::slice::from_ref(&row)).await else { continue };
             tracing::error!(error = &error as &dyn std::error::Error, request = %row.id, "a settlement could not be written; it is written without its numbers");
             let bare = without_numbers(row);
-            if self.commit(&[], &[], std::slice::from_ref(&bare)).await.is_err() && !self.answers().await {
+            if self.commit(&[], std::slice::from_ref(&bare)).await.is_err() && !self.answers().await {
                 self.settled.push(bare);
             }
         }
+        written
     }
 
-    async fn commit(
-        &mut self,
-        opened: &[&UsageRow],
-        used: &[TokenId],
-        settled: &[UsageRow],
-    ) -> Result<(), StorageError> {
-        if opened.is_empty() && settled.is_empty() {
+    async fn commit(&mut self, opening: &[Opening], settled: &[UsageRow]) -> Result<(), StorageError> {
+        let rows: Vec<&UsageRow> = opening.iter().map(|opening| &opening.row).chain(settled).collect();
+        if rows.is_empty() {
             return Ok(());
         }
-        let rows: Vec<&UsageRow> = opened.iter().copied().chain(settled).collect();
-        let mut tx = self.db.meter().await?;
-        if usage::upsert(&mut tx, &rows).await? == rows.len() as u64 {
-            usage::roll_up(&mut tx, settled).await?;
-        } else {
-            // Some were settled before: by a commit whose answer was lost, or by another process
-            // that took this one for dead. They count once.
-            tx.rollback().await?;
-            tx = self.db.meter().await?;
-            let ids: Vec<_> = settled.iter().map(|row| row.id).collect();
-            let known = usage::settled_among(&mut tx, &ids).await?;
-            let fresh: Vec<&UsageRow> = settled.iter().filter(|row| !known.contains(&row.id)).collect();
-            usage::upsert(&mut tx, opened).await?;
-            usage::upsert(&mut tx, &fresh).await?;
-            usage::roll_up(&mut tx, &fresh).await?;
+        match usage::record(&self.db, &rows).await {
+            Err(StorageError::Settled) => {
+                // Some were settled before: by a commit whose answer was lost, or by another process
+                // that took this one for dead. They count once.
+                let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+                let mut tx = self.db.read().await?;
+                let known = usage::settled_among(&mut tx, &ids).await?;
+                tx.rollback().await?;
+                let fresh: Vec<&UsageRow> = rows.into_iter().filter(|row| !known.contains(&row.id)).collect();
+                usage::record(&self.db, &fresh).await?;
+            }
+            written => written?,
         }
-        self.touch(&mut tx, opened, used).await?;
-        tx.commit().await
+        if let Err(error) = self.touch(opening).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "when keys were last used could not be written"
+            );
+        }
+        Ok(())
     }
 
     /// *Last used*, to the second for keys and to the minute for tokens. In one order in every
     /// process, so that two of them wait for each other instead of locking each other out.
-    async fn touch(
-        &mut self,
-        tx: &mut Tx,
-        opened: &[&UsageRow],
-        used: &[TokenId],
-    ) -> Result<(), StorageError> {
-        let Some(at) = opened.iter().map(|row| row.started_at).max() else { return Ok(()) };
-        let mut stale: Vec<KeyId> = opened.iter().map(|row| row.key_id).collect();
-        stale.retain(|key| is_stale(self.keys_touched.get(key), at, SECOND));
-        stale.sort_unstable();
-        stale.dedup();
-        for key in stale {
-            keys::touch(tx, key, at).await?;
+    async fn touch(&mut self, opening: &[Opening]) -> Result<(), StorageError> {
+        let Some(at) = opening.iter().map(|opening| opening.row.started_at).max() else { return Ok(()) };
+        let mut keys: Vec<KeyId> = opening.iter().map(|opening| opening.row.key_id).collect();
+        keys.retain(|key| is_stale(self.keys_touched.get(key), at, SECOND));
+        let mut tokens: Vec<TokenId> = opening.iter().filter_map(|opening| opening.token).collect();
+        tokens.retain(|token| is_stale(self.tokens_touched.get(token), at, MINUTE));
+        if keys.is_empty() && tokens.is_empty() {
+            return Ok(());
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        tokens.sort_unstable();
+        tokens.dedup();
+        let mut tx = self.db.meter().await?;
+        for key in keys {
+            keys::touch(&mut tx, key, at).await?;
             self.keys_touched.insert(key, at);
         }
-        let mut stale: Vec<TokenId> = used.to_vec();
-        stale.retain(|token| is_stale(self.tokens_touched.get(token), at, MINUTE));
-        stale.sort_unstable();
-        stale.dedup();
-        for token in stale {
-            tokens::touch(tx, token, at).await?;
+        for token in tokens {
+            tokens::touch(&mut tx, token, at).await?;
             self.tokens_touched.insert(token, at);
         }
-        Ok(())
+        tx.commit().await
     }
 }
 
@@ -380,10 +575,13 @@ pub async fn settle_orphans(
             return Ok(settled);
         }
         let rows: Vec<UsageRow> = orphans.into_iter().map(|row| settle_orphan(row, prices, now)).collect();
-        if usage::upsert(&mut tx, &rows).await? != rows.len() as u64 {
-            // Another process was at the same rows; look again at what is left.
-            tx.rollback().await?;
-            continue;
+        match usage::upsert(&mut tx, &rows).await {
+            Err(StorageError::Settled) => {
+                // Another process was at the same rows; look again at what is left.
+                tx.rollback().await?;
+                continue;
+            }
+            written => written?,
         }
         usage::roll_up(&mut tx, &rows).await?;
         tx.commit().await?;

@@ -17,6 +17,8 @@ pub mod tokens;
 
 use std::sync::Arc;
 
+use url::Url;
+
 use crate::access::actor::Actor;
 use crate::access::policy::{self, About, Action, Permission};
 use crate::access::scope::Scope;
@@ -43,13 +45,13 @@ pub struct Options {
     pub public_url: String,
     /// The operator's product, as banners name it.
     pub product: String,
-    pub anthropic_origin: String,
+    pub anthropic_origin: Url,
 }
 
 impl Options {
     /// Where requests to a provider go that carry no custom URL.
     #[must_use]
-    pub fn origin(&self, provider: Provider) -> &str {
+    pub fn origin(&self, provider: Provider) -> &Url {
         match provider {
             Provider::Anthropic => &self.anthropic_origin,
         }
@@ -58,7 +60,7 @@ impl Options {
     /// Keyward's own host name, which no custom URL may name.
     #[must_use]
     pub fn own_host(&self) -> Option<String> {
-        url::Url::parse(&self.public_url).ok()?.host_str().map(str::to_owned)
+        Url::parse(&self.public_url).ok()?.host_str().map(str::to_owned)
     }
 }
 

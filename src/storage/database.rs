@@ -1,13 +1,17 @@
 //! Connections and transactions of either database.
 
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{PgPool, Postgres, Sqlite, SqlitePool};
+use sqlx::query::Query;
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions as _, Connection as _, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::StorageError;
@@ -20,20 +24,61 @@ pub enum Database {
 }
 
 /// SQLite has one writer at a time. Keys, money and audit are written through `durable`, which
-/// syncs every commit to disk; usage through `metering`, which survives the death of the process.
+/// syncs every commit to disk; usage through the meter's own connection, whose commits survive the
+/// death of the process.
 #[derive(Clone)]
 pub struct SqliteDatabase {
     durable: SqlitePool,
-    metering: SqlitePool,
     readers: SqlitePool,
     /// First come, first served: SQLite's own waiting is by chance, and a busy meter would win it.
-    turn: Arc<Mutex<()>>,
+    turn: Arc<Mutex<Metering>>,
+}
+
+/// The meter's connection. In no pool: a pool asks after a connection's health at every turn, which
+/// at hundreds of commits in a second is most of the work.
+struct Metering {
+    options: SqliteConnectOptions,
+    /// `None` while a transaction has it, and after one that ended badly: the next opens another.
+    idle: Option<SqliteConnection>,
+    closed: bool,
 }
 
 /// A transaction. Dropped without `commit`, it leaves nothing behind.
 pub enum Tx {
-    Sqlite { tx: sqlx::Transaction<'static, Sqlite>, turn: Option<OwnedMutexGuard<()>> },
+    Sqlite(SqliteTx),
     Postgres(sqlx::Transaction<'static, Postgres>),
+}
+
+/// A transaction of SQLite, with the turn to write if it writes.
+pub struct SqliteTx {
+    held: Held,
+    turn: Option<OwnedMutexGuard<Metering>>,
+}
+
+enum Held {
+    Pooled(sqlx::Transaction<'static, Sqlite>),
+    /// The meter's connection. Dropped, it is closed, which undoes what was not committed.
+    Metering(SqliteConnection),
+}
+
+impl Deref for SqliteTx {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        match &self.held {
+            Held::Pooled(tx) => tx,
+            Held::Metering(connection) => connection,
+        }
+    }
+}
+
+impl DerefMut for SqliteTx {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        match &mut self.held {
+            Held::Pooled(tx) => tx,
+            Held::Metering(connection) => connection,
+        }
+    }
 }
 
 impl Database {
@@ -65,19 +110,20 @@ impl Database {
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(10))
             .pragma("secure_delete", "ON");
+        let metering = options.clone().synchronous(SqliteSynchronous::Normal);
         let pool = |options: SqliteConnectOptions, connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
                 .acquire_timeout(Duration::from_secs(10))
                 .idle_timeout(None)
+                .test_before_acquire(false)
                 .max_lifetime(None)
                 .connect_with(options)
         };
         Ok(Self::Sqlite(SqliteDatabase {
             durable: pool(options.clone().synchronous(SqliteSynchronous::Full), 1).await?,
-            metering: pool(options.clone().synchronous(SqliteSynchronous::Normal), 1).await?,
             readers: pool(options.synchronous(SqliteSynchronous::Full), 4).await?,
-            turn: Arc::new(Mutex::new(())),
+            turn: Arc::new(Mutex::new(Metering { options: metering, idle: None, closed: false })),
         }))
     }
 
@@ -99,7 +145,9 @@ impl Database {
     /// When no connection can be had.
     pub async fn read(&self) -> Result<Tx, StorageError> {
         Ok(match self {
-            Self::Sqlite(db) => Tx::Sqlite { tx: db.readers.begin().await?, turn: None },
+            Self::Sqlite(db) => {
+                Tx::Sqlite(SqliteTx { held: Held::Pooled(db.readers.begin().await?), turn: None })
+            }
             Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
         })
     }
@@ -110,7 +158,7 @@ impl Database {
     /// When no connection can be had.
     pub async fn write(&self) -> Result<Tx, StorageError> {
         match self {
-            Self::Sqlite(db) => db.begin_write(&db.durable).await,
+            Self::Sqlite(db) => Ok(Tx::Sqlite(db.begin_durable().await?)),
             Self::Postgres(pool) => Ok(Tx::Postgres(pool.begin().await?)),
         }
     }
@@ -121,7 +169,7 @@ impl Database {
     /// When no connection can be had.
     pub async fn meter(&self) -> Result<Tx, StorageError> {
         match self {
-            Self::Sqlite(db) => db.begin_write(&db.metering).await,
+            Self::Sqlite(db) => Ok(Tx::Sqlite(db.begin_metering().await?)),
             Self::Postgres(pool) => {
                 Ok(Tx::Postgres(pool.begin_with("BEGIN; SET LOCAL synchronous_commit = off").await?))
             }
@@ -147,7 +195,11 @@ impl Database {
         match self {
             Self::Sqlite(db) => {
                 db.readers.close().await;
-                db.metering.close().await;
+                let mut metering = db.turn.lock().await;
+                metering.closed = true;
+                if let Some(connection) = metering.idle.take() {
+                    let _ = connection.close().await;
+                }
                 db.durable.close().await;
             }
             Self::Postgres(pool) => pool.close().await,
@@ -165,12 +217,67 @@ impl Database {
 }
 
 impl SqliteDatabase {
-    async fn begin_write(&self, pool: &SqlitePool) -> Result<Tx, StorageError> {
-        let turn = Arc::clone(&self.turn).lock_owned().await;
+    async fn begin_durable(&self) -> Result<SqliteTx, StorageError> {
+        let turn = Some(Arc::clone(&self.turn).lock_owned().await);
         // A write must hold SQLite's lock from its first statement, or two that read first and
         // write later would fail each other.
-        let tx = pool.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Tx::Sqlite { tx, turn: Some(turn) })
+        let tx = self.durable.begin_with(BEGIN_TO_WRITE).await?;
+        Ok(SqliteTx { held: Held::Pooled(tx), turn })
+    }
+
+    async fn begin_metering(&self) -> Result<SqliteTx, StorageError> {
+        let mut tx = self.metering().await?;
+        sqlx::query(BEGIN_TO_WRITE).execute(&mut *tx).await?;
+        Ok(tx)
+    }
+
+    /// The turn to write, and the meter's connection with no transaction begun.
+    async fn metering(&self) -> Result<SqliteTx, StorageError> {
+        let mut turn = Arc::clone(&self.turn).lock_owned().await;
+        if turn.closed {
+            return Err(sqlx::Error::PoolClosed.into());
+        }
+        let connection = match turn.idle.take() {
+            Some(connection) => connection,
+            None => turn.options.connect().await?,
+        };
+        Ok(SqliteTx { held: Held::Metering(connection), turn: Some(turn) })
+    }
+
+    /// Runs a text of several statements, from BEGIN to COMMIT, on the meter's connection: one
+    /// going to and fro between threads, each of which costs more than most statements do.
+    pub(super) async fn meter_at_once(
+        &self,
+        query: Query<'_, Sqlite, SqliteArguments>,
+    ) -> Result<(), StorageError> {
+        let mut tx = self.metering().await?;
+        query.execute(&mut *tx).await?;
+        tx.put_back();
+        Ok(())
+    }
+}
+
+pub(super) const BEGIN_TO_WRITE: &str = "BEGIN IMMEDIATE";
+
+impl SqliteTx {
+    /// Leaves the meter's connection to the next turn.
+    fn put_back(self) {
+        if let (Held::Metering(connection), Some(mut turn)) = (self.held, self.turn) {
+            turn.idle = Some(connection);
+        }
+    }
+
+    async fn end(self, committed: bool) -> Result<(), StorageError> {
+        match self.held {
+            Held::Pooled(tx) if committed => tx.commit().await?,
+            Held::Pooled(tx) => tx.rollback().await?,
+            Held::Metering(mut connection) => {
+                let end = if committed { "COMMIT" } else { "ROLLBACK" };
+                sqlx::query(end).execute(&mut connection).await?;
+                Self { held: Held::Metering(connection), turn: self.turn }.put_back();
+            }
+        }
+        Ok(())
     }
 }
 
@@ -179,13 +286,9 @@ impl Tx {
     /// When the database does not take the commit; then nothing is written.
     pub async fn commit(self) -> Result<(), StorageError> {
         match self {
-            Self::Sqlite { tx, turn } => {
-                tx.commit().await?;
-                drop(turn);
-            }
-            Self::Postgres(tx) => tx.commit().await?,
+            Self::Sqlite(tx) => tx.end(true).await,
+            Self::Postgres(tx) => Ok(tx.commit().await?),
         }
-        Ok(())
     }
 
     /// Undoes everything and waits until that is done.
@@ -194,12 +297,8 @@ impl Tx {
     /// When the connection breaks; then the database undoes it.
     pub async fn rollback(self) -> Result<(), StorageError> {
         match self {
-            Self::Sqlite { tx, turn } => {
-                tx.rollback().await?;
-                drop(turn);
-            }
-            Self::Postgres(tx) => tx.rollback().await?,
+            Self::Sqlite(tx) => tx.end(false).await,
+            Self::Postgres(tx) => Ok(tx.rollback().await?),
         }
-        Ok(())
     }
 }

@@ -27,6 +27,9 @@ pub enum StorageError {
     /// A row that this version of Keyward cannot have written.
     #[error("a row of {table} holds something unknown in {column}")]
     BadRow { table: &'static str, column: &'static str },
+    /// A usage row was settled before, and settlements count once.
+    #[error("a usage row is settled already")]
+    Settled,
     #[error("the database URL is neither sqlite: nor postgres:")]
     Url,
 }
@@ -43,7 +46,7 @@ impl StorageError {
 macro_rules! on_backend {
     ($tx:expr, $conn:ident => $body:expr) => {
         match $tx {
-            $crate::storage::Tx::Sqlite { tx, .. } => {
+            $crate::storage::Tx::Sqlite(tx) => {
                 let $conn = &mut **tx;
                 $body
             }

@@ -4,10 +4,12 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
+use sqlx::error::ErrorKind;
 use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
-use super::{StorageError, Tx, on_backend, word};
+use super::database::BEGIN_TO_WRITE;
+use super::{Database, StorageError, Tx, on_backend, word};
 use crate::domain::billing::{Fallback, Funding, UsageMode};
 use crate::domain::clock::Moment;
 use crate::domain::ids::{InstanceId, KeyId, PriceId, RequestId, TenantId};
@@ -24,21 +26,26 @@ const COLUMNS: &str = "id, tenant_id, instance, started_at, ended_at, feature, p
     first_byte_us, total_us";
 const WIDTH: usize = 39;
 
-/// What a settlement changes; the rest of a row is fixed when it is opened.
-const SETTLED: &str = "ended_at = excluded.ended_at, model_served = excluded.model_served,
+/// What a settlement changes; the rest of a row is fixed when it is opened. One of a row that is
+/// settled already would leave it without a state, which the table refuses.
+const SETTLED: &str = "state = CASE usage.state WHEN 'pending' THEN excluded.state END, ended_at = excluded.ended_at, model_served = excluded.model_served,
     input_tokens = excluded.input_tokens, cache_read_tokens = excluded.cache_read_tokens,
     cache_write_5m_tokens = excluded.cache_write_5m_tokens, cache_write_1h_tokens = excluded.cache_write_1h_tokens,
     output_tokens = excluded.output_tokens, reasoning_tokens = excluded.reasoning_tokens,
     web_searches = excluded.web_searches, service_tier = excluded.service_tier, speed = excluded.speed,
     us_only = excluded.us_only, raw_usage = excluded.raw_usage, price_id = excluded.price_id, cost = excluded.cost,
-    billed = excluded.billed, unpriced = excluded.unpriced, state = excluded.state, status = excluded.status,
+    billed = excluded.billed, unpriced = excluded.unpriced, status = excluded.status,
     error_code = excluded.error_code, first_byte_us = excluded.first_byte_us, total_us = excluded.total_us";
 
 /// Batches are cut into pieces of these sizes, so that few different statements are prepared.
-const PIECES: [usize; 4] = [64, 16, 4, 1];
+const PIECES: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 /// Their texts, written once: the longest is some 20 kB.
-static UPSERT: [[OnceLock<String>; 4]; 2] = [const { [const { OnceLock::new() }; 4] }; 2];
-static ROLL_UP: [[OnceLock<String>; 4]; 2] = [const { [const { OnceLock::new() }; 4] }; 2];
+type Texts = [OnceLock<String>; PIECES.len()];
+static UPSERT: [Texts; 2] = [const { [const { OnceLock::new() }; PIECES.len()] }; 2];
+static ROLL_UP: [Texts; 2] = [const { [const { OnceLock::new() }; PIECES.len()] }; 2];
+/// For SQLite: rows and, where there are any, rollups in one transaction.
+static RECORD: [[OnceLock<String>; PIECES.len() + 1]; PIECES.len()] =
+    [const { [const { OnceLock::new() }; PIECES.len() + 1] }; PIECES.len()];
 
 /// The largest piece that so many rows fill: its place in `PIECES`, and its size.
 fn piece_of(rows: usize) -> (usize, usize) {
@@ -46,49 +53,171 @@ fn piece_of(rows: usize) -> (usize, usize) {
     (index, PIECES[index])
 }
 
-/// Writes rows: new ones as they are, pending ones by their settlement. Rows that are settled
-/// already stay as they are and are not counted in the result. A batch names a row once.
-pub async fn upsert<R: Borrow<UsageRow> + Sync>(tx: &mut Tx, rows: &[R]) -> Result<u64, StorageError> {
-    let mut written = 0;
+fn upsert_text(index: usize, numbered: bool) -> &'static str {
+    UPSERT[usize::from(numbered)][index].get_or_init(|| {
+        format!(
+            "INSERT INTO usage ({COLUMNS}) VALUES {} ON CONFLICT (id) DO UPDATE SET {SETTLED}",
+            placeholders(PIECES[index], WIDTH, numbered)
+        )
+    })
+}
+
+/// Binds a row's columns to a query of either database.
+macro_rules! bind_row {
+    ($query:expr, $row:expr) => {{
+        let row: &UsageRow = $row;
+        let tokens = &row.tokens;
+        $query
+            .bind(row.id.0)
+            .bind(row.tenant_id.0)
+            .bind(row.instance.0)
+            .bind(row.started_at.0)
+            .bind(row.ended_at.map(|at| at.0))
+            .bind(&row.feature)
+            .bind(row.provider.as_str())
+            .bind(row.dialect.as_str())
+            .bind(row.key_id.0)
+            .bind(&row.key_name)
+            .bind(row.key_version)
+            .bind(row.mode.as_str())
+            .bind(row.funding.as_str())
+            .bind(row.fallback.map(Fallback::as_str))
+            .bind(&row.model_asked)
+            .bind(row.model_served.as_deref())
+            .bind(row.labels.endpoint.as_deref())
+            .bind(row.labels.session.as_deref())
+            .bind(row.labels.prompt.as_deref())
+            .bind(signed(tokens.input))
+            .bind(signed(tokens.cache_read))
+            .bind(signed(tokens.cache_write_5m))
+            .bind(signed(tokens.cache_write_1h))
+            .bind(signed(tokens.output))
+            .bind(signed(tokens.reasoning))
+            .bind(signed(tokens.web_searches))
+            .bind(row.served_as.tier.as_str())
+            .bind(row.served_as.speed.as_str())
+            .bind(row.served_as.us_only)
+            .bind(row.raw_usage.as_deref())
+            .bind(row.price_id.map(|id| id.0))
+            .bind(row.cost.0)
+            .bind(row.billed.0)
+            .bind(row.unpriced)
+            .bind(row.state.as_str())
+            .bind(row.status.map(i32::from))
+            .bind(row.error_code.as_deref())
+            .bind(row.first_byte_us)
+            .bind(row.total_us)
+    }};
+}
+
+/// Binds a rollup's columns to a query of either database.
+macro_rules! bind_sums {
+    ($query:expr, $key:expr, $sum:expr) => {{
+        let (key, sum) = ($key, $sum);
+        $query
+            .bind(key.tenant.0)
+            .bind(key.bucket.0)
+            .bind(key.mode.as_str())
+            .bind(key.fallback.map_or("", Fallback::as_str))
+            .bind(key.feature)
+            .bind(key.provider.as_str())
+            .bind(key.model)
+            .bind(key.key.0)
+            .bind(key.endpoint)
+            .bind(sum.requests)
+            .bind(sum.failed)
+            .bind(sum.estimated)
+            .bind(sum.unpriced)
+            .bind(sum.input)
+            .bind(sum.cache_read)
+            .bind(sum.cache_write)
+            .bind(sum.output)
+            .bind(sum.web_searches)
+            .bind(sum.cost)
+            .bind(sum.estimated_cost)
+            .bind(sum.billed)
+    }};
+}
+
+/// Writes rows and their rollups for the meter: new rows as they are, pending ones by their
+/// settlement. On SQLite in a few short transactions, elsewhere in one; each row is in one with
+/// its rollup. A batch names a row once.
+///
+/// # Errors
+/// `Settled` when a row is settled already; some of the others may be written then.
+pub async fn record<R: Borrow<UsageRow> + Sync>(db: &Database, rows: &[R]) -> Result<(), StorageError> {
+    let Database::Sqlite(sqlite) = db else {
+        let mut tx = db.meter().await?;
+        upsert(&mut tx, rows).await?;
+        roll_up(&mut tx, rows).await?;
+        return tx.commit().await;
+    };
     let mut rest = rows;
     while !rest.is_empty() {
         let (index, size) = piece_of(rest.len());
         let (piece, after) = rest.split_at(size);
         rest = after;
-        let sql = UPSERT[usize::from(numbered(tx))][index].get_or_init(|| {
-            format!(
-                "INSERT INTO usage ({COLUMNS}) VALUES {} ON CONFLICT (id) DO UPDATE SET {SETTLED}
-                 WHERE usage.state = 'pending'",
-                placeholders(size, WIDTH, numbered(tx))
-            )
-        });
-        written += on_backend!(tx, conn => {
-            let mut query = sqlx::query(sql.as_str());
-            for row in piece {
-                let row: &UsageRow = row.borrow();
-                let tokens = &row.tokens;
-                query = query
-                    .bind(row.id.0).bind(row.tenant_id.0).bind(row.instance.0)
-                    .bind(row.started_at.0).bind(row.ended_at.map(|at| at.0))
-                    .bind(&row.feature).bind(row.provider.as_str()).bind(row.dialect.as_str())
-                    .bind(row.key_id.0).bind(&row.key_name).bind(row.key_version)
-                    .bind(row.mode.as_str()).bind(row.funding.as_str()).bind(row.fallback.map(Fallback::as_str))
-                    .bind(&row.model_asked).bind(row.model_served.as_deref())
-                    .bind(row.labels.endpoint.as_deref()).bind(row.labels.session.as_deref())
-                    .bind(row.labels.prompt.as_deref())
-                    .bind(signed(tokens.input)).bind(signed(tokens.cache_read))
-                    .bind(signed(tokens.cache_write_5m)).bind(signed(tokens.cache_write_1h))
-                    .bind(signed(tokens.output)).bind(signed(tokens.reasoning)).bind(signed(tokens.web_searches))
-                    .bind(row.served_as.tier.as_str()).bind(row.served_as.speed.as_str()).bind(row.served_as.us_only)
-                    .bind(row.raw_usage.as_deref()).bind(row.price_id.map(|id| id.0))
-                    .bind(row.cost.0).bind(row.billed.0).bind(row.unpriced)
-                    .bind(row.state.as_str()).bind(row.status.map(i32::from)).bind(row.error_code.as_deref())
-                    .bind(row.first_byte_us).bind(row.total_us);
+        let sums = sums_of(piece);
+        // Lines that add nothing fill up to the next size: a few texts then do for all batches.
+        let lines = sums.len().next_power_of_two();
+        let roll_up = PIECES.iter().position(|size| *size == lines).filter(|_| !sums.is_empty());
+        let text = RECORD[index][roll_up.map_or(PIECES.len(), |at| at)].get_or_init(|| {
+            let mut text = format!("{BEGIN_TO_WRITE}; {}", upsert_text(index, false));
+            if let Some(roll_up) = roll_up {
+                text.push_str("; ");
+                text.push_str(roll_up_text(roll_up, false));
             }
-            query.execute(conn).await.map(|done| done.rows_affected())
-        })?;
+            text.push_str("; COMMIT");
+            text
+        });
+        let mut query = sqlx::query(text.as_str());
+        for row in piece {
+            query = bind_row!(query, row.borrow());
+        }
+        let nothing = Sums::default();
+        let padding = sums.last().map(|(key, _)| (key, &nothing));
+        let filled =
+            sums.iter().map(|(key, sum)| (key, sum)).chain(std::iter::repeat_n(padding, lines).flatten());
+        for (key, sum) in filled.take(if sums.is_empty() { 0 } else { lines }) {
+            query = bind_sums!(query, key, sum);
+        }
+        sqlite.meter_at_once(query).await.map_err(settled_already)?;
     }
-    Ok(written)
+    Ok(())
+}
+
+/// Writes rows: new ones as they are, pending ones by their settlement. A batch names a row once.
+///
+/// # Errors
+/// `Settled` when a row is settled already.
+pub async fn upsert<R: Borrow<UsageRow> + Sync>(tx: &mut Tx, rows: &[R]) -> Result<(), StorageError> {
+    let mut rest = rows;
+    while !rest.is_empty() {
+        let (index, size) = piece_of(rest.len());
+        let (piece, after) = rest.split_at(size);
+        rest = after;
+        let sql = upsert_text(index, numbered(tx));
+        on_backend!(tx, conn => {
+            let mut query = sqlx::query(sql);
+            for row in piece {
+                query = bind_row!(query, row.borrow());
+            }
+            query.execute(conn).await.map(|_| ())
+        })
+        .map_err(|error| settled_already(error.into()))?;
+    }
+    Ok(())
+}
+
+fn settled_already(error: StorageError) -> StorageError {
+    match &error {
+        StorageError::Database(sqlx::Error::Database(cause))
+            if cause.kind() == ErrorKind::NotNullViolation =>
+        {
+            StorageError::Settled
+        }
+        _ => error,
+    }
 }
 
 #[derive(PartialEq, Eq, Hash)]
@@ -122,8 +251,9 @@ struct Sums {
 
 const ROLLUP_WIDTH: usize = 21;
 
-/// Adds settled rows to their rollups. Belongs in the transaction that settles them.
-pub async fn roll_up<R: Borrow<UsageRow> + Sync>(tx: &mut Tx, rows: &[R]) -> Result<(), StorageError> {
+/// What settled rows add to their rollups. In one order in every process: two that settle the same
+/// buckets wait for each other instead of locking each other out.
+fn sums_of<R: Borrow<UsageRow>>(rows: &[R]) -> Vec<(RollupKey<'_>, Sums)> {
     let mut sums: HashMap<RollupKey<'_>, Sums> = HashMap::new();
     for row in rows.iter().map(R::borrow).filter(|row| row.state != UsageState::Pending) {
         let key = RollupKey {
@@ -154,31 +284,38 @@ pub async fn roll_up<R: Borrow<UsageRow> + Sync>(tx: &mut Tx, rows: &[R]) -> Res
         sum.estimated_cost = sum.estimated_cost.saturating_add(if guessed { row.cost.0 } else { 0 });
         sum.billed = sum.billed.saturating_add(row.billed.0);
     }
-    // One order in every process: two that settle the same buckets wait for each other instead of
-    // locking each other out.
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by(|(a, _), (b, _)| {
         (a.tenant, a.bucket, a.feature, a.model, a.key, a.endpoint, a.mode, a.fallback)
             .cmp(&(b.tenant, b.bucket, b.feature, b.model, b.key, b.endpoint, b.mode, b.fallback))
     });
+    sums
+}
+
+/// Adds settled rows to their rollups. Belongs in the transaction that settles them.
+pub async fn roll_up<R: Borrow<UsageRow> + Sync>(tx: &mut Tx, rows: &[R]) -> Result<(), StorageError> {
+    let sums = sums_of(rows);
     let mut rest = sums.as_slice();
     while !rest.is_empty() {
         let (index, size) = piece_of(rest.len());
         let (piece, after) = rest.split_at(size);
         rest = after;
-        upsert_rollups(tx, index, piece).await?;
+        let sql = roll_up_text(index, numbered(tx));
+        on_backend!(tx, conn => {
+            let mut query = sqlx::query(sql);
+            for (key, sum) in piece {
+                query = bind_sums!(query, key, sum);
+            }
+            query.execute(conn).await.map(|_| ())
+        })?;
     }
     Ok(())
 }
 
-async fn upsert_rollups(
-    tx: &mut Tx,
-    index: usize,
-    piece: &[(RollupKey<'_>, Sums)],
-) -> Result<(), StorageError> {
-    let sql = ROLL_UP[usize::from(numbered(tx))][index].get_or_init(|| {
+fn roll_up_text(index: usize, numbered: bool) -> &'static str {
+    ROLL_UP[usize::from(numbered)][index].get_or_init(|| {
         format!(
-        "INSERT INTO usage_rollup AS r (tenant_id, bucket, mode, fallback, feature, provider, model, key_id, endpoint,
+            "INSERT INTO usage_rollup AS r (tenant_id, bucket, mode, fallback, feature, provider, model, key_id, endpoint,
             requests, failed, estimated, unpriced, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens,
             web_searches, cost, estimated_cost, billed)
          VALUES {}
@@ -191,23 +328,9 @@ async fn upsert_rollups(
             output_tokens = r.output_tokens + excluded.output_tokens,
             web_searches = r.web_searches + excluded.web_searches, cost = r.cost + excluded.cost,
             estimated_cost = r.estimated_cost + excluded.estimated_cost, billed = r.billed + excluded.billed",
-        placeholders(PIECES[index], ROLLUP_WIDTH, numbered(tx))
+            placeholders(PIECES[index], ROLLUP_WIDTH, numbered)
         )
-    });
-    on_backend!(tx, conn => {
-        let mut query = sqlx::query(sql.as_str());
-        for (key, sum) in piece {
-            query = query
-                .bind(key.tenant.0).bind(key.bucket.0).bind(key.mode.as_str())
-                .bind(key.fallback.map_or("", Fallback::as_str)).bind(key.feature).bind(key.provider.as_str())
-                .bind(key.model).bind(key.key.0).bind(key.endpoint)
-                .bind(sum.requests).bind(sum.failed).bind(sum.estimated).bind(sum.unpriced)
-                .bind(sum.input).bind(sum.cache_read).bind(sum.cache_write).bind(sum.output)
-                .bind(sum.web_searches).bind(sum.cost).bind(sum.estimated_cost).bind(sum.billed);
-        }
-        query.execute(conn).await.map(|_| ())
-    })?;
-    Ok(())
+    })
 }
 
 /// Reads a row of either database. A macro, since the two row types share no trait to name.

@@ -315,8 +315,8 @@ async fn a_settlement_counts_once() {
         let row = world.row_of(&answer).await;
         // As after a commit whose answer was lost, and as another process would that took this
         // one for dead.
-        world.services.meter.settle(row.clone()).await;
-        world.services.meter.settle(UsageRow { state: UsageState::Estimated, ..row.clone() }).await;
+        world.services.meter.settle(row.clone());
+        world.services.meter.settle(UsageRow { state: UsageState::Estimated, ..row.clone() });
         world.services.meter.flush().await;
         let scope = keyward::access::scope::Scope::of_token(tenant.id);
         let group = keyward::storage::usage_report::GroupBy::Model;

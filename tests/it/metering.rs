@@ -65,7 +65,7 @@ on_both! {
         let ending = meter::Ending { status: Some(200), ..Default::default() };
         let settled = meter::settle(row, report, ending, &platform.prices, world.clock.now());
         assert!(settled.unpriced && settled.cost.0 == 0);
-        world.services.meter.settle(settled).await;
+        world.services.meter.settle(settled);
         world.services.meter.flush().await;
         let scope = Scope::of_token(tenant.id);
         let report = world.services.billing_report(&world.admin(&tenant), &scope, &tenant, GroupBy::Feature).await.unwrap();

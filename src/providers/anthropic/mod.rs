@@ -7,10 +7,11 @@ mod usage;
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use url::Url;
 
 use super::{
-    Credential, Endpoint, Inbound, Judged, Outgoing, Provider, Spec, Unroutable, UsageReader, WrongKind,
-    is_path_segment,
+    Credential, Endpoint, Inbound, Judged, Outgoing, Provider, Report, Spec, Unroutable, UsageReader,
+    WrongKind, is_path_segment,
 };
 use crate::domain::clock::Moment;
 use crate::domain::provider_key::Provider as Kind;
@@ -118,6 +119,10 @@ impl Provider for Anthropic {
         judge::judge(endpoint, status, headers, body, now)
     }
 
+    fn passes(&self, header: &str) -> bool {
+        matches!(header, "content-type" | "accept" | "idempotency-key") || header.starts_with("anthropic-")
+    }
+
     fn route(&self, inbound: Inbound, credential: &Credential<'_>) -> Result<Outgoing, Unroutable> {
         let method = match inbound.endpoint {
             Endpoint::Messages | Endpoint::CountTokens => Method::POST,
@@ -125,12 +130,7 @@ impl Provider for Anthropic {
         };
         let mut key = HeaderValue::from_str(credential.secret.expose()).map_err(|_| Unroutable::Secret)?;
         key.set_sensitive(true);
-        let mut headers = HeaderMap::with_capacity(8);
-        for (name, value) in &inbound.headers {
-            if may_pass(name) {
-                headers.append(name, value.clone());
-            }
-        }
+        let mut headers = inbound.headers;
         if method == Method::POST {
             headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         }
@@ -138,47 +138,49 @@ impl Provider for Anthropic {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert(API_KEY, key);
         let mut url = url(&inbound.endpoint, credential)?;
-        if let Some(query) = inbound.query.filter(|query| !query.is_empty()) {
-            url.push('?');
-            url.push_str(&query);
-        }
+        url.set_query(inbound.query.as_deref().filter(|query| !query.is_empty()));
         Ok(Outgoing { method, url, headers, body: inbound.body })
     }
 
-    fn reader(&self, streaming: bool) -> Box<dyn UsageReader> {
-        usage::reader(streaming)
+    fn read_usage(&self, body: &[u8]) -> Report {
+        usage::read(body)
+    }
+
+    fn stream_reader(&self) -> Box<dyn UsageReader> {
+        Box::new(usage::Stream::default())
     }
 }
 
-/// The caller's headers that mean something to Anthropic. Everything else stays here, above all
-/// whatever the caller authenticated with.
-fn may_pass(name: &HeaderName) -> bool {
-    let name = name.as_str();
-    matches!(name, "content-type" | "accept" | "idempotency-key") || name.starts_with("anthropic-")
-}
-
 /// A custom URL is kept as that of its messages endpoint; its neighbours are found from there.
-fn url(endpoint: &Endpoint, credential: &Credential<'_>) -> Result<String, Unroutable> {
-    let base = match credential.custom_url {
-        Some(url) => url.strip_suffix("/messages").unwrap_or(url).to_owned(),
-        None => format!("{}/v1", credential.origin.trim_end_matches('/')),
+fn url(endpoint: &Endpoint, credential: &Credential<'_>) -> Result<Url, Unroutable> {
+    let (mut url, base) = match credential.custom_url {
+        Some(custom) => {
+            let url = Url::parse(custom).map_err(|_| Unroutable::Url)?;
+            let base = url.path().strip_suffix("/messages").unwrap_or(url.path()).to_owned();
+            (url, base)
+        }
+        None => (credential.origin.clone(), "/v1".to_owned()),
     };
-    Ok(match endpoint {
+    url.set_path(&match endpoint {
         Endpoint::Messages => format!("{base}/messages"),
         Endpoint::CountTokens => format!("{base}/messages/count_tokens"),
         Endpoint::Models => format!("{base}/models"),
         Endpoint::Model(id) if is_path_segment(id) => format!("{base}/models/{id}"),
         Endpoint::Model(_) => return Err(Unroutable::Path),
-    })
+    });
+    Ok(url)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::crypto::secret::Secret;
 
     fn credential<'a>(secret: &'a Secret, custom_url: Option<&'a str>) -> Credential<'a> {
-        Credential { secret, custom_url, origin: "https://api.anthropic.com" }
+        static ORIGIN: LazyLock<Url> = LazyLock::new(|| Url::parse("https://api.anthropic.com").unwrap());
+        Credential { secret, custom_url, origin: &ORIGIN }
     }
 
     #[test]
@@ -203,8 +205,7 @@ mod tests {
     #[test]
     fn only_the_tenants_key_and_meaningful_headers_go_out() {
         let secret = Secret::new("sk-ant-api03-own".into());
-        let mut headers = HeaderMap::new();
-        for (name, value) in [
+        let sent = [
             ("authorization", "Bearer kwt_x"),
             ("x-api-key", "kwt_x"),
             ("x-keyward-feature", "drafts"),
@@ -213,9 +214,12 @@ mod tests {
             ("anthropic-version", "2024-01-01"),
             ("accept-encoding", "gzip"),
             ("content-type", "application/json"),
-        ] {
-            headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
-        }
+        ];
+        let headers = sent
+            .into_iter()
+            .filter(|(name, _)| Anthropic.passes(name))
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect();
         let inbound = Inbound {
             endpoint: Endpoint::Messages,
             query: Some("beta=true".into()),
@@ -223,7 +227,7 @@ mod tests {
             body: Bytes::from_static(b"{}"),
         };
         let out = Anthropic.route(inbound, &credential(&secret, None)).unwrap();
-        assert_eq!(out.url, "https://api.anthropic.com/v1/messages?beta=true");
+        assert_eq!(out.url.as_str(), "https://api.anthropic.com/v1/messages?beta=true");
         let mut names: Vec<&str> = out.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(
@@ -240,7 +244,7 @@ mod tests {
     fn neighbours_of_a_custom_url_are_found() {
         let secret = Secret::new("k".into());
         let custom = credential(&secret, Some("https://llm.example.com/a/v1/messages"));
-        let at = |endpoint| url(&endpoint, &custom).unwrap();
+        let at = |endpoint| url(&endpoint, &custom).unwrap().to_string();
         assert_eq!(at(Endpoint::Messages), "https://llm.example.com/a/v1/messages");
         assert_eq!(at(Endpoint::CountTokens), "https://llm.example.com/a/v1/messages/count_tokens");
         assert_eq!(at(Endpoint::Models), "https://llm.example.com/a/v1/models");

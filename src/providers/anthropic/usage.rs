@@ -9,14 +9,8 @@ use serde_json::value::RawValue;
 use super::super::{Report, UsageReader};
 use crate::domain::usage::{ServedAs, ServiceTier, Speed, TokenUsage};
 
-/// A message whose JSON is longer than this is passed on but not read.
-const MAX_BODY: usize = 16 * 1_024 * 1_024;
 /// A line of a stream longer than this is passed on but not read.
 const MAX_LINE: usize = 1_024 * 1_024;
-
-pub(super) fn reader(streaming: bool) -> Box<dyn UsageReader> {
-    if streaming { Box::new(Stream::default()) } else { Box::new(Body::default()) }
-}
 
 #[derive(Deserialize)]
 struct Message<'a> {
@@ -187,41 +181,20 @@ fn compaction(iterations: &[Iteration]) -> TokenUsage {
     sum
 }
 
-/// A whole JSON message, kept until its end.
-#[derive(Default)]
-struct Body {
-    bytes: Vec<u8>,
-    length: usize,
-}
-
-impl UsageReader for Body {
-    fn push(&mut self, chunk: &[u8]) {
-        self.length += chunk.len();
-        if self.length <= MAX_BODY {
-            self.bytes.extend_from_slice(chunk);
-        } else {
-            self.bytes = Vec::new();
-        }
+/// Reads a whole JSON message.
+pub(super) fn read(body: &[u8]) -> Report {
+    let mut report = Report { output_chars: body.len() as u64, ..Report::default() };
+    let Ok(message) = serde_json::from_slice::<Message<'_>>(body) else { return report };
+    report.complete = true;
+    report.model = message.model;
+    if let Some((raw, usage)) = message.usage.and_then(parsed) {
+        let mut reading = Reading::default();
+        reading.take(&usage);
+        report.tokens = reading.tokens();
+        report.served_as = reading.served_as;
+        report.raw = Some(raw.to_owned());
     }
-
-    fn at_line_start(&self) -> bool {
-        false
-    }
-
-    fn finish(self: Box<Self>) -> Report {
-        let mut report = Report { output_chars: self.length as u64, ..Report::default() };
-        let Ok(message) = serde_json::from_slice::<Message<'_>>(&self.bytes) else { return report };
-        report.complete = true;
-        report.model = message.model;
-        if let Some((raw, usage)) = message.usage.and_then(parsed) {
-            let mut reading = Reading::default();
-            reading.take(&usage);
-            report.tokens = reading.tokens();
-            report.served_as = reading.served_as;
-            report.raw = Some(raw.to_owned());
-        }
-        report
-    }
+    report
 }
 
 fn parsed(raw: &RawValue) -> Option<(&str, Usage)> {
@@ -241,7 +214,7 @@ enum Event {
 
 /// A stream of server-sent events, read line by line.
 #[derive(Default)]
-struct Stream {
+pub(super) struct Stream {
     /// The beginning of a line whose end has not come yet.
     partial: Vec<u8>,
     /// The current line is longer than is read.
@@ -254,7 +227,6 @@ struct Stream {
     complete: bool,
     error_code: Option<String>,
     output_chars: u64,
-    mid_line: bool,
 }
 
 impl UsageReader for Stream {
@@ -275,19 +247,12 @@ impl UsageReader for Stream {
                 self.partial = whole;
             }
         }
-        if !chunk.is_empty() {
-            self.mid_line = !rest.is_empty();
-        }
         if self.skipping || self.partial.len() + rest.len() > MAX_LINE {
             self.skipping = !rest.is_empty() || self.skipping;
             self.partial = Vec::new();
         } else {
             self.partial.extend_from_slice(rest);
         }
-    }
-
-    fn at_line_start(&self) -> bool {
-        !self.mid_line
     }
 
     fn finish(self: Box<Self>) -> Report {
@@ -379,8 +344,8 @@ mod tests {
         "\r\n\r\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
     );
 
-    fn read(pieces: &[&[u8]]) -> Report {
-        let mut reader = reader(true);
+    fn read_stream(pieces: &[&[u8]]) -> Report {
+        let mut reader = Box::new(Stream::default());
         for piece in pieces {
             reader.push(piece);
         }
@@ -401,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_read_to_its_last_word() {
-        let report = read(&[STREAM.as_bytes()]);
+        let report = read_stream(&[STREAM.as_bytes()]);
         assert_eq!(report.tokens, Some(expected()));
         assert!(report.complete && report.served_as.us_only);
         assert_eq!(report.model.as_deref(), Some("claude-opus-5"));
@@ -411,7 +376,7 @@ mod tests {
     #[test]
     fn a_cut_stream_is_incomplete_and_keeps_what_was_told() {
         let cut = STREAM.find("event: message_delta").unwrap();
-        let report = read(&[&STREAM.as_bytes()[..cut + 10]]);
+        let report = read_stream(&[&STREAM.as_bytes()[..cut + 10]]);
         assert!(!report.complete);
         assert_eq!(report.tokens.unwrap().input, 25);
         assert!(report.output_chars > 0);
@@ -420,7 +385,7 @@ mod tests {
     #[test]
     fn an_error_inside_a_stream_is_told() {
         let text = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"x\"}}\n\n";
-        assert_eq!(read(&[text.as_bytes()]).error_code.as_deref(), Some("overloaded_error"));
+        assert_eq!(read_stream(&[text.as_bytes()]).error_code.as_deref(), Some("overloaded_error"));
     }
 
     #[test]
@@ -437,10 +402,7 @@ mod tests {
 
     #[test]
     fn a_body_is_read_and_a_compaction_added() {
-        let mut reader = reader(false);
-        reader.push(br#"{"id":"msg_1","type":"message","model":"claude-haiku-4-5","content":[],"usage":{"#);
-        reader.push(br#""input_tokens":10,"output_tokens":20,"speed":"fast","iterations":[{"type":"message","input_tokens":10,"output_tokens":20},{"type":"compaction","input_tokens":5,"output_tokens":7,"cache_creation_input_tokens":3,"cache_read_input_tokens":2}]}}"#);
-        let report = reader.finish();
+        let report = read(br#"{"id":"msg_1","type":"message","model":"claude-haiku-4-5","content":[],"usage":{"input_tokens":10,"output_tokens":20,"speed":"fast","iterations":[{"type":"message","input_tokens":10,"output_tokens":20},{"type":"compaction","input_tokens":5,"output_tokens":7,"cache_creation_input_tokens":3,"cache_read_input_tokens":2}]}}"#);
         let tokens = report.tokens.unwrap();
         assert_eq!((tokens.input, tokens.output, tokens.cache_write_5m, tokens.cache_read), (15, 27, 3, 2));
         assert_eq!(report.served_as.speed, Speed::Fast);
@@ -449,9 +411,7 @@ mod tests {
 
     #[test]
     fn garbage_reports_nothing() {
-        let mut reader = reader(false);
-        reader.push(b"<html>not json</html>");
-        let report = reader.finish();
+        let report = read(b"<html>not json</html>");
         assert!(report.tokens.is_none() && !report.complete);
     }
 
@@ -467,7 +427,7 @@ mod tests {
                 from = cut;
             }
             pieces.push(&STREAM.as_bytes()[from..]);
-            let report = read(&pieces);
+            let report = read_stream(&pieces);
             prop_assert_eq!(report.tokens, Some(expected()));
             prop_assert!(report.complete);
         }
