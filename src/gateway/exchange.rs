@@ -2,7 +2,7 @@
 //! the worker that took the request; when the client leaves, the process's runtime carries it on.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use super::{began, microseconds_since};
 use crate::domain::ids::TokenId;
 use crate::domain::provider_key::{KeyView, Verdict};
 use crate::domain::usage::{TokenUsage, UsageRow};
-use crate::outbound::{Answer, FIRST_BYTE, IDLE, SendError, Trust};
+use crate::outbound::{Answer, FIRST_BYTE, IDLE, Outbound, SendError, Trust};
 use crate::providers::{self, Endpoint, Outgoing, Report, UsageReader};
 use crate::services::Services;
 use crate::services::directory::PlatformView;
@@ -33,6 +33,7 @@ const MAX_ERROR: usize = 1_024 * 1_024;
 
 pub struct Exchange {
     pub services: Arc<Services>,
+    pub outbound: Outbound,
     pub platform: Arc<PlatformView>,
     pub key: KeyView,
     pub endpoint: Endpoint,
@@ -101,12 +102,10 @@ impl Exchange {
     /// # Errors
     /// When there is no answer that could be passed on.
     pub async fn start(self: Box<Self>, outgoing: Outgoing, token: TokenId) -> Result<Head, GatewayError> {
-        // The pending row is written while the call runs; nothing is answered before it is.
-        let opened = self.services.meter.open(self.row.clone(), Some(token));
-        let opened = opened.map_err(|_| GatewayError::unavailable())?;
+        self.services.meter.ready().map_err(|_| GatewayError::unavailable())?;
         let runtime = self.services.runtime.clone();
         let (to_client, mut head) = oneshot::channel();
-        let mut work = Carried { work: Some(Box::pin(self.run(outgoing, opened, to_client))), runtime };
+        let mut work = Carried { work: Some(Box::pin(self.run(outgoing, token, to_client))), runtime };
         let early = tokio::select! {
             biased;
             () = &mut work => head.try_recv().ok(),
@@ -119,10 +118,20 @@ impl Exchange {
         early.unwrap_or_else(|| Err(GatewayError::unavailable()))
     }
 
-    async fn run(self: Box<Self>, outgoing: Outgoing, opened: Opened, mut to_client: ToClient) {
+    async fn run(self: Box<Self>, outgoing: Outgoing, token: TokenId, mut to_client: ToClient) {
         let started = Instant::now();
-        let call = self.services.outbound.send(outgoing, self.trust, FIRST_BYTE);
-        let sent = while_wanted(&mut to_client, call).await;
+        // First the request goes out, then the pending row is written while the provider is at work.
+        let outbound = self.outbound.clone();
+        let mut call = pin!(outbound.send(outgoing, self.trust, FIRST_BYTE));
+        let at_once = std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
+        tokio::task::yield_now().await;
+        let Ok(opened) = self.services.meter.open(self.row.clone(), Some(token)) else {
+            return self.unrecorded(to_client);
+        };
+        let sent = match at_once {
+            Poll::Ready(sent) => Some(sent),
+            Poll::Pending => while_wanted(&mut to_client, call).await,
+        };
         let first_byte_us = Some(microseconds_since(started));
         match sent {
             None => self.abandoned(Ending::default(), opened),
@@ -295,6 +304,17 @@ impl Exchange {
     fn last_word(&self) -> Bytes {
         let error = GatewayError::upstream(SendError::Broken, self.key.provider.label());
         format!("\nevent: ping\n\nevent: error\ndata: {}\n\n", error.body(self.row.id)).into()
+    }
+
+    /// The database went away as the request went out. Without its row nothing is answered; what was
+    /// sent may cost all the same, so it is settled like a call that was cut.
+    fn unrecorded(self: Box<Self>, to_client: ToClient) {
+        let error = GatewayError::unavailable();
+        let ending = Ending { cut: true, error_code: Some(error.code().to_owned()), ..Ending::default() };
+        let _ = to_client.send(Err(error));
+        let now = self.services.clock.now();
+        let settled = meter::settle(self.row, Report::default(), ending, &self.platform.prices, now);
+        self.services.meter.settle(settled);
     }
 
     /// The client has left, and the answer did not come in the time that was left for it.

@@ -22,7 +22,7 @@ use crate::domain::ids::RequestId;
 use crate::domain::money::Nanos;
 use crate::domain::resolve::{self, Ask, Chosen};
 use crate::domain::usage::{Dialect, ServedAs, TokenUsage, UsageRow, UsageState, estimate};
-use crate::outbound::Trust;
+use crate::outbound::{Outbound, Trust};
 use crate::providers::{self, Credential, Endpoint, Inbound, Outgoing};
 use crate::services::Services;
 use crate::services::custody::{self, Seat};
@@ -63,14 +63,17 @@ impl InFlight {
 #[derive(Clone)]
 struct Gateway {
     services: Arc<Services>,
+    /// The worker's own.
+    outbound: Outbound,
     ticket: mpsc::Sender<()>,
 }
 
 /// Registers the gateway's routes.
 pub fn configure(cfg: &mut web::ServiceConfig, services: Arc<Services>, ticket: mpsc::Sender<()>) {
+    let outbound = services.outbound.apart();
     cfg.service(
         web::scope("/v1")
-            .app_data(web::Data::new(Gateway { services, ticket }))
+            .app_data(web::Data::new(Gateway { services, outbound, ticket }))
             .route("/messages", web::post().to(messages))
             .route("/messages/count_tokens", web::post().to(count_tokens))
             .route("/models", web::get().to(models))
@@ -260,6 +263,7 @@ fn prepare(
         .map_err(|error| GatewayError::invalid(error.to_string()))?;
     let exchange = Exchange {
         services: Arc::clone(services),
+        outbound: gateway.outbound.clone(),
         platform: Arc::clone(&standing.platform),
         key: chosen.key.clone(),
         endpoint,

@@ -90,6 +90,7 @@ pub struct Outbound {
     operator: reqwest::Client,
     tenant: reqwest::Client,
     vetting: Arc<Vetting>,
+    extra_roots: Arc<[Vec<u8>]>,
 }
 
 /// An answer whose body is still on its way.
@@ -103,7 +104,18 @@ impl Outbound {
     /// # Errors
     /// When TLS cannot be set up.
     pub fn new(parts: Parts) -> Result<Self, reqwest::Error> {
-        let vetting = Arc::new(Vetting { resolver: parts.resolver, rule: parts.rule });
+        let vetting = Vetting { resolver: parts.resolver, rule: parts.rule };
+        Self::with(Arc::new(vetting), parts.extra_roots.into())
+    }
+
+    /// One like this with connections of its own. A connection is served by the thread that opened
+    /// it; taken by another, every answer has to be handed over.
+    #[must_use]
+    pub fn apart(&self) -> Self {
+        Self::with(Arc::clone(&self.vetting), Arc::clone(&self.extra_roots)).unwrap_or_else(|_| self.clone())
+    }
+
+    fn with(vetting: Arc<Vetting>, extra_roots: Arc<[Vec<u8>]>) -> Result<Self, reqwest::Error> {
         let base = || {
             let mut builder = reqwest::Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
@@ -114,7 +126,7 @@ impl Outbound {
                 .tcp_nodelay(true)
                 .pool_idle_timeout(Duration::from_mins(1))
                 .user_agent(concat!("keyward/", env!("CARGO_PKG_VERSION")));
-            for pem in &parts.extra_roots {
+            for pem in &*extra_roots {
                 builder = builder.add_root_certificate(reqwest::Certificate::from_pem(pem)?);
             }
             Ok::<_, reqwest::Error>(builder)
@@ -123,6 +135,7 @@ impl Outbound {
             operator: base()?.build()?,
             tenant: base()?.https_only(true).dns_resolver(Arc::clone(&vetting)).build()?,
             vetting,
+            extra_roots,
         })
     }
 

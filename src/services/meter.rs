@@ -22,8 +22,6 @@ const FORGOTTEN_AFTER: i64 = DAY;
 /// How long a row waits for neighbours to share a commit with. A call that is over by then is
 /// written once.
 const LINGER: Duration = Duration::from_millis(5);
-/// With so few calls under way there are no neighbours to wait for.
-const FEW: usize = 4;
 /// How long to wait before a database that is away is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 
@@ -110,12 +108,12 @@ impl Queue {
     }
 
     /// Whether there is nothing to be gained by waiting: all calls wait for this commit already, as
-    /// many as there were around the last one, or there are too few of them to matter.
+    /// many as there were around the last one, or there is but one, whose provider is at work.
     fn is_due(&self) -> bool {
         let calls = self.most.max(self.most_before);
         !self.flushes.is_empty()
             || (self.waiting > 0 && self.waiting >= calls)
-            || (!self.opening.is_empty() && calls <= FEW)
+            || (!self.opening.is_empty() && calls == 1)
     }
 }
 
@@ -180,10 +178,18 @@ pub struct Opened {
 }
 
 impl Meter {
+    /// Whether rows can be written, as far as is known.
+    ///
+    /// # Errors
+    /// `NotRecorded` while they cannot; then nothing may be sent.
+    pub fn ready(&self) -> Result<(), NotRecorded> {
+        if self.0.lock().shut { Err(NotRecorded) } else { Ok(()) }
+    }
+
     /// Hands in a pending row. It is written soon, whatever becomes of the call.
     ///
     /// # Errors
-    /// `NotRecorded` while nothing can be written; then nothing may be sent.
+    /// `NotRecorded` while nothing can be written.
     pub fn open(&self, row: UsageRow, token: Option<TokenId>) -> Result<Opened, NotRecorded> {
         let (round, place) = self.0.put(|queue| {
             if queue.shut {
