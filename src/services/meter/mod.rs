@@ -1,0 +1,324 @@
+//! The meter: every request sent upstream leaves a row, written pending while the call runs and
+//! settled when it ends. Rows of neighbouring requests share one commit.
+
+mod settlement;
+mod writer;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+
+use crate::domain::ids::TokenId;
+use crate::domain::usage::{UsageRow, UsageState};
+
+pub use settlement::{Ending, settle, settle_orphan};
+pub use writer::{beat, run, settle_orphans};
+
+/// How long a row waits for neighbours to share a commit with. A call that is over by then is
+/// written once.
+const LINGER: Duration = Duration::from_millis(5);
+
+/// The row could not be written: the request must not be answered.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("usage could not be recorded")]
+pub struct NotRecorded;
+
+/// A row that is to be opened. Pending, or settled if its call was quick.
+struct Opening {
+    row: UsageRow,
+    token: Option<TokenId>,
+}
+
+impl Opening {
+    /// The row of a call that is over; of one that is not, nothing is kept: its own end follows.
+    fn into_settled(self) -> Option<UsageRow> {
+        (self.row.state != UsageState::Pending).then_some(self.row)
+    }
+}
+
+/// Rows that are opened together, and the answers that wait for them.
+#[derive(Default)]
+struct Round(Mutex<Waiting>);
+
+#[derive(Default)]
+struct Waiting {
+    /// By place, whether the row was written; `None` until that is known.
+    written: Option<Vec<bool>>,
+    wakers: Vec<Option<Waker>>,
+}
+
+impl Round {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells whoever waits. Only one is woken from here; it wakes the others, most of which are on
+    /// its own thread, where that costs next to nothing.
+    fn end(&self, written: Vec<bool>) {
+        let mut waiting = self.lock();
+        waiting.written = Some(written);
+        let first = std::iter::from_fn(|| waiting.wakers.pop()).flatten().next();
+        drop(waiting);
+        if let Some(first) = first {
+            first.wake();
+        }
+    }
+
+    /// Wakes those that are left, if the round has ended.
+    fn pass_on(&self) {
+        let mut waiting = self.lock();
+        if waiting.written.is_none() {
+            return;
+        }
+        let wakers = std::mem::take(&mut waiting.wakers);
+        drop(waiting);
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+}
+
+#[derive(Default)]
+struct Queue {
+    round: Arc<Round>,
+    opening: Vec<Opening>,
+    settled: Vec<UsageRow>,
+    /// Whoever waits until everything handed in so far is written.
+    flushes: Vec<oneshot::Sender<()>>,
+    /// How many answers wait for this round.
+    waiting: usize,
+    /// Calls under way, and the most there were in this round and the one before it.
+    calls: usize,
+    most: usize,
+    most_before: usize,
+    /// The writer sleeps until something is handed in.
+    asleep: bool,
+    /// The database is away, or the writer has ended: nothing can be recorded, so nothing may begin.
+    shut: bool,
+}
+
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.opening.is_empty() && self.settled.is_empty() && self.flushes.is_empty()
+    }
+
+    /// Whether there is nothing to be gained by waiting: all calls wait for this commit already, as
+    /// many as there were around the last one, or there is but one, whose provider is at work.
+    fn is_due(&self) -> bool {
+        let calls = self.most.max(self.most_before);
+        !self.flushes.is_empty()
+            || (self.waiting > 0 && self.waiting >= calls)
+            || (!self.opening.is_empty() && calls == 1)
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Wakes the writer: when a commit is due, or from its sleep.
+    work: Notify,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put<T>(&self, put: impl FnOnce(&mut Queue) -> T) -> T {
+        let mut queue = self.lock();
+        let was_due = queue.is_due();
+        let out = put(&mut queue);
+        let wake = (queue.is_due() && !was_due) || (queue.asleep && !queue.is_empty());
+        queue.asleep &= !wake;
+        drop(queue);
+        if wake {
+            self.work.notify_one();
+        }
+        out
+    }
+
+    /// Returns when it is time for the next commit.
+    async fn due(&self) {
+        let mut until = Instant::now() + LINGER;
+        loop {
+            let late = Instant::now() >= until;
+            {
+                let mut queue = self.lock();
+                if queue.is_due() || (late && !queue.is_empty()) {
+                    return;
+                }
+                queue.asleep = late;
+            }
+            if late {
+                self.work.notified().await;
+                until = Instant::now() + LINGER;
+            } else {
+                let _ = tokio::time::timeout_at(until, self.work.notified()).await;
+            }
+        }
+    }
+}
+
+/// The writing end of the meter.
+#[derive(Default)]
+pub struct Meter(Arc<Shared>);
+
+/// A row that was handed in to be written.
+pub struct Opened {
+    shared: Arc<Shared>,
+    round: Arc<Round>,
+    /// Its place in the round, and that of its waker.
+    place: usize,
+    waker: Option<usize>,
+}
+
+impl Meter {
+    /// Whether rows can be written, as far as is known.
+    ///
+    /// # Errors
+    /// `NotRecorded` while they cannot; then nothing may be sent.
+    pub fn ready(&self) -> Result<(), NotRecorded> {
+        if self.0.lock().shut { Err(NotRecorded) } else { Ok(()) }
+    }
+
+    /// Hands in a pending row. It is written soon, whatever becomes of the call.
+    ///
+    /// # Errors
+    /// `NotRecorded` while nothing can be written.
+    pub fn open(&self, row: UsageRow, token: Option<TokenId>) -> Result<Opened, NotRecorded> {
+        let (round, place) = self.0.put(|queue| {
+            if queue.shut {
+                return Err(NotRecorded);
+            }
+            queue.calls += 1;
+            queue.most = queue.most.max(queue.calls);
+            queue.opening.push(Opening { row, token });
+            Ok((Arc::clone(&queue.round), queue.opening.len() - 1))
+        })?;
+        Ok(Opened { shared: Arc::clone(&self.0), round, place, waker: None })
+    }
+
+    /// Hands in the settlement of a row that is in the database. It is written soon, and tried
+    /// again for as long as that fails.
+    pub fn settle(&self, row: UsageRow) {
+        self.0.put(|queue| queue.settled.push(row));
+    }
+
+    /// Waits until everything handed in so far is written.
+    pub async fn flush(&self) {
+        let (done, written) = oneshot::channel();
+        self.0.put(|queue| queue.flushes.push(done));
+        let _ = written.await;
+    }
+}
+
+impl Opened {
+    /// Returns once the row is committed.
+    ///
+    /// # Errors
+    /// `NotRecorded` when it cannot be; then nothing may be answered.
+    pub async fn recorded(&mut self) -> Result<(), NotRecorded> {
+        std::future::poll_fn(|cx| self.poll_recorded(cx)).await
+    }
+
+    fn poll_recorded(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), NotRecorded>> {
+        let mut waiting = self.round.lock();
+        if let Some(written) = &waiting.written {
+            let known = if written.get(self.place) == Some(&true) { Ok(()) } else { Err(NotRecorded) };
+            drop(waiting);
+            self.round.pass_on();
+            return Poll::Ready(known);
+        }
+        let waker = Some(cx.waker().clone());
+        if let Some(at) = self.waker {
+            waiting.wakers[at] = waker;
+            return Poll::Pending;
+        }
+        self.waker = Some(waiting.wakers.len());
+        waiting.wakers.push(waker);
+        drop(waiting);
+        self.shared.put(|queue| queue.waiting += usize::from(Arc::ptr_eq(&queue.round, &self.round)));
+        Poll::Pending
+    }
+
+    /// Hands in the row's settlement: in place of the pending row, if that is not written yet.
+    pub fn settle(&self, row: UsageRow) {
+        self.shared.put(|queue| {
+            if Arc::ptr_eq(&queue.round, &self.round) {
+                queue.opening[self.place].row = row;
+            } else {
+                queue.settled.push(row);
+            }
+        });
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(at) = self.waker {
+            if let Some(waker) = self.round.lock().wakers.get_mut(at) {
+                *waker = None;
+            }
+            self.round.pass_on();
+        }
+        self.shared.lock().calls -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::settlement::tests::pending;
+    use super::*;
+
+    /// Whoever waits is told, each of its own row, although only the first is woken by the writer;
+    /// one that left meanwhile does not keep the word to itself.
+    #[tokio::test]
+    async fn every_answer_that_waits_is_told() {
+        let meter = Meter::default();
+        let wait = || {
+            let mut opened = meter.open(pending(), None).unwrap();
+            tokio::spawn(async move { opened.recorded().await.is_ok() })
+        };
+        let waiting: Vec<_> = (0..5).map(|_| wait()).collect();
+        tokio::task::yield_now().await;
+        // The last is the one that the writer wakes.
+        waiting[4].abort();
+        tokio::task::yield_now().await;
+        let round = std::mem::take(&mut meter.0.lock().round);
+        round.end(vec![true, false, true, true, true]);
+        let mut told = Vec::new();
+        for task in waiting {
+            let told_in_time = tokio::time::timeout(Duration::from_secs(5), task).await;
+            told.push(told_in_time.expect("somebody was never told").ok());
+        }
+        assert_eq!(told, [Some(true), Some(false), Some(true), Some(true), None]);
+        assert_eq!(meter.0.lock().calls, 0);
+    }
+
+    /// A call that is over before its row is written is written once; later it is written again.
+    #[tokio::test]
+    async fn a_quick_call_is_one_row() {
+        let meter = Meter::default();
+        let (quick, slow) = (meter.open(pending(), None).unwrap(), meter.open(pending(), None).unwrap());
+        let settled = || UsageRow { state: UsageState::Final, ..pending() };
+        quick.settle(settled());
+        let taken = std::mem::take(&mut *meter.0.lock());
+        assert_eq!(
+            taken.opening.iter().map(|opening| opening.row.state).collect::<Vec<_>>(),
+            [UsageState::Final, UsageState::Pending]
+        );
+        meter.0.lock().calls = 2;
+        slow.settle(settled());
+        assert_eq!(meter.0.lock().settled.len(), 1);
+        assert!(meter.0.lock().opening.is_empty());
+    }
+
+    #[tokio::test]
+    async fn nothing_begins_while_nothing_can_be_written() {
+        let meter = Meter::default();
+        assert!(meter.ready().is_ok());
+        meter.0.lock().shut = true;
+        assert!(meter.ready().is_err() && meter.open(pending(), None).is_err());
+    }
+}

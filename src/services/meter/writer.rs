@@ -1,0 +1,253 @@
+//! The writing end of the meter: takes what was handed in, and writes it for as long as it takes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::settlement::{settle_orphan, without_numbers};
+use super::{Meter, Opening, Round, Shared};
+use crate::domain::clock::{DAY, MINUTE, Moment, SECOND};
+use crate::domain::ids::{InstanceId, KeyId, Owner, TokenId};
+use crate::domain::price::PriceBook;
+use crate::domain::usage::UsageRow;
+use crate::storage::{Database, StorageError, changes, keys, tokens, usage};
+
+/// No exchange takes this long: a row of one's own that is pending after it was lost on the way.
+const FORGOTTEN_AFTER: i64 = DAY;
+/// How long to wait before a database that is away is tried again.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// Writes rows for as long as the process lives.
+pub async fn run(db: Database, meter: &Meter) {
+    let shared = &*meter.0;
+    let mut writer = Writer::new(db, shared);
+    loop {
+        shared.due().await;
+        writer.take();
+        while !writer.write().await {
+            shared.lock().shut = true;
+            writer.take();
+            writer.refuse();
+            while !writer.answers().await {
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+        shared.lock().shut = false;
+    }
+}
+
+struct Writer<'a> {
+    db: Database,
+    shared: &'a Shared,
+    /// What was taken and is not written yet.
+    round: Option<Arc<Round>>,
+    opening: Vec<Opening>,
+    settled: Vec<UsageRow>,
+    flushes: Vec<oneshot::Sender<()>>,
+    keys_touched: HashMap<KeyId, Moment>,
+    tokens_touched: HashMap<TokenId, Moment>,
+}
+
+/// However the writer ends: whoever waits for it is told that nothing is written any more.
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().shut = true;
+        self.refuse();
+        self.take();
+        self.refuse();
+    }
+}
+
+impl<'a> Writer<'a> {
+    fn new(db: Database, shared: &'a Shared) -> Self {
+        Self {
+            db,
+            shared,
+            round: None,
+            opening: Vec::new(),
+            settled: Vec::new(),
+            flushes: Vec::new(),
+            keys_touched: HashMap::new(),
+            tokens_touched: HashMap::new(),
+        }
+    }
+
+    /// Takes over what is waiting.
+    fn take(&mut self) {
+        let mut queue = self.shared.lock();
+        self.round = Some(std::mem::take(&mut queue.round));
+        self.opening = std::mem::take(&mut queue.opening);
+        self.settled.append(&mut queue.settled);
+        self.flushes.append(&mut queue.flushes);
+        queue.waiting = 0;
+        queue.most_before = queue.most;
+        queue.most = queue.calls;
+    }
+
+    /// Ends the round: nothing of it is written.
+    fn refuse(&mut self) {
+        self.settled.extend(self.opening.drain(..).filter_map(Opening::into_settled));
+        if let Some(round) = self.round.take() {
+            round.end(Vec::new());
+        }
+    }
+
+    /// Writes what it holds; false if the database is away. Settlements are kept then, and openings
+    /// are refused.
+    async fn write(&mut self) -> bool {
+        let (opening, settled) = (std::mem::take(&mut self.opening), std::mem::take(&mut self.settled));
+        let mut written = vec![true; opening.len()];
+        if let Err(error) = self.commit(&opening, &settled).await {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                opening = opening.len(),
+                settled = settled.len(),
+                "usage could not be written"
+            );
+            if !self.answers().await {
+                (self.opening, self.settled) = (opening, settled);
+                self.refuse();
+                return false;
+            }
+            // The database is there, so it is some row that it will not have: one that is spoilt
+            // must not keep its neighbours from being written.
+            written = self.write_apart(opening, settled).await;
+        }
+        if let Some(round) = self.round.take() {
+            round.end(written);
+        }
+        if !self.settled.is_empty() {
+            return false;
+        }
+        for done in self.flushes.drain(..) {
+            let _ = done.send(());
+        }
+        true
+    }
+
+    async fn answers(&self) -> bool {
+        let Ok(mut tx) = self.db.read().await else { return false };
+        changes::version(&mut tx, Owner::Platform).await.is_ok()
+    }
+
+    async fn write_apart(&mut self, opening: Vec<Opening>, mut settled: Vec<UsageRow>) -> Vec<bool> {
+        let mut written = Vec::with_capacity(opening.len());
+        for opening in opening {
+            let done = self.commit(std::slice::from_ref(&opening), &[]).await.is_ok();
+            settled.extend(opening.into_settled().filter(|_| !done));
+            written.push(done);
+        }
+        for row in settled {
+            let Err(error) = self.commit(&[], std::slice::from_ref(&row)).await else { continue };
+            tracing::error!(error = &error as &dyn std::error::Error, request = %row.id, "a settlement could not be written; it is written without its numbers");
+            let bare = without_numbers(row);
+            if self.commit(&[], std::slice::from_ref(&bare)).await.is_err() && !self.answers().await {
+                self.settled.push(bare);
+            }
+        }
+        written
+    }
+
+    async fn commit(&mut self, opening: &[Opening], settled: &[UsageRow]) -> Result<(), StorageError> {
+        let rows: Vec<&UsageRow> = opening.iter().map(|opening| &opening.row).chain(settled).collect();
+        if rows.is_empty() {
+            return Ok(());
+        }
+        match usage::record(&self.db, &rows).await {
+            Err(StorageError::Settled) => {
+                // Some were settled before: by a commit whose answer was lost, or by another process
+                // that took this one for dead. They count once.
+                let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+                let mut tx = self.db.read().await?;
+                let known = usage::settled_among(&mut tx, &ids).await?;
+                tx.rollback().await?;
+                let fresh: Vec<&UsageRow> = rows.into_iter().filter(|row| !known.contains(&row.id)).collect();
+                usage::record(&self.db, &fresh).await?;
+            }
+            written => written?,
+        }
+        if let Err(error) = self.touch(opening).await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "when keys were last used could not be written"
+            );
+        }
+        Ok(())
+    }
+
+    /// *Last used*, to the second for keys and to the minute for tokens. In one order in every
+    /// process, so that two of them wait for each other instead of locking each other out.
+    async fn touch(&mut self, opening: &[Opening]) -> Result<(), StorageError> {
+        let Some(at) = opening.iter().map(|opening| opening.row.started_at).max() else { return Ok(()) };
+        let mut keys: Vec<KeyId> = opening.iter().map(|opening| opening.row.key_id).collect();
+        keys.retain(|key| is_stale(self.keys_touched.get(key), at, SECOND));
+        let mut tokens: Vec<TokenId> = opening.iter().filter_map(|opening| opening.token).collect();
+        tokens.retain(|token| is_stale(self.tokens_touched.get(token), at, MINUTE));
+        if keys.is_empty() && tokens.is_empty() {
+            return Ok(());
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        tokens.sort_unstable();
+        tokens.dedup();
+        let mut tx = self.db.meter().await?;
+        for key in keys {
+            keys::touch(&mut tx, key, at).await?;
+            self.keys_touched.insert(key, at);
+        }
+        for token in tokens {
+            tokens::touch(&mut tx, token, at).await?;
+            self.tokens_touched.insert(token, at);
+        }
+        tx.commit().await
+    }
+}
+
+fn is_stale(last: Option<&Moment>, now: Moment, after: i64) -> bool {
+    last.is_none_or(|last| now.since(*last) >= after)
+}
+
+/// Settles what dead processes left pending, a page at a time.
+///
+/// # Errors
+/// When the database fails.
+pub async fn settle_orphans(
+    db: &Database,
+    own: InstanceId,
+    prices: &PriceBook,
+    now: Moment,
+    dead_before: Moment,
+) -> Result<usize, StorageError> {
+    let mut settled = 0;
+    loop {
+        let mut tx = db.meter().await?;
+        let orphans = usage::orphans(&mut tx, own, dead_before, now.minus(FORGOTTEN_AFTER), 200).await?;
+        if orphans.is_empty() {
+            return Ok(settled);
+        }
+        let rows: Vec<UsageRow> = orphans.into_iter().map(|row| settle_orphan(row, prices, now)).collect();
+        match usage::upsert(&mut tx, &rows).await {
+            Err(StorageError::Settled) => {
+                // Another process was at the same rows; look again at what is left.
+                tx.rollback().await?;
+                continue;
+            }
+            written => written?,
+        }
+        usage::roll_up(&mut tx, &rows).await?;
+        tx.commit().await?;
+        settled += rows.len();
+    }
+}
+
+/// Says that this process is alive.
+///
+/// # Errors
+/// When the database fails.
+pub async fn beat(db: &Database, own: InstanceId, now: Moment) -> Result<(), StorageError> {
+    let mut tx = db.meter().await?;
+    changes::beat(&mut tx, own, now).await?;
+    tx.commit().await
+}
