@@ -122,7 +122,8 @@ pub async fn furnish_one(services: &Services, key: Secret) -> Result<String, Fai
     tx.commit().await?;
     let tenant = record.tenant.id;
     add_key(services, tenant, "production", key).await?;
-    let new = NewToken { name: "Bench".to_owned(), days: String::new() };
+    let new =
+        NewToken { id: keyward::domain::ids::TokenId::new(), name: "Bench".to_owned(), days: String::new() };
     let made = services.make_token(&by(), holder(tenant), &new).await?;
     Ok(made.secret.expose().to_owned())
 }

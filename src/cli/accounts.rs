@@ -11,7 +11,7 @@ use crate::config::Settings;
 use crate::crypto::secret::Secret;
 use crate::domain::account::{Email, KeyChangers, PlatformRole, TenantRole};
 use crate::domain::audit::AuditActor;
-use crate::domain::ids::{Owner, TenantId};
+use crate::domain::ids::{Owner, TenantId, TokenId};
 use crate::services::provider_keys::Holder;
 use crate::services::tokens::NewToken;
 use crate::services::{ServiceError, Services};
@@ -142,7 +142,11 @@ impl Token {
             None => Owner::Platform,
         };
         let holder = Holder { scope: Scope::of_system(owner), changers: KeyChangers::Admins };
-        let new = NewToken { name, days: days.map(|days| days.to_string()).unwrap_or_default() };
+        let new = NewToken {
+            id: TokenId::new(),
+            name,
+            days: days.map(|days| days.to_string()).unwrap_or_default(),
+        };
         let by = AuditActor::system("keyward token");
         let made = services.make_token(&by, holder, &new).await.map_err(told)?;
         eprintln!("This token is shown only now:");

@@ -13,7 +13,7 @@ use crate::domain::account::{Email, KeyChangers, PlatformRole, Slug, Tenant, Ten
 use crate::domain::audit::AuditActor;
 use crate::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
 use crate::domain::clock::{DAY, HOUR, MINUTE, Moment, SECOND};
-use crate::domain::ids::{KeyId, Owner, PlanId, RequestId, TenantId, UserId};
+use crate::domain::ids::{KeyId, Owner, PlanId, RequestId, TenantId, TokenId, UserId};
 use crate::domain::plan::{Feature, Plan};
 use crate::domain::provider_key::Provider;
 use crate::domain::usage::{Dialect, Labels, ServedAs, TokenUsage, UsageRow, UsageState};
@@ -172,12 +172,12 @@ pub async fn plant(services: &Services, sandbox_url: String) -> Result<Card, Fai
         let keys = plant_keys(services, sample, tenant).await?;
         plant_usage(services, sample, tenant, &keys, shared, now).await?;
         if sample.answers {
-            let new = NewToken { name: "Demo".to_owned(), days: String::new() };
+            let new = NewToken { id: TokenId::new(), name: "Demo".to_owned(), days: String::new() };
             let made = services.make_token(&by, holder, &new).await?;
             tokens.insert(sample.slug.to_owned(), made.secret.expose().to_owned());
         }
     }
-    let new = NewToken { name: "Acme backend".to_owned(), days: String::new() };
+    let new = NewToken { id: TokenId::new(), name: "Acme backend".to_owned(), days: String::new() };
     let service = services.make_token(&by, holder(Owner::Platform), &new).await?;
     Ok(Card {
         url: services.options.public_url.clone(),

@@ -134,7 +134,7 @@ impl Exchange {
         };
         let first_byte_us = Some(microseconds_since(started));
         match sent {
-            None => self.abandoned(Ending::default(), opened),
+            None => self.abandoned(Ending::default(), &opened),
             Some(Err(error)) => self.failed(error, opened, to_client).await,
             Some(Ok(answer)) if (200..300).contains(&answer.status) => {
                 self.succeeded(answer, first_byte_us, opened, to_client).await;
@@ -222,7 +222,7 @@ impl Exchange {
     ) {
         let provider = self.key.provider;
         let body = match while_wanted(&mut to_client, answer.body(MAX_JSON)).await {
-            None => return self.abandoned(ending, opened),
+            None => return self.abandoned(ending, &opened),
             Some(Err(error)) => {
                 let error = GatewayError::upstream(error, provider.label());
                 return self.unusable(ending, error, opened, to_client).await;
@@ -318,9 +318,10 @@ impl Exchange {
     }
 
     /// The client has left, and the answer did not come in the time that was left for it.
-    fn abandoned(self: Box<Self>, ending: Ending, opened: Opened) {
-        let code = Some("keyward_client_left".to_owned());
-        self.settle(Report::default(), Ending { cut: true, error_code: code, ..ending }, &opened);
+    fn abandoned(self: Box<Self>, mut ending: Ending, opened: &Opened) {
+        ending.cut = true;
+        ending.error_code = Some("keyward_client_left".to_owned());
+        self.settle(Report::default(), ending, opened);
     }
 
     /// The end of a call that is not streamed: settled first, so that a quick one is written once,

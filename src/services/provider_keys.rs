@@ -46,6 +46,8 @@ pub struct Saved {
     pub name: Slug,
     pub version: i32,
     pub state: KeyState,
+    /// Saved, but not used before it is enabled again.
+    pub disabled: bool,
     pub switched_mode: bool,
 }
 
@@ -115,7 +117,7 @@ impl Services {
         self.record(&mut tx, scope.owner(), actor, AuditAction::KeyAdded, name.as_str(), detail).await?;
         tx.commit().await?;
         self.directory.forget(scope.owner());
-        Ok(Saved { name, version: 1, state: status.state, switched_mode })
+        Ok(Saved { name, version: 1, state: status.state, disabled: false, switched_mode })
     }
 
     async fn switch_to_byok(&self, tx: &mut Tx, scope: &Scope, now: Moment) -> Result<bool, ServiceError> {
@@ -163,7 +165,14 @@ impl Services {
         self.record(&mut tx, scope.owner(), actor, AuditAction::KeyRotated, name, detail).await?;
         tx.commit().await?;
         self.directory.forget(scope.owner());
-        Ok(Saved { name: found.key.name, version: number, state: status.state, switched_mode: false })
+        let disabled = found.key.disabled.is_some();
+        Ok(Saved {
+            name: found.key.name,
+            version: number,
+            state: status.state,
+            disabled,
+            switched_mode: false,
+        })
     }
 
     /// Brings the version that was replaced last back under its own number, after a live check.
@@ -205,6 +214,7 @@ impl Services {
             name: found.key.name,
             version: previous.version,
             state: status.state,
+            disabled: found.key.disabled.is_some(),
             switched_mode: false,
         })
     }
@@ -292,7 +302,7 @@ impl Services {
         actor: &Actor,
         holder: Holder,
         name: &str,
-    ) -> Result<KeyState, ServiceError> {
+    ) -> Result<(Provider, KeyState), ServiceError> {
         self.permit_keys(actor, &holder.scope, holder.changers)?;
         let scope = &holder.scope;
         let mut tx = self.db.read().await?;
@@ -312,7 +322,7 @@ impl Services {
             Ok(keys::set_status(tx, found.key.id, current.version, &status, Some(now)).await?)
         })
         .await?;
-        Ok(state)
+        Ok((found.key.provider, state))
     }
 
     /// Ends a pause by hand.

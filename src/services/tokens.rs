@@ -18,6 +18,8 @@ pub const SCOPE_GATEWAY: &str = "gateway";
 /// A token as it was asked for.
 #[derive(Clone, Debug, Default)]
 pub struct NewToken {
+    /// Chosen by whoever asks: asked for twice, it is made once.
+    pub id: TokenId,
     pub name: String,
     /// Days until it expires; empty for never.
     pub days: String,
@@ -83,7 +85,7 @@ impl Services {
         let kind = if holder.scope.tenant().is_some() { TokenKind::Tenant } else { TokenKind::Service };
         let secret = token::generate(kind);
         let made = AccessToken {
-            id: TokenId::new(),
+            id: new.id,
             tenant_id: holder.scope.tenant(),
             name: name.to_owned(),
             hint: format!("{}…", secret.expose().get(..10).unwrap_or_default()),
@@ -95,7 +97,13 @@ impl Services {
             revoked_at: None,
         };
         let mut tx = self.db.write().await?;
-        tokens::insert(&mut tx, &token::hash(secret.expose()), &made).await?;
+        tokens::insert(&mut tx, &token::hash(secret.expose()), &made).await.map_err(|error| {
+            if error.is_conflict() {
+                ServiceError::Conflict("That token was made already. Its secret was shown once.")
+            } else {
+                error.into()
+            }
+        })?;
         changes::bump(&mut tx, holder.scope.owner(), now).await?;
         let event = AuditEvent {
             at: now,

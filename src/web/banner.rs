@@ -2,7 +2,7 @@
 //! made from what resolution decides, so that the page cannot disagree with the gateway.
 
 use super::figures::counted;
-use super::prose::{Link, Prose, Tone};
+use super::prose::{Hand, Link, Prose, Tone};
 use super::time::Times;
 use crate::domain::account::TenantState;
 use crate::domain::billing::{LimitPolicy, NoKeyPolicy, UsageMode};
@@ -31,7 +31,7 @@ pub struct Subject<'a> {
     pub times: &'a Times,
     /// `/t/acme`.
     pub root: &'a str,
-    pub may_change_keys: bool,
+    pub hand: Hand<'a>,
     pub may_change_billing: bool,
 }
 
@@ -46,12 +46,12 @@ impl Subject<'_> {
 
     fn keys_page(&self, key: &ProviderKey, page: &str, label: &str) -> Option<Link> {
         let href = format!("{}/settings/api-keys/{}{page}", self.root, key.name);
-        self.may_change_keys.then(|| Link::to(href, label))
+        self.hand.is_yours().then(|| Link::to(href, label))
     }
 
     fn add_key(&self) -> Option<Link> {
         let href = format!("{}/settings/api-keys/new", self.root);
-        self.may_change_keys.then(|| Link::to(href, "Add key"))
+        self.hand.is_yours().then(|| Link::to(href, "Add key"))
     }
 
     fn billing_page(&self, label: &str) -> Option<Link> {
@@ -61,7 +61,7 @@ impl Subject<'_> {
 
     /// The provider's own console, for whoever could do something there.
     fn console(&self, href: &str, label: &str) -> Option<Link> {
-        self.may_change_keys.then(|| Link::out(href, label))
+        self.hand.is_yours().then(|| Link::out(href, label))
     }
 }
 
@@ -123,7 +123,7 @@ fn managed(s: &Subject<'_>) -> Banner {
             s.billing_page("Change usage mode"),
         )
     } else {
-        let invitation = if s.may_change_keys {
+        let invitation = if s.hand.is_yours() {
             format!(" Add a key of your own to use your {} account instead.", s.name())
         } else {
             String::new()
@@ -136,7 +136,7 @@ fn managed(s: &Subject<'_>) -> Banner {
 fn without_key(s: &Subject<'_>) -> Banner {
     let (missing, link) = if s.other_keys {
         let href = format!("{}/settings/api-keys", s.root);
-        let link = s.may_change_keys.then(|| Link::to(href, "Choose a default key"));
+        let link = s.hand.is_yours().then(|| Link::to(href, "Choose a default key"));
         ("none of your keys is the default one", link)
     } else {
         ("there is no key yet", s.add_key())
@@ -150,7 +150,7 @@ fn without_key(s: &Subject<'_>) -> Banner {
                 format!("AI is stopped: no {} key is set up.", s.name())
             },
             detail: Prose::of(format!(
-                "Requests are refused: Billing says to stop rather than to use the shared account when there is no key.{}",
+                "Requests of covered features are refused: Billing says to stop rather than to use the shared account when there is no key.{}",
                 uncovered(s)
             )),
             link,
@@ -198,11 +198,15 @@ fn with_key(s: &Subject<'_>, key: &ProviderKey) -> Banner {
         KeyState::Rejected => Banner {
             tone: Tone::Bad,
             sentence: format!("{name} rejected your key."),
-            detail: Prose::of("Requests are refused since ")
+            detail: Prose::of("Requests of covered features are refused since ")
                 .when(&s.times.day(status.since))
                 .text(" (")
                 .when(&since)
-                .text(format!("); a rejected key never falls back. Paste a new one.{}", uncovered(s))),
+                .text(format!(
+                    "); a rejected key never falls back. {}{}",
+                    s.hand.does("paste a new one"),
+                    uncovered(s)
+                )),
             link: s.keys_page(key, "/rotate", "Rotate key"),
         },
         KeyState::Disabled | KeyState::Removed => Banner {
@@ -211,12 +215,15 @@ fn with_key(s: &Subject<'_>, key: &ProviderKey) -> Banner {
             detail: Prose::of(match key.disabled {
                 Some(DisabledBy::Operator) => {
                     format!(
-                        "{} disabled it, and only they can enable it again. Requests are refused.{}",
+                        "{} disabled it, and only they can enable it again. Requests of covered features are refused.{}",
                         s.product,
                         uncovered(s)
                     )
                 }
-                _ => format!("Requests are refused until it is enabled again.{}", uncovered(s)),
+                _ => format!(
+                    "Requests of covered features are refused until it is enabled again.{}",
+                    uncovered(s)
+                ),
             }),
             link: match key.disabled {
                 Some(DisabledBy::Operator) => None,
@@ -227,14 +234,14 @@ fn with_key(s: &Subject<'_>, key: &ProviderKey) -> Banner {
             s,
             key,
             &format!("your {name} account is out of credit"),
-            &format!("Add credit in the {name} console."),
+            &s.hand.does(&format!("add credit in the {name} console")),
             s.console(s.spec().billing_url, "Add credit"),
         ),
         KeyState::SpendLimit => limited(
             s,
             key,
             &format!("your {name} spend limit is reached"),
-            &format!("Raise the limit in the {name} console."),
+            &s.hand.does(&format!("raise the limit in the {name} console")),
             s.console(s.spec().limits_url, "Raise the limit"),
         ),
         KeyState::RateLimited => limited(
@@ -398,7 +405,7 @@ mod tests {
             product: "Acme Cloud",
             times: &times,
             root: "/t/acme",
-            may_change_keys: true,
+            hand: Hand::Yours,
             may_change_billing: true,
         })
     }

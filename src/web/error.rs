@@ -22,6 +22,10 @@ pub enum WebError {
         next: Option<String>,
     },
     NotFound,
+    /// A provider key that was there; the way out is the page of those that are.
+    NoKey {
+        keys: String,
+    },
     /// A one-time link that does not work, or does not work any more.
     DeadLink,
     Denied,
@@ -55,6 +59,12 @@ impl WebError {
                 title: "There is nothing here",
                 sentence: "The page does not exist, or it belongs to somebody else.".into(),
                 way_out: home,
+            },
+            Self::NoKey { keys } => Words {
+                status: StatusCode::NOT_FOUND,
+                title: "This key is not here any more",
+                sentence: "It was removed, or the address is mistyped.".into(),
+                way_out: (keys.clone(), "See the keys that are"),
             },
             Self::DeadLink => Words {
                 status: StatusCode::NOT_FOUND,

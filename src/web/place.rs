@@ -9,9 +9,12 @@ use jiff::tz::TimeZone;
 
 use super::error::WebError;
 use super::page::{Chrome, Here};
+use super::prose::Hand;
 use super::time::Times;
 use super::viewer::{self, Extracting, Viewer, Whom};
 use crate::access::policy::{self, About, Action};
+use crate::domain::account::KeyChangers;
+use crate::domain::billing::UsageMode;
 use crate::services::billing::zone_of;
 use crate::services::directory::TenantView;
 use crate::services::provider_keys::Holder;
@@ -59,6 +62,20 @@ impl Place {
         match &self.view {
             Some(view) => format!("/t/{}", view.tenant.slug),
             None => "/platform".to_owned(),
+        }
+    }
+
+    /// The tenant's usage mode; `None` on the platform.
+    pub fn mode(&self) -> Option<UsageMode> {
+        self.view().map(|view| view.policy.mode)
+    }
+
+    /// Whose hand it takes to change a key here.
+    pub fn hand<'a>(&'a self, product: &'a str) -> Hand<'a> {
+        match &self.view {
+            _ if self.may(Action::ChangeKeys) => Hand::Yours,
+            Some(view) if self.holder.changers == KeyChangers::Admins => Hand::Admins(&view.tenant.name),
+            _ => Hand::Operator(product),
         }
     }
 

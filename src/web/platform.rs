@@ -20,7 +20,8 @@ use crate::services::platform::NewTenant;
 use crate::storage::tenants::TenantRecord;
 
 pub fn routes(cfg: &mut ServiceConfig) {
-    cfg.service(web::resource("/platform/tenants").route(read().to(tenants)))
+    cfg.service(web::redirect("/platform", "/platform/tenants"))
+        .service(web::resource("/platform/tenants").route(read().to(tenants)))
         .service(web::resource("/platform/tenants/new").route(read().to(new)).route(web::post().to(create)))
         .service(web::resource("/platform/users").route(read().to(users)));
 }

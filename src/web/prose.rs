@@ -90,6 +90,38 @@ impl Tone {
     }
 }
 
+/// Whose hand it takes to change a key, as seen by whoever reads: advice to people who cannot
+/// follow it says whom to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hand<'a> {
+    Yours,
+    /// An admin's of the tenant of this name.
+    Admins(&'a str),
+    /// The operator's, whose product has this name.
+    Operator(&'a str),
+}
+
+impl Hand<'_> {
+    #[must_use]
+    pub fn is_yours(self) -> bool {
+        self == Self::Yours
+    }
+
+    /// "Paste a new one.", or who is to be asked to.
+    #[must_use]
+    pub fn does(self, what: &str) -> String {
+        match self {
+            Self::Yours => {
+                let mut letters = what.chars();
+                let first: String = letters.next().into_iter().flat_map(char::to_uppercase).collect();
+                format!("{first}{}.", letters.as_str())
+            }
+            Self::Admins(tenant) => format!("Ask an admin of {tenant} to {what}."),
+            Self::Operator(product) => format!("Ask {product} to {what}: only they may change keys here."),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

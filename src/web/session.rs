@@ -118,26 +118,6 @@ pub fn take_notice(session: &Session) -> Option<Notice> {
     Some(notice)
 }
 
-/// Forms that were used and must not be used again, newest last.
-const USED: &str = "used";
-const USED_KEPT: usize = 20;
-
-pub fn was_used(session: &Session, form: &str) -> bool {
-    let used = session.get::<Vec<String>>(USED).ok().flatten().unwrap_or_default();
-    used.iter().any(|known| known == form)
-}
-
-pub fn mark_used(session: &Session, form: &str) {
-    if form.is_empty() || form.len() > 64 {
-        return;
-    }
-    let mut used = session.get::<Vec<String>>(USED).ok().flatten().unwrap_or_default();
-    used.push(form.to_owned());
-    let surplus = used.len().saturating_sub(USED_KEPT);
-    used.drain(..surplus);
-    let _ = session.insert(USED, used);
-}
-
 /// The database as actix-session wants it.
 pub struct Store {
     services: Arc<Services>,

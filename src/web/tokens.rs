@@ -14,7 +14,6 @@ use super::time::When;
 use super::{Console, confirm, read, session};
 use crate::access::policy::Action;
 use crate::crypto::secret::Secret;
-use crate::crypto::token::random_text;
 use crate::domain::ids::TokenId;
 use crate::services::tokens::{MadeToken, NewToken};
 use crate::services::{Problems, ServiceError};
@@ -54,7 +53,7 @@ struct TokensPage {
     made: Option<Made>,
     name: String,
     days: String,
-    once: String,
+    once: TokenId,
     asks_password: bool,
     problems: Problems,
 }
@@ -108,7 +107,7 @@ async fn page(console: &Console, place: &Place) -> Result<TokensPage, WebError> 
         made: None,
         name: String::new(),
         days: String::new(),
-        once: random_text(),
+        once: TokenId::new(),
         asks_password: place.asks_password(),
         problems: Problems::default(),
     })
@@ -146,22 +145,16 @@ async fn show(console: Data<Console>, place: Place) -> Answer {
 struct TokenForm {
     name: String,
     days: String,
-    /// Names this form, so that reloading its answer does not make another token.
+    /// The id of the token that is made, so that reloading the answer does not make another.
     once: String,
 }
 
 async fn create(console: Data<Console>, mut place: Place, posted: Posted<TokenForm>) -> Answer {
     place.demand(Action::ManageTokens)?;
     let (form, holder) = (posted.fields, place.holder);
-    if session::was_used(&place.viewer.session, &form.once) {
-        session::notify(
-            &place.viewer.session,
-            false,
-            "That token was made already. Its secret was shown once.",
-        );
-        return Ok(see_other(&base(&place)));
-    }
-    let new = NewToken { name: form.name.clone(), days: form.days.clone() };
+    let id = if form.once.is_empty() { Some(TokenId::new()) } else { TokenId::parse(&form.once) };
+    let id = id.ok_or(WebError::BadForm)?;
+    let new = NewToken { id, name: form.name.clone(), days: form.days.clone() };
     let made = confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
         services.create_token(actor, holder, &new).await
     })
@@ -170,10 +163,13 @@ async fn create(console: Data<Console>, mut place: Place, posted: Posted<TokenFo
         // The one page of the console that answers a change itself: a redirect would have to
         // carry the secret.
         Ok(MadeToken { token, secret }) => {
-            session::mark_used(&place.viewer.session, &form.once);
             let mut page = page(&console, &place).await?;
             page.made = Some(Made { name: token.name, secret });
             Page::new(page).answer()
+        }
+        Err(ServiceError::Conflict(message)) => {
+            session::notify(&place.viewer.session, false, message);
+            Ok(see_other(&base(&place)))
         }
         Err(error) => {
             let failure = Failure::of(error)?;

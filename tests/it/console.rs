@@ -265,18 +265,45 @@ on_both! {
         let removed = admin.post(&format!("{keys}/production/remove"), &[("confirm_name", "production")]).await;
         assert_eq!((removed.status.as_u16(), removed.location()), (303, keys));
         admin.get(keys).await.says("Using Acme's shared Anthropic infrastructure.");
+        let gone = admin.get(&format!("{keys}/production")).await;
+        assert_eq!(gone.status, 404);
+        gone.says("This key is not here any more");
+        assert!(gone.body.contains(&format!("href=\"{keys}\"")), "the way out leads to the keys");
         let answer = world.message(&token).send().await.unwrap();
         assert_eq!(answer.headers()["x-keyward-usage-mode"], "managed");
     }
 }
 
 on_both! {
+    async fn notices_say_whether_the_key_is_used(world: World) {
+        let cast = cast(world).await;
+        let mut admin = sign_in(world, "admin").await;
+        let keys = "/t/acme/settings/api-keys";
+        let (key, second) = (test_key("ok"), test_key("ok"));
+        admin.post(&format!("{keys}/new"), &[("api_key", &key), ("key_name", "production")]).await;
+        admin.get(keys).await.says("The usage mode is managed: only requests that name it use it.");
+        admin.post(&format!("{keys}/production/disable"), &[]).await;
+        admin.post(&format!("{keys}/production/rotate"), &[("api_key", &second), ("custom_url", "")]).await;
+        admin.get(keys).await.says("It stays disabled: no request uses it until it is enabled.");
+
+        // What the tenant disabled, the operator can keep disabled.
+        let mut root = sign_in(world, "root").await;
+        assert_eq!(root.get("/platform").await.location(), "/platform/tenants");
+        root.get(&format!("{keys}/production")).await.says("Keep it disabled");
+        assert_eq!(root.post(&format!("{keys}/production/disable"), &[]).await.status, 303);
+        assert_eq!(admin.post(&format!("{keys}/production/enable"), &[]).await.status, 403);
+        admin.get(keys).await.says("Ask Acme to enable it again.");
+    }
+}
+
+on_both! {
     async fn members_see_states_and_nothing_that_they_could_not_do(world: World) {
         let cast = cast(world).await;
-        world.add_key(&cast.tenant, "production", &test_key("ok")).await.unwrap();
+        world.add_key(&cast.tenant, "production", &test_key("nocredit")).await.unwrap();
         let mut member = sign_in(world, "member").await;
         let page = member.get("/t/acme/settings/api-keys").await;
-        page.says("Valid");
+        page.says("Out of credit");
+        page.says("Ask an admin of acme Ltd to add credit in the Anthropic console.");
         for hidden in ["Zz9y", "Rotate", "Remove", "Check now", "Add key", "Fingerprint"] {
             assert!(!page.body.contains(hidden), "a member sees {hidden}");
         }
@@ -441,6 +468,8 @@ on_both! {
         let once = made.body.split("name=\"once\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
         assert_eq!(admin.post("/t/acme/settings/tokens", &[("name", "Second"), ("days", ""), ("once", &once)]).await.status, 200);
         assert_eq!(admin.post("/t/acme/settings/tokens", &[("name", "Second"), ("days", ""), ("once", &once)]).await.status, 303);
+        let garbled = admin.post("/t/acme/settings/tokens", &[("name", "Third"), ("days", ""), ("once", "1")]).await;
+        assert_eq!(garbled.status, 400);
         let listed = world.services.tokens(&world.admin(&cast.tenant), holder(&cast.tenant)).await.unwrap();
         assert_eq!(listed.len(), 2);
         assert_eq!(world.message(&token).send().await.unwrap().status(), 200);

@@ -222,14 +222,14 @@ on_both! {
         let key = test_key("spendlimit");
         world.add_key(&tenant, "first", &key).await.unwrap();
         world.add_key(&tenant, "second", &test_key("ok")).await.unwrap();
-        assert_eq!(world.services.check_key(&admin, holder, "first").await.unwrap(), KeyState::SpendLimit);
+        assert_eq!(world.services.check_key(&admin, holder, "first").await.unwrap().1, KeyState::SpendLimit);
         world.services.resume_key(&admin, holder, "first").await.unwrap();
         let detail = world.services.key_detail(holder, "first").await.unwrap();
         assert_eq!(detail.line.key.state_at(world.clock.now()), KeyState::Valid);
         let twice = world.services.resume_key(&admin, holder, "first").await;
         assert!(matches!(twice, Err(ServiceError::NotFound)));
         world.impose(&key, "revoked").await;
-        assert_eq!(world.services.check_key(&admin, holder, "first").await.unwrap(), KeyState::Rejected);
+        assert_eq!(world.services.check_key(&admin, holder, "first").await.unwrap().1, KeyState::Rejected);
 
         world.services.set_default_key(&admin, holder, "second").await.unwrap();
         let lines = world.services.key_lines(holder).await.unwrap();

@@ -17,7 +17,7 @@ use keyward::domain::account::{
 use keyward::domain::audit::AuditActor;
 use keyward::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
 use keyward::domain::clock::Clock;
-use keyward::domain::ids::{Owner, PlanId, RequestId, TenantId, UserId};
+use keyward::domain::ids::{Owner, PlanId, RequestId, TenantId, TokenId, UserId};
 use keyward::domain::plan::{Feature, Plan};
 use keyward::domain::provider_key::Provider;
 use keyward::domain::usage::UsageRow;
@@ -194,7 +194,7 @@ impl World {
 
     pub async fn make_token(&self, owner: Owner) -> String {
         let holder = Holder { scope: Scope::of_system(owner), changers: KeyChangers::Admins };
-        let new = NewToken { name: "Test".to_owned(), days: String::new() };
+        let new = NewToken { id: TokenId::new(), name: "Test".to_owned(), days: String::new() };
         let made = self.services.make_token(&AuditActor::system("test"), holder, &new).await.unwrap();
         made.secret.expose().to_owned()
     }

@@ -8,11 +8,12 @@ use serde::Deserialize;
 
 use super::detail::{KeyPath, changeable, with_label};
 use super::words::{KeyState, Words};
+use super::write::but;
 use super::{base, title};
 use crate::access::actor::Actor;
 use crate::access::policy::Action;
 use crate::domain::billing::UsageMode;
-use crate::domain::provider_key::{KeyView, ProviderKey};
+use crate::domain::provider_key::{KeyView, Provider, ProviderKey};
 use crate::domain::resolve::{Ask, Situation, resolve};
 use crate::domain::usage::Dialect;
 use crate::services::overview::Standing;
@@ -67,18 +68,20 @@ pub async fn check(
 ) -> Answer {
     let (holder, key) = (place.holder, path.key.as_str());
     press(&console, place, &request, key, "Check now", posted, async |services, actor| {
-        let state = services.check_key(actor, holder, key).await?;
-        Ok(checked(key, state))
+        let (provider, state) = services.check_key(actor, holder, key).await?;
+        Ok(checked(key, provider, state))
     })
     .await
 }
 
-fn checked(key: &str, state: KeyState) -> (bool, String) {
+fn checked(key: &str, provider: Provider, state: KeyState) -> (bool, String) {
     match state {
         KeyState::Valid => (true, format!("{key} was checked just now and works.")),
-        KeyState::Unreachable => (false, format!("{key} could not be checked: the provider did not answer.")),
+        KeyState::Unreachable => {
+            (false, format!("{key} could not be checked: {} did not answer.", provider.label()))
+        }
         state => {
-            (false, format!("{key} was checked just now: {}.", Words::plain(state, "the provider").badge))
+            (false, format!("{key} was checked just now: {}.", Words::plain(state, provider.label()).badge))
         }
     }
 }
@@ -90,10 +93,11 @@ pub async fn undo(
     path: Path<KeyPath>,
     posted: Posted<Nothing>,
 ) -> Answer {
-    let (holder, key) = (place.holder, path.key.as_str());
+    let (holder, mode, key) = (place.holder, place.mode(), path.key.as_str());
     press(&console, place, &request, key, "Undo rotation", posted, async |services, actor| {
         let saved = services.undo_rotation(actor, holder, key).await?;
-        Ok((true, format!("Version {} of {key} was checked and is in use again.", saved.version)))
+        let (good, but) = but(&saved, mode);
+        Ok((good, format!("Version {} of {key} was checked and is back in place.{but}", saved.version)))
     })
     .await
 }

@@ -43,6 +43,7 @@ struct KeyPage {
     may_disable: bool,
     /// Disabled by who looks at it, the tenant could not enable it again.
     by_operator: bool,
+    disabled_by_operator: bool,
     problems: Problems,
 }
 
@@ -82,7 +83,7 @@ pub async fn with_label(
 
 async fn key_page(console: &Console, place: &Place, name: &str) -> Result<KeyPage, WebError> {
     let services = &console.services;
-    let detail = services.key_detail(place.holder, name).await?;
+    let detail = find(console, place, name).await?;
     let mode = match place.view() {
         Some(_) => Some(services.standing(&place.holder.scope).await?.tenant.policy.mode),
         None => None,
@@ -94,7 +95,7 @@ async fn key_page(console: &Console, place: &Place, name: &str) -> Result<KeyPag
         base: base(place),
         section: title(place),
         this: format!("{}/{}", base(place), key.name),
-        card: card(place, &detail.line, mode, &services.options.product, true, may_change),
+        card: card(place, &detail.line, mode, &services.options.product, true),
         label: key.label.clone().unwrap_or_default(),
         is_default: key.is_default,
         disabled: key.disabled.is_some(),
@@ -105,6 +106,7 @@ async fn key_page(console: &Console, place: &Place, name: &str) -> Result<KeyPag
             && place.may(Action::DisableKeys)
             && (place.viewer.actor.is_super_admin() || key.disabled != Some(DisabledBy::Operator)),
         by_operator: place.viewer.actor.is_super_admin(),
+        disabled_by_operator: key.disabled == Some(DisabledBy::Operator),
         problems: Problems::default(),
     })
 }
@@ -147,10 +149,15 @@ fn row(place: &Place, version: &KeyVersion, current: i32) -> VersionRow {
 /// The detail of a key for a page that leads to a change of it.
 ///
 /// # Errors
-/// `Denied` to whoever may not change it, `NotFound` when there is no such key.
-pub async fn changeable(console: &Console, place: &Place, name: &str) -> Result<KeyDetail, ServiceError> {
-    if !place.may(Action::ChangeKeys) {
-        return Err(ServiceError::Denied);
+/// `Denied` to whoever may not change it, `NoKey` when there is none of that name.
+pub async fn changeable(console: &Console, place: &Place, name: &str) -> Result<KeyDetail, WebError> {
+    place.demand(Action::ChangeKeys)?;
+    find(console, place, name).await
+}
+
+async fn find(console: &Console, place: &Place, name: &str) -> Result<KeyDetail, WebError> {
+    match console.services.key_detail(place.holder, name).await {
+        Err(ServiceError::NotFound) => Err(WebError::NoKey { keys: base(place) }),
+        found => Ok(found?),
     }
-    console.services.key_detail(place.holder, name).await
 }

@@ -103,14 +103,14 @@ pub async fn show(console: Data<Console>, place: Place) -> Answer {
             .as_ref()
             .map(|standing| status_banner(&console, &place, standing, default, !others.is_empty())),
         default: default.map(|line| {
-            let mut card = card(&place, line, mode, product, sees_details, may_change);
+            let mut card = card(&place, line, mode, product, sees_details);
             if mode == Some(UsageMode::Byok) {
                 // The banner says it already.
                 card.advice = None;
             }
             card
         }),
-        rows: others.iter().map(|line| row(&place, line, product)).collect(),
+        rows: others.iter().map(|line| row(&place, line)).collect(),
         features: standing.as_ref().map(|standing| features(standing, product)).unwrap_or_default(),
         sees_details,
         may_change,
@@ -136,22 +136,15 @@ pub fn status_banner(
         product: &console.services.options.product,
         times: place.times(),
         root: &place.root(),
-        may_change_keys: place.may(Action::ChangeKeys),
+        hand: place.hand(&console.services.options.product),
         may_change_billing: place.may(Action::ChangeBilling),
     })
 }
 
 /// The panel of one key. Without `details` it holds names and states only.
-pub fn card(
-    place: &Place,
-    line: &KeyLine,
-    mode: Option<UsageMode>,
-    product: &str,
-    details: bool,
-    may_change: bool,
-) -> KeyCard {
+pub fn card(place: &Place, line: &KeyLine, mode: Option<UsageMode>, product: &str, details: bool) -> KeyCard {
     let key = &line.key;
-    let words = Words::of(place, key, product, may_change);
+    let words = Words::of(place, key, product);
     let use_of_it = match (key.is_default, mode) {
         (true, Some(UsageMode::Byok)) => "used when a request names no other key",
         (true, None) => "used for managed requests",
@@ -209,9 +202,9 @@ pub fn fingerprint(full: &str) -> String {
     digits.chunks(4).map(|group| group.iter().collect::<String>()).collect::<Vec<_>>().join(" ")
 }
 
-fn row(place: &Place, line: &KeyLine, product: &str) -> KeyRow {
+fn row(place: &Place, line: &KeyLine) -> KeyRow {
     let key: &ProviderKey = &line.key;
-    let words = Words::of(place, key, product, false);
+    let words = Words::plain(key.state_at(place.times().now), key.provider.label());
     KeyRow {
         name: key.name.to_string(),
         label: key.label.clone(),

@@ -5,7 +5,6 @@ use crate::domain::provider_key::{DisabledBy, ProviderKey};
 use crate::providers::{self, Spec};
 use crate::web::place::Place;
 use crate::web::prose::{Link, Prose, Tone};
-use crate::web::time::Times;
 
 pub use crate::domain::provider_key::KeyState;
 
@@ -22,13 +21,12 @@ pub struct Advice {
 }
 
 impl Words {
-    /// `changes` says whether the viewer could act on the advice.
-    pub fn of(place: &Place, key: &ProviderKey, product: &str, changes: bool) -> Self {
+    pub fn of(place: &Place, key: &ProviderKey, product: &str) -> Self {
         let state = key.state_at(place.times().now);
         let mut words = Self::plain(state, key.provider.label());
-        words.advice = advice(key, state, place.times(), product);
+        words.advice = advice(key, state, place, product);
         if let Some(advice) = words.advice.as_mut() {
-            if !changes {
+            if !place.hand(product).is_yours() {
                 advice.link = None;
             } else if state == KeyState::Rejected {
                 let rotate = format!("{}/{}/rotate", super::base(place), key.name);
@@ -54,7 +52,8 @@ impl Words {
     }
 }
 
-fn advice(key: &ProviderKey, state: KeyState, times: &Times, product: &str) -> Option<Advice> {
+fn advice(key: &ProviderKey, state: KeyState, place: &Place, product: &str) -> Option<Advice> {
+    let (times, hand) = (place.times(), place.hand(product));
     let status = &key.current.status;
     let name = key.provider.label();
     let spec: &Spec = providers::of(key.provider).spec();
@@ -63,16 +62,18 @@ fn advice(key: &ProviderKey, state: KeyState, times: &Times, product: &str) -> O
     let (text, link) = match state {
         KeyState::Valid | KeyState::Removed => return None,
         KeyState::Rejected => (
-            Prose::of(format!("{name} has refused this key since "))
-                .when(&times.day(status.since))
-                .text(format!(
-                    ". Requests that would use it are refused. Create a new key in the {name} console and rotate this one."
-                )),
+            Prose::of(format!("{name} has refused this key since ")).when(&times.day(status.since)).text(
+                format!(
+                    ". Requests that would use it are refused. {}",
+                    hand.does(&format!("create a new key in the {name} console and rotate this one"))
+                ),
+            ),
             Some(Link::out(spec.keys_url, format!("Open API keys at {name}"))),
         ),
         KeyState::OutOfCredit => (
             Prose::of("Paused ").when(&since).text(format!(
-                ": the {name} account behind this key has no credit left. Add credit in the {name} console. {retried}"
+                ": the {name} account behind this key has no credit left. {} {retried}",
+                hand.does(&format!("add credit in the {name} console"))
             )),
             Some(Link::out(spec.billing_url, format!("Add credit at {name}"))),
         ),
@@ -84,7 +85,10 @@ fn advice(key: &ProviderKey, state: KeyState, times: &Times, product: &str) -> O
                 text = text.text(format!(" {name} says it ends on ")).when(&times.day(until)).text(".");
             }
             (
-                text.text(format!(" Raise it in the {name} console to go on now. {retried}")),
+                text.text(format!(
+                    " {} {retried}",
+                    hand.does(&format!("raise it in the {name} console to go on now"))
+                )),
                 Some(Link::out(spec.limits_url, format!("Raise the limit at {name}"))),
             )
         }
@@ -99,15 +103,17 @@ fn advice(key: &ProviderKey, state: KeyState, times: &Times, product: &str) -> O
             )
         }
         KeyState::Unreachable => (
-            Prose::of(format!("{name} did not answer the last check, ")).when(&since).text(
-                ". Requests still go out with this key. Check it again in a minute.",
-            ),
+            Prose::of(format!("{name} did not answer the last check, "))
+                .when(&since)
+                .text(". Requests still go out with this key. Check it again in a minute."),
             None,
         ),
         KeyState::Disabled => {
             let text = Prose::of(match key.disabled {
                 Some(DisabledBy::Operator) => {
-                    format!("Disabled by {product}. Requests that would use it are refused. Ask {product} to enable it again.")
+                    format!(
+                        "Disabled by {product}. Requests that would use it are refused. Ask {product} to enable it again."
+                    )
                 }
                 _ => "Disabled. Requests that would use it are refused until it is enabled again.".to_owned(),
             });

@@ -137,24 +137,24 @@ fn not_saved(provider: Provider, mut problems: Problems) -> Problems {
 
 /// Back to the overview, where the banner tells the new truth.
 fn welcome(place: &Place, saved: &Saved) -> HttpResponse {
-    let mut text = format!("Key {} saved.", saved.name);
-    if let Some(but) = but(saved.state) {
-        text.push_str(but);
-    }
-    if saved.switched_mode {
-        text.push_str(" Covered AI requests use it from now on.");
-    }
-    session::notify(&place.viewer.session, saved.state == KeyState::Valid, text);
+    let (good, but) = but(saved, place.mode());
+    session::notify(&place.viewer.session, good, format!("Key {} saved.{but}", saved.name));
     see_other(&base(place))
 }
 
-/// What to add for a key that works but is at a limit.
-fn but(state: KeyState) -> Option<&'static str> {
-    match state {
-        KeyState::OutOfCredit => Some(" It works, but its account is out of credit."),
-        KeyState::SpendLimit => Some(" It works, but its spend limit is reached."),
-        KeyState::RateLimited => Some(" It works, but its rate is limited just now."),
-        _ => None,
+/// Whether all is well with a key that was saved, and what else is to be said: that requests use
+/// it now, or why they do not. `mode` is the tenant's from before.
+pub fn but(saved: &Saved, mode: Option<UsageMode>) -> (bool, &'static str) {
+    match (saved.disabled, saved.state) {
+        (true, _) => (false, " It stays disabled: no request uses it until it is enabled."),
+        (_, KeyState::OutOfCredit) => (false, " It works, but its account is out of credit."),
+        (_, KeyState::SpendLimit) => (false, " It works, but its spend limit is reached."),
+        (_, KeyState::RateLimited) => (false, " It works, but its rate is limited just now."),
+        _ if saved.switched_mode => (true, " Covered AI requests use it from now on."),
+        _ if mode == Some(UsageMode::Managed) => {
+            (true, " The usage mode is managed: only requests that name it use it.")
+        }
+        _ => (true, ""),
     }
 }
 
@@ -220,9 +220,9 @@ pub async fn rotate(
         .await;
     match saved {
         Ok(saved) => {
-            let more = but(saved.state).unwrap_or("");
-            let text = format!("Version {} of {} is saved and in place.{more}", saved.version, saved.name);
-            session::notify(&place.viewer.session, saved.state == KeyState::Valid, text);
+            let (good, but) = but(&saved, place.mode());
+            let text = format!("Version {} of {} is saved and in place.{but}", saved.version, saved.name);
+            session::notify(&place.viewer.session, good, text);
             Ok(see_other(&format!("{}/{name}", base(&place))))
         }
         Err(error) => {
