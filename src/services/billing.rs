@@ -105,14 +105,17 @@ impl Services {
         let mut mode_changes = tenants::mode_changes(&mut tx, scope, from).await?;
         // The mode that a tenant began with is no switch.
         mode_changes.retain(|change| change.at != tenant.created_at);
-        let unpriced = usage_report::unpriced_models(&mut tx, scope, from).await?;
+        let totals = days.iter().fold(Totals::default(), |sum, day| sum.plus(&day.byok).plus(&day.managed));
+        let unpriced = match totals.unpriced {
+            0 => Vec::new(),
+            _ => usage_report::unpriced_models(&mut tx, scope, from).await?,
+        };
         let groups = if detailed {
             Some(lines(usage_report::by_group(&mut tx, scope, group, from, to).await?))
         } else {
             None
         };
         tx.rollback().await?;
-        let totals = days.iter().fold(Totals::default(), |sum, day| sum.plus(&day.byok).plus(&day.managed));
         Ok(Report { from, to, days, totals, previous, mode_changes, unpriced, groups })
     }
 

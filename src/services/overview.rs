@@ -96,7 +96,18 @@ impl Services {
         Ok(Standing { tenant, platform: self.directory.platform().await?, now: self.clock.now() })
     }
 
-    /// The owner's keys, read from the database so that *last used* is as fresh as can be.
+    /// The owner's keys, read from the database so that what they did last is as fresh as can be.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn keys(&self, holder: Holder) -> Result<Vec<ProviderKey>, ServiceError> {
+        let mut tx = self.db.read().await?;
+        let found = keys::list(&mut tx, &holder.scope).await?;
+        tx.rollback().await?;
+        Ok(found.into_iter().map(|sealed| sealed.key).collect())
+    }
+
+    /// The owner's keys with what each cost.
     ///
     /// # Errors
     /// When the database fails.

@@ -276,7 +276,7 @@ on_both! {
 
 on_both! {
     async fn notices_say_whether_the_key_is_used(world: World) {
-        let cast = cast(world).await;
+        cast(world).await;
         let mut admin = sign_in(world, "admin").await;
         let keys = "/t/acme/settings/api-keys";
         let (key, second) = (test_key("ok"), test_key("ok"));

@@ -99,9 +99,9 @@ pub async fn show(console: Data<Console>, place: Place) -> Answer {
         } else {
             "The platform's own provider accounts, used by tenants in managed mode. Keys are encrypted, checked with a live call, and never shown again."
         },
-        banner: standing
-            .as_ref()
-            .map(|standing| status_banner(&console, &place, standing, default, !others.is_empty())),
+        banner: standing.as_ref().map(|standing| {
+            status_banner(&console, &place, standing, default.map(|line| &line.key), !others.is_empty())
+        }),
         default: default.map(|line| {
             let mut card = card(&place, line, mode, product, sees_details);
             if mode == Some(UsageMode::Byok) {
@@ -125,13 +125,13 @@ pub fn status_banner(
     console: &Console,
     place: &Place,
     standing: &Standing,
-    default: Option<&KeyLine>,
+    default: Option<&ProviderKey>,
     other_keys: bool,
 ) -> Banner {
     banner::of(&Subject {
         standing,
         provider: Provider::Anthropic,
-        key: default.map(|line| &line.key),
+        key: default,
         other_keys,
         product: &console.services.options.product,
         times: place.times(),
@@ -240,10 +240,8 @@ fn feature_row(feature: &Feature, decision: &Decision<'_>, product: &str) -> Fea
 }
 
 /// The default key of the tenant and whether there are others.
-pub async fn default_key(console: &Console, place: &Place) -> Result<(Option<KeyLine>, bool), WebError> {
-    let lines = console.services.key_lines(place.holder).await?;
-    let count = lines.len();
-    let default = lines.into_iter().find(|line| line.key.is_default);
-    let others = count > usize::from(default.is_some());
-    Ok((default, others))
+pub async fn default_key(console: &Console, place: &Place) -> Result<(Option<ProviderKey>, bool), WebError> {
+    let (default, others): (Vec<_>, Vec<_>) =
+        console.services.keys(place.holder).await?.into_iter().partition(|key| key.is_default);
+    Ok((default.into_iter().next(), !others.is_empty()))
 }

@@ -116,12 +116,11 @@ pub async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> 
         product: services.options.product.clone(),
         provider: Provider::Anthropic.label(),
         banner: status_banner(&console, &place, &standing, default.as_ref(), others),
-        credential: default.as_ref().map(|line| {
-            let words =
-                api_keys::Words::plain(line.key.state_at(place.times().now), line.key.provider.label());
+        credential: default.as_ref().map(|key| {
+            let words = api_keys::Words::plain(key.state_at(place.times().now), key.provider.label());
             Credential {
-                name: line.key.name.to_string(),
-                hint: line.key.current.hint.clone(),
+                name: key.name.to_string(),
+                hint: key.current.hint.clone(),
                 tone: words.tone,
                 badge: words.badge,
             }
