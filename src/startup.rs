@@ -11,7 +11,7 @@ use actix_web::{App, HttpResponse, HttpServer, web};
 
 use crate::config::{ConfigError, Settings};
 use crate::crypto::keyring::{Keyring, KeyringError};
-use crate::crypto::password::{PasswordError, Passwords};
+use crate::crypto::password::Passwords;
 use crate::crypto::root::RootKeys;
 use crate::crypto::sealed::OpenError;
 use crate::domain::clock::Clock;
@@ -46,8 +46,6 @@ pub enum StartError {
     MissingKeyring { path: String },
     #[error("the HTTP client could not be set up")]
     Outbound(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error(transparent)]
-    Password(#[from] PasswordError),
     #[error(transparent)]
     Service(#[from] ServiceError),
     #[error("another Keyward is running on this data folder ({path}): an SQLite database has one server")]
@@ -108,7 +106,7 @@ pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Serv
         keyring: Arc::new(keyring),
         root: Arc::new(root),
         outbound,
-        passwords: Passwords::new()?,
+        passwords: Passwords::default(),
         meter: Meter::default(),
         key_states: KeyStates::default(),
         options,

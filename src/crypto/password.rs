@@ -6,6 +6,8 @@ use std::sync::Arc;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use tokio::sync::Semaphore;
 
 use super::secret::Secret;
@@ -32,15 +34,14 @@ fn argon2() -> Argon2<'static> {
     Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(19 * 1_024, 2, 1, None).unwrap_or_default())
 }
 
-impl Passwords {
-    /// # Errors
-    /// When the decoy cannot be hashed.
-    pub fn new() -> Result<Self, PasswordError> {
-        let decoy = hash_now(&super::token::random_text())?;
+impl Default for Passwords {
+    fn default() -> Self {
         let at_once = std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 4);
-        Ok(Self { permits: Arc::new(Semaphore::new(at_once)), decoy: decoy.into() })
+        Self { permits: Arc::new(Semaphore::new(at_once)), decoy: decoy().into() }
     }
+}
 
+impl Passwords {
     /// # Errors
     /// When hashing fails or its task is cut short.
     pub async fn hash(&self, password: Secret) -> Result<String, PasswordError> {
@@ -77,6 +78,21 @@ impl Passwords {
     }
 }
 
+/// Looks like the hash of a password, takes as long to check, and is the hash of none: it is drawn
+/// at random, which unlike hashing takes neither time nor memory.
+fn decoy() -> String {
+    let params = argon2();
+    let (params, text) = (params.params(), |bytes: &[u8]| STANDARD_NO_PAD.encode(bytes));
+    format!(
+        "$argon2id$v=19$m={},t={},p={}${}${}",
+        params.m_cost(),
+        params.t_cost(),
+        params.p_cost(),
+        text(&rand::random::<[u8; 16]>()),
+        text(&rand::random::<[u8; 32]>())
+    )
+}
+
 fn hash_now(password: &str) -> Result<String, PasswordError> {
     argon2()
         .hash_password(password.as_bytes())
@@ -90,10 +106,15 @@ mod tests {
 
     #[tokio::test]
     async fn passwords_verify_and_unknown_users_never_do() {
-        let passwords = Passwords::new().unwrap();
+        let passwords = Passwords::default();
         let secret = |text: &str| Secret::new(text.to_owned());
         let hash = passwords.hash(secret("violet ladder 9 reed")).await.unwrap();
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+        // The decoy is of the same form, so that checking it takes as long.
+        let shape = |hash: &str| hash.split('$').map(str::len).collect::<Vec<_>>();
+        assert_eq!(shape(&passwords.decoy), shape(&hash));
+        assert!(passwords.decoy.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
+        assert!(PasswordHash::new(&passwords.decoy).is_ok());
         assert!(passwords.verify(secret("violet ladder 9 reed"), Some(hash.clone())).await.unwrap());
         assert!(!passwords.verify(secret("violet ladder 9 reef"), Some(hash)).await.unwrap());
         assert!(!passwords.verify(secret("violet ladder 9 reed"), None).await.unwrap());
