@@ -169,18 +169,19 @@ async fn call_gateway(services: &Services, card: &Card) -> Result<(), Failure> {
 }
 
 fn introduce(card: &Card) -> Result<(), Failure> {
-    println!("Keyward's demo is up at {}", card.url);
-    println!("The sandbox provider is at {}", card.sandbox_url);
-    println!();
-    println!("Sign in as:");
+    use std::fmt::Write as _;
+    use std::io::Write as _;
+    let mut text = format!("Keyward's demo is up at {}\n", card.url);
+    writeln!(text, "The sandbox provider is at {}\n\nSign in as:", card.sandbox_url)?;
     for user in &card.users {
         let place = user.tenant.as_deref().unwrap_or("the platform");
-        println!("  {:<28} {:<22} {} of {place}", user.email, user.password, user.role);
+        writeln!(text, "  {:<28} {:<22} {} of {place}", user.email, user.password, user.role)?;
     }
-    println!();
-    println!("The same for scripts:");
-    println!("{}", serde_json::to_string(card)?);
-    println!();
-    println!("Ctrl-C ends it; the next run carries on.");
-    Ok(())
+    writeln!(text, "\nCtrl-C ends it; the next run carries on. The same for scripts:")?;
+    writeln!(text, "{}", serde_json::to_string(card)?)?;
+    // A script that has read its line may close the pipe; the demo goes on for it all the same.
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
 }
