@@ -161,7 +161,7 @@ pub async fn record<R: Borrow<UsageRow> + Sync>(db: &Database, rows: &[R]) -> Re
         // Lines that add nothing fill up to the next size: a few texts then do for all batches.
         let lines = sums.len().next_power_of_two();
         let roll_up = PIECES.iter().position(|size| *size == lines).filter(|_| !sums.is_empty());
-        let text = RECORD[index][roll_up.map_or(PIECES.len(), |at| at)].get_or_init(|| {
+        let text = RECORD[index][roll_up.unwrap_or(PIECES.len())].get_or_init(|| {
             let mut text = format!("{BEGIN_TO_WRITE}; {}", upsert_text(index, false));
             if let Some(roll_up) = roll_up {
                 text.push_str("; ");
@@ -174,12 +174,14 @@ pub async fn record<R: Borrow<UsageRow> + Sync>(db: &Database, rows: &[R]) -> Re
         for row in piece {
             query = bind_row!(query, row.borrow());
         }
-        let nothing = Sums::default();
-        let padding = sums.last().map(|(key, _)| (key, &nothing));
-        let filled =
-            sums.iter().map(|(key, sum)| (key, sum)).chain(std::iter::repeat_n(padding, lines).flatten());
-        for (key, sum) in filled.take(if sums.is_empty() { 0 } else { lines }) {
+        for (key, sum) in &sums {
             query = bind_sums!(query, key, sum);
+        }
+        if let Some((key, _)) = sums.last() {
+            let nothing = Sums::default();
+            for _ in sums.len()..lines {
+                query = bind_sums!(query, key, &nothing);
+            }
         }
         sqlite.meter_at_once(query).await.map_err(settled_already)?;
     }
