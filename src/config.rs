@@ -7,6 +7,8 @@ use clap::{Args, ValueEnum};
 use url::Url;
 
 use crate::crypto::secret::Secret;
+use crate::domain::endpoint::UrlPolicy;
+use crate::providers::Origins;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -21,10 +23,6 @@ pub struct Settings {
     /// Address and port to listen on
     #[arg(long, env = "KEYWARD_BIND", default_value = "127.0.0.1:8080")]
     pub bind: SocketAddr,
-
-    /// Where people reach the console; https turns on secure cookies [default: <http://localhost:PORT>]
-    #[arg(long, env = "KEYWARD_PUBLIC_URL")]
-    pub public_url: Option<String>,
 
     /// Folder for the SQLite database and the master keyring
     #[arg(long, env = "KEYWARD_DATA_DIR", default_value = "./data")]
@@ -46,6 +44,25 @@ pub struct Settings {
     #[arg(long, env = "KEYWARD_ANTHROPIC_URL", default_value = "https://api.anthropic.com")]
     pub anthropic_url: String,
 
+    /// Origin that `OpenAI` requests go to
+    #[arg(long, env = "KEYWARD_OPENAI_URL", default_value = "https://api.openai.com")]
+    pub openai_url: String,
+
+    /// Origin that Google AI Studio requests go to
+    #[arg(long, env = "KEYWARD_GOOGLE_URL", default_value = "https://generativelanguage.googleapis.com")]
+    pub google_url: String,
+
+    /// Origin that Vertex AI requests go to [default: the one of the key's location]
+    #[arg(long, env = "KEYWARD_VERTEX_URL")]
+    pub vertex_url: Option<String>,
+
+    /// Origin or URL that gives Google access tokens for service accounts
+    #[arg(long, env = "KEYWARD_GOOGLE_TOKEN_URL", default_value = "https://oauth2.googleapis.com/token")]
+    pub google_token_url: String,
+
+    #[command(flatten)]
+    pub endpoints: EndpointSettings,
+
     /// Name of your product, as pages call the shared account
     #[arg(long, env = "KEYWARD_PRODUCT_NAME", default_value = "Keyward")]
     pub product_name: String,
@@ -65,6 +82,35 @@ pub struct Settings {
     /// Seconds that streams may take to finish after a request to stop
     #[arg(long, env = "KEYWARD_SHUTDOWN_SECONDS", default_value_t = 600)]
     pub shutdown_seconds: u64,
+}
+
+/// What the policy for tenants' URLs needs to know.
+#[derive(Clone, Debug, Default, Args)]
+pub struct EndpointSettings {
+    /// Where people reach the console; https turns on secure cookies [default: <http://localhost:PORT>]
+    #[arg(long, env = "KEYWARD_PUBLIC_URL")]
+    pub public_url: Option<String>,
+
+    /// Origins that tenants' URLs may lead to although the policy refuses them, comma-separated
+    #[arg(long, env = "KEYWARD_ALLOWED_ENDPOINTS", value_delimiter = ',')]
+    pub allowed_endpoints: Vec<String>,
+}
+
+impl EndpointSettings {
+    /// The policy for tenants' URLs.
+    ///
+    /// # Errors
+    /// When a setting is not an origin.
+    pub fn policy(&self) -> Result<UrlPolicy, ConfigError> {
+        let own = self.public_url.as_deref().map(|url| origin("KEYWARD_PUBLIC_URL", url)).transpose()?;
+        let allowed = self.allowed_endpoints.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
+        let allowed =
+            allowed.map(|text| Ok(origin("KEYWARD_ALLOWED_ENDPOINTS", text)?.origin().ascii_serialization()));
+        Ok(UrlPolicy {
+            own_host: own.and_then(|url| url.host_str().map(str::to_owned)),
+            allowed: allowed.collect::<Result<_, ConfigError>>()?,
+        })
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -98,17 +144,45 @@ impl Settings {
     /// # Errors
     /// When what was set is not an origin.
     pub fn public_url(&self) -> Result<String, ConfigError> {
-        match &self.public_url {
+        match &self.endpoints.public_url {
             Some(url) => Ok(origin("KEYWARD_PUBLIC_URL", url)?.as_str().trim_end_matches('/').to_owned()),
             None => Ok(format!("http://localhost:{}", self.bind.port())),
         }
     }
 
+    /// Where requests to providers go.
+    ///
     /// # Errors
     /// When what was set is not an origin.
-    pub fn anthropic_origin(&self) -> Result<Url, ConfigError> {
-        origin("KEYWARD_ANTHROPIC_URL", &self.anthropic_url)
+    pub fn origins(&self) -> Result<Origins, ConfigError> {
+        let vertex = self.vertex_url.as_deref().map(|url| origin("KEYWARD_VERTEX_URL", url)).transpose()?;
+        Ok(Origins {
+            anthropic: origin("KEYWARD_ANTHROPIC_URL", &self.anthropic_url)?,
+            openai: origin("KEYWARD_OPENAI_URL", &self.openai_url)?,
+            google: origin("KEYWARD_GOOGLE_URL", &self.google_url)?,
+            vertex,
+            google_token: token_url(&self.google_token_url)?,
+        })
     }
+
+    /// The policy for tenants' URLs, which never lead to Keyward itself.
+    ///
+    /// # Errors
+    /// When a setting is not an origin.
+    pub fn url_policy(&self) -> Result<UrlPolicy, ConfigError> {
+        EndpointSettings { public_url: Some(self.public_url()?), ..self.endpoints.clone() }.policy()
+    }
+}
+
+/// A token endpoint has a path; one that is given as an origin has Google's.
+fn token_url(value: &str) -> Result<Url, ConfigError> {
+    let wrong = || ConfigError::Url { name: "KEYWARD_GOOGLE_TOKEN_URL" };
+    let mut url = Url::parse(value).map_err(|_| wrong())?;
+    let path = url.path().to_owned();
+    url.set_path("/");
+    let mut url = origin("KEYWARD_GOOGLE_TOKEN_URL", url.as_str())?;
+    url.set_path(if path == "/" { "/token" } else { &path });
+    Ok(url)
 }
 
 fn read_secret(path: &Path) -> Result<Secret, ConfigError> {

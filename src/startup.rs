@@ -17,6 +17,7 @@ use crate::crypto::sealed::OpenError;
 use crate::domain::clock::Clock;
 use crate::domain::ids::InstanceId;
 use crate::gateway::{self, InFlight};
+use crate::outbound::exchange::BearerCache;
 use crate::outbound::{Outbound, Parts};
 use crate::services::directory::Directory;
 use crate::services::jobs::Jobs;
@@ -93,7 +94,8 @@ pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Serv
     let options = Options {
         public_url: settings.public_url()?,
         product: settings.product_name.clone(),
-        anthropic_origin: settings.anthropic_origin()?,
+        origins: settings.origins()?,
+        urls: settings.url_policy()?,
     };
     let db = open_database(settings).await?;
     let (keyring, root) = open_custody(&db, &settings.keyring_path()).await?;
@@ -106,6 +108,7 @@ pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Serv
         keyring: Arc::new(keyring),
         root: Arc::new(root),
         outbound,
+        bearers: BearerCache::default(),
         passwords: Passwords::default(),
         meter: Meter::default(),
         key_states: KeyStates::default(),
@@ -180,6 +183,7 @@ pub async fn start(
 ) -> Result<Running, StartError> {
     let lock = lock(&services, settings)?;
     settle_leftovers(&services).await?;
+    services.record_allowed_endpoints().await?;
     let jobs = jobs::start(&services);
     let in_flight = InFlight::default();
     let stopping = Arc::new(AtomicBool::new(false));

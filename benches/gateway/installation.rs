@@ -16,7 +16,7 @@ use keyward::domain::audit::AuditActor;
 use keyward::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
 use keyward::domain::clock::{DAY, Moment};
 use keyward::domain::ids::{Owner, PlanId, TenantId, UserId};
-use keyward::domain::provider_key::Provider;
+use keyward::domain::provider_key::{KeySettings, Provider};
 use keyward::services::Services;
 use keyward::services::provider_keys::{Holder, NewKey};
 use keyward::services::tokens::NewToken;
@@ -100,6 +100,7 @@ pub async fn add_key(
         name: name.to_owned(),
         label: String::new(),
         custom_url: String::new(),
+        settings: KeySettings::default(),
         switch_mode: false,
     };
     let added = services.add_key(&actor, holder(tenant), new).await;

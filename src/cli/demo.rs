@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{Failure, demo_data};
-use crate::config::{LogFormat, Settings};
+use crate::config::{EndpointSettings, LogFormat, Settings};
 use crate::domain::clock::Clock;
 use crate::outbound::Trust;
 use crate::providers::Outgoing;
@@ -90,12 +90,20 @@ impl Demo {
         let address = listener.local_addr()?;
         Ok(Settings {
             bind: address,
-            public_url: Some(format!("http://localhost:{}", address.port())),
             data_dir: self.data_dir.clone(),
             database_url: None,
             database_url_file: None,
             master_keys_file: None,
             anthropic_url: sandbox_origin.to_owned(),
+            openai_url: sandbox_origin.to_owned(),
+            google_url: sandbox_origin.to_owned(),
+            vertex_url: Some(sandbox_origin.to_owned()),
+            google_token_url: sandbox_origin.to_owned(),
+            endpoints: EndpointSettings {
+                public_url: Some(format!("http://localhost:{}", address.port())),
+                // Azure and custom endpoints have no origin of their own: theirs is the sandbox too.
+                allowed_endpoints: vec![sandbox_origin.to_owned()],
+            },
             product_name: "Acme".to_owned(),
             log: LogFormat::Text,
             metrics_bind: None,
@@ -156,6 +164,7 @@ async fn call_gateway(services: &Services, card: &Card) -> Result<(), Failure> {
         url: Url::parse(&format!("http://127.0.0.1:{port}/v1/messages"))?,
         headers,
         body: body.to_string().into(),
+        hides_usage: false,
     };
     let mut answer = services.outbound.send(outgoing, Trust::Operator, Duration::from_secs(20)).await?;
     let status = answer.status;

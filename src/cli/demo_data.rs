@@ -15,7 +15,7 @@ use crate::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, U
 use crate::domain::clock::{DAY, HOUR, MINUTE, Moment, SECOND};
 use crate::domain::ids::{KeyId, Owner, PlanId, RequestId, TenantId, TokenId, UserId};
 use crate::domain::plan::{Feature, Plan};
-use crate::domain::provider_key::Provider;
+use crate::domain::provider_key::{KeySettings, Provider};
 use crate::domain::usage::{Dialect, Labels, ServedAs, TokenUsage, UsageRow, UsageState};
 use crate::services::Services;
 use crate::services::provider_keys::{Holder, NewKey};
@@ -79,8 +79,10 @@ struct Sample {
     mode: UsageMode,
     no_key: NoKeyPolicy,
     on_limit: LimitPolicy,
-    /// Keys to add: name, label, and the word that tells the sandbox how to behave.
+    /// Anthropic keys to add: name, label, and the word that tells the sandbox how to behave.
     keys: &'static [(&'static str, &'static str, &'static str)],
+    /// Keys of other providers that work: provider, name and label.
+    others: &'static [(Provider, &'static str, &'static str)],
     /// Requests on a busy day.
     traffic: u32,
     /// Days ago that the tenant changed from managed use to its own key.
@@ -99,6 +101,10 @@ const SAMPLES: &[Sample] = &[
         no_key: NoKeyPolicy::Managed,
         on_limit: LimitPolicy::Pause,
         keys: &[("production", "Support workspace", "ok"), ("batch-eval", "Evaluation runs", "ok")],
+        others: &[
+            (Provider::Openai, "openai-search", "Embeddings for the help centre"),
+            (Provider::Azure, "azure-eu", "Customers in the EU"),
+        ],
         traffic: 70,
         switched: Some(20),
         answers: true,
@@ -112,6 +118,7 @@ const SAMPLES: &[Sample] = &[
         no_key: NoKeyPolicy::Managed,
         on_limit: LimitPolicy::Pause,
         keys: &[],
+        others: &[],
         traffic: 40,
         switched: None,
         answers: true,
@@ -125,6 +132,7 @@ const SAMPLES: &[Sample] = &[
         no_key: NoKeyPolicy::Block,
         on_limit: LimitPolicy::Pause,
         keys: &[("production", "", "spendlimit")],
+        others: &[],
         traffic: 30,
         switched: Some(45),
         answers: false,
@@ -138,6 +146,7 @@ const SAMPLES: &[Sample] = &[
         no_key: NoKeyPolicy::Block,
         on_limit: LimitPolicy::Pause,
         keys: &[("production", "", "forbidden-later")],
+        others: &[],
         traffic: 20,
         switched: Some(30),
         answers: false,
@@ -163,7 +172,7 @@ pub async fn plant(services: &Services, sandbox_url: String) -> Result<Card, Fai
     let plan_ids = plant_plans(services, now).await?;
     let tenant_ids = plant_tenants(services, &plan_ids, now).await?;
     let users = plant_people(services, &tenant_ids).await?;
-    let shared = plant_shared_key(services).await?;
+    let shared = plant_shared_keys(services).await?;
     let mut tokens = BTreeMap::new();
     let by = AuditActor::system("keyward demo");
     for sample in SAMPLES {
@@ -309,26 +318,53 @@ async fn plant_people(
     Ok(users)
 }
 
-async fn plant_shared_key(services: &Services) -> Result<KeyId, Failure> {
-    let new = NewKey {
-        provider: Provider::Anthropic,
-        secret: sandbox_key("ok", "shared"),
-        name: "shared".to_owned(),
-        label: "Acme's account".to_owned(),
-        custom_url: String::new(),
-        switch_mode: false,
-    };
+/// A shared key for each dialect; gives Anthropic's.
+async fn plant_shared_keys(services: &Services) -> Result<KeyId, Failure> {
     let person = actor(services, None, "root@acme.example");
     let holder = holder(Owner::Platform);
-    services.add_key(&person, holder, new).await.map_err(|error| format!("the shared key: {error:?}"))?;
-    let lines = services.key_lines(holder).await?;
-    Ok(lines.first().ok_or("the shared key is missing")?.key.id)
+    let names = [
+        (Provider::Anthropic, "shared"),
+        (Provider::Openai, "shared-openai"),
+        (Provider::Google, "shared-google"),
+    ];
+    for (provider, name) in names {
+        let new = new_key(services, provider, name, "Acme's account", sandbox_key(provider, "ok", "shared"));
+        services.add_key(&person, holder, new).await.map_err(|error| format!("{name}: {error:?}"))?;
+    }
+    let keys = services.keys(holder).await?;
+    let anthropic = keys.iter().find(|key| key.provider == Provider::Anthropic);
+    Ok(anthropic.ok_or("the shared key is missing")?.id)
 }
 
 /// A test key of the sandbox that behaves as `word` says.
-fn sandbox_key(word: &str, whose: &str) -> Secret {
+fn sandbox_key(provider: Provider, word: &str, whose: &str) -> Secret {
     let random: String = token::random_text().chars().take(16).collect();
-    Secret::new(format!("sk-ant-api03-{whose}-{word}-{random}"))
+    let prefix = match provider {
+        Provider::Anthropic => "sk-ant-api03-",
+        Provider::Openai => "sk-proj-",
+        Provider::Google => "AQ.",
+        Provider::Vertex | Provider::Azure | Provider::Custom => "",
+    };
+    Secret::new(format!("{prefix}{whose}-{word}-{random}"))
+}
+
+/// A key as somebody would paste it. Those that need a URL get the sandbox's.
+fn new_key(services: &Services, provider: Provider, name: &str, label: &str, secret: Secret) -> NewKey {
+    let sandbox = services.options.urls.allowed.first();
+    let custom_url = match provider {
+        Provider::Azure => sandbox.cloned().unwrap_or_default(),
+        Provider::Custom => sandbox.map(|origin| format!("{origin}/custom/v1")).unwrap_or_default(),
+        _ => String::new(),
+    };
+    NewKey {
+        provider,
+        secret,
+        name: name.to_owned(),
+        label: label.to_owned(),
+        custom_url,
+        settings: KeySettings::default(),
+        switch_mode: false,
+    }
 }
 
 async fn plant_keys(
@@ -342,14 +378,8 @@ async fn plant_keys(
     for (name, label, word) in sample.keys {
         let later = *word == "forbidden-later";
         let word = if later { "ok" } else { word };
-        let new = NewKey {
-            provider: Provider::Anthropic,
-            secret: sandbox_key(word, sample.slug),
-            name: (*name).to_owned(),
-            label: (*label).to_owned(),
-            custom_url: String::new(),
-            switch_mode: false,
-        };
+        let secret = sandbox_key(Provider::Anthropic, word, sample.slug);
+        let new = new_key(services, Provider::Anthropic, name, label, secret);
         services
             .add_key(&person, holder, new)
             .await
@@ -358,8 +388,15 @@ async fn plant_keys(
             revoke_behind_our_back(services, holder, name, tenant).await?;
         }
     }
-    let lines = services.key_lines(holder).await?;
-    Ok(lines.into_iter().map(|line| (line.key.id, line.key.name.to_string())).collect())
+    let keys = services.keys(holder).await?;
+    for (provider, name, label) in sample.others {
+        let new = new_key(services, *provider, name, label, sandbox_key(*provider, "ok", sample.slug));
+        services
+            .add_key(&person, holder, new)
+            .await
+            .map_err(|error| format!("{} {name}: {error:?}", sample.slug))?;
+    }
+    Ok(keys.into_iter().map(|key| (key.id, key.name.to_string())).collect())
 }
 
 /// The provider stops taking a key that it took before, as live traffic would find out.

@@ -8,7 +8,7 @@ use crate::config::Settings;
 use crate::crypto::keyring::Keyring;
 use crate::crypto::root::RootKeys;
 use crate::crypto::secret::Secret;
-use crate::domain::provider_key::Provider;
+use crate::domain::provider_key::{KeySettings, Provider};
 use crate::outbound::{Outbound, Parts, Trust};
 use crate::providers::{self, Credential};
 use crate::storage::{Database, root};
@@ -35,7 +35,9 @@ pub async fn run(settings: &Settings) -> Result<ExitCode, Failure> {
         }
     };
     tell("keyring", check_keyring(settings, database.as_ref()).await);
-    tell("anthropic", check_provider(settings).await);
+    for provider in REACHED {
+        tell(provider.as_str(), check_provider(settings, provider).await);
+    }
     if let Some(database) = database {
         database.close().await;
     }
@@ -44,7 +46,8 @@ pub async fn run(settings: &Settings) -> Result<ExitCode, Failure> {
 
 fn check_settings(settings: &Settings) -> Result<String, Failure> {
     let url = settings.public_url()?;
-    settings.anthropic_origin()?;
+    settings.origins()?;
+    settings.url_policy()?;
     let warning = if url.starts_with("http://") && !url.starts_with("http://localhost") {
         " (without https, cookies and keys travel in the clear)"
     } else {
@@ -84,18 +87,25 @@ async fn check_keyring(settings: &Settings, database: Option<&Database>) -> Resu
     }
 }
 
+/// The providers that have an origin of the operator's to ask at.
+const REACHED: [Provider; 3] = [Provider::Anthropic, Provider::Openai, Provider::Google];
+
 /// Any answer will do: without a real key the provider can only say that it takes none.
-async fn check_provider(settings: &Settings) -> Result<String, Failure> {
-    let origin = settings.anthropic_origin()?;
+async fn check_provider(settings: &Settings, provider: Provider) -> Result<String, Failure> {
+    let origins = settings.origins()?;
     let outbound = Outbound::new(Parts::default())?;
     let nobody = Secret::new("none".to_owned());
-    let credential = Credential { secret: &nobody, custom_url: None, origin: &origin };
-    let provider = providers::of(Provider::Anthropic);
+    let none = KeySettings::default();
+    let credential =
+        Credential { secret: &nobody, custom_url: None, settings: &none, origins: &origins, bearer: None };
+    let provider = providers::of(provider);
     let (_, request) =
         provider.probe(&credential, provider.spec().probe_model)?.into_iter().next().ok_or("no probe")?;
+    let origin = request.url.origin().ascii_serialization();
+    let setting = provider.spec().kind.as_str().to_uppercase();
     let answer = outbound
         .send(request, Trust::Operator, Duration::from_secs(10))
         .await
-        .map_err(|error| format!("{error} at {origin}; check the network, or KEYWARD_ANTHROPIC_URL"))?;
+        .map_err(|error| format!("{error} at {origin}; check the network, or KEYWARD_{setting}_URL"))?;
     Ok(format!("{origin} answers with status {}", answer.status))
 }

@@ -4,6 +4,7 @@ mod accounts;
 mod demo;
 mod demo_data;
 mod doctor;
+mod endpoint;
 mod master_key;
 
 use std::net::SocketAddr;
@@ -45,7 +46,10 @@ enum Command {
     /// Make and inspect the master keyring
     #[command(subcommand)]
     MasterKey(master_key::MasterKey),
-    /// Check settings, database, keyring and provider
+    /// Explain what the policy says of tenants' URLs
+    #[command(subcommand)]
+    Endpoint(endpoint::Endpoint),
+    /// Check settings, database, keyring and providers
     Doctor(Settings),
 }
 
@@ -101,6 +105,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::User(command) => command.run().await?,
         Command::Token(command) => command.run().await?,
         Command::MasterKey(command) => command.run().await?,
+        Command::Endpoint(command) => command.run().await?,
         Command::Doctor(settings) => return doctor::run(&settings).await,
     }
     Ok(ExitCode::SUCCESS)

@@ -28,6 +28,8 @@ words! {
         KeyRemoved = "key.removed",
         KeyMadeDefault = "key.made_default",
         KeyEdited = "key.edited",
+        KeyScoped = "key.scoped",
+        EndpointsAllowed = "platform.endpoints_allowed",
         KeyResumed = "key.resumed",
         KeyDisabled = "key.disabled",
         KeyEnabled = "key.enabled",

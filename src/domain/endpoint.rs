@@ -73,36 +73,73 @@ const METADATA_HOSTS: &[&str] = &[
     "metadata.google.internal",
 ];
 
-/// Judges a URL as a tenant typed it. `Ok(None)` is the provider's default; `Ok(Some)` is the
-/// canonical URL, which the policy accepts again unchanged.
-///
-/// # Errors
-/// The first rule that the URL breaks.
-pub fn canonical(typed: &str, provider: Provider, own_host: Option<&str>) -> Result<Option<String>, UrlRule> {
-    let text = typed.trim();
-    if text.is_empty() {
-        return Ok(None);
+/// The policy of an installation: rules 1 to 7, with what the operator has set.
+#[derive(Clone, Debug, Default)]
+pub struct UrlPolicy {
+    /// Keyward's own host, which no URL may name.
+    pub own_host: Option<String>,
+    /// Exact origins that the operator allows whatever the rules say, such as `http://10.0.0.5:8000`.
+    pub allowed: Vec<String>,
+}
+
+impl UrlPolicy {
+    /// Judges a URL as a tenant typed it. `Ok(None)` is the provider's default; `Ok(Some)` is the
+    /// canonical URL, which the policy accepts again unchanged.
+    ///
+    /// # Errors
+    /// The first rule that the URL breaks.
+    pub fn canonical(&self, typed: &str, provider: Provider) -> Result<Option<String>, UrlRule> {
+        let text = typed.trim();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        if text.len() > 1_024 {
+            return Err(UrlRule::Length);
+        }
+        let (origin, path) = match self.allowed_origin(text) {
+            Some(origin) => {
+                let path = &text[origin.len()..];
+                judge_bytes(path)?;
+                (origin.to_owned(), path)
+            }
+            None => self.public_origin(text)?,
+        };
+        let url = format!("{origin}{}", api_path(path, provider)?);
+        match url::Url::parse(&url) {
+            Ok(parsed) if parsed.as_str() == url => Ok(Some(url)),
+            _ => Err(UrlRule::Ambiguous),
+        }
     }
-    if text.len() > 1_024 {
-        return Err(UrlRule::Length);
+
+    /// The allowed origin that a URL belongs to: one of those where the public rules do not hold.
+    #[must_use]
+    pub fn allowed_origin(&self, url: &str) -> Option<&str> {
+        self.allowed.iter().map(String::as_str).find(|origin| {
+            let (start, rest) = url.split_at_checked(origin.len()).unwrap_or_default();
+            start.eq_ignore_ascii_case(origin) && (rest.is_empty() || rest.starts_with('/'))
+        })
     }
-    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || b":/._~-".contains(&b)) {
-        return Err(UrlRule::Characters);
+
+    fn public_origin<'a>(&self, text: &'a str) -> Result<(String, &'a str), UrlRule> {
+        judge_bytes(text)?;
+        let rest = strip_scheme(text).ok_or(UrlRule::Scheme)?;
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let host = match authority.split_once(':') {
+            None => authority,
+            Some((host, "" | "443")) => host,
+            Some(_) => return Err(UrlRule::Port),
+        };
+        let host = host.to_ascii_lowercase();
+        judge_host(&host, self.own_host.as_deref())?;
+        Ok((format!("https://{host}"), path))
     }
-    let rest = strip_scheme(text).ok_or(UrlRule::Scheme)?;
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = match authority.split_once(':') {
-        None => authority,
-        Some((host, "" | "443")) => host,
-        Some(_) => return Err(UrlRule::Port),
-    };
-    let host = host.to_ascii_lowercase();
-    judge_host(&host, own_host)?;
-    let path = api_path(path, provider)?;
-    let url = format!("https://{host}{path}");
-    match url::Url::parse(&url) {
-        Ok(parsed) if parsed.as_str() == url => Ok(Some(url)),
-        _ => Err(UrlRule::Ambiguous),
+}
+
+fn judge_bytes(text: &str) -> Result<(), UrlRule> {
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b":/._~-".contains(&b)) {
+        Ok(())
+    } else {
+        Err(UrlRule::Characters)
     }
 }
 
@@ -123,7 +160,7 @@ fn judge_host(host: &str, own_host: Option<&str>) -> Result<(), UrlRule> {
         });
     let last = labels.last().copied().unwrap_or_default();
     let public_ending = (last.len() >= 2 && last.bytes().all(|b| b.is_ascii_alphabetic()))
-        || last.strip_prefix("xn--").is_some_and(|rest| !rest.is_empty());
+        || (last.starts_with("xn--") && url::Host::parse(last).is_ok());
     if !fits || !public_ending {
         return Err(UrlRule::Host);
     }
@@ -146,21 +183,21 @@ fn api_path(path: &str, provider: Provider) -> Result<String, UrlRule> {
     if segments.len() > 8 || !segments.iter().all(plain) {
         return Err(UrlRule::Path);
     }
-    match provider {
-        Provider::Anthropic => {
-            let ending = match segments.as_slice() {
-                [.., "v1", "messages"] => "",
-                [.., "v1"] => "/messages",
-                _ => "/v1/messages",
-            };
-            // What follows the messages endpoint would be sent to something else.
-            if ending == "/v1/messages" && segments.windows(2).any(|pair| pair == ["v1", "messages"]) {
-                return Err(UrlRule::Path);
-            }
-            let full = format!("{path}{ending}");
-            if full.matches('/').count() > 8 { Err(UrlRule::Path) } else { Ok(full) }
-        }
+    if provider != Provider::Anthropic {
+        // A bare origin keeps its slash: no URL is without one.
+        return Ok(if path.is_empty() { "/".to_owned() } else { path.to_owned() });
     }
+    let ending = match segments.as_slice() {
+        [.., "v1", "messages"] => "",
+        [.., "v1"] => "/messages",
+        _ => "/v1/messages",
+    };
+    // What follows the messages endpoint would be sent to something else.
+    if ending == "/v1/messages" && segments.windows(2).any(|pair| pair == ["v1", "messages"]) {
+        return Err(UrlRule::Path);
+    }
+    let full = format!("{path}{ending}");
+    if full.matches('/').count() > 8 { Err(UrlRule::Path) } else { Ok(full) }
 }
 
 #[cfg(test)]
@@ -169,8 +206,49 @@ mod tests {
 
     use super::*;
 
+    fn judge_for(provider: Provider, typed: &str) -> Result<Option<String>, UrlRule> {
+        let policy = UrlPolicy {
+            own_host: Some("keyward.example.com".to_owned()),
+            allowed: vec!["http://10.0.0.5:8000".to_owned(), "https://[fd00::1]:8443".to_owned()],
+        };
+        policy.canonical(typed, provider)
+    }
+
     fn judge(typed: &str) -> Result<Option<String>, UrlRule> {
-        canonical(typed, Provider::Anthropic, Some("keyward.example.com"))
+        judge_for(Provider::Anthropic, typed)
+    }
+
+    #[test]
+    fn other_providers_keep_their_path() {
+        for (typed, expected) in [
+            ("https://llm.example.com", "https://llm.example.com/"),
+            ("https://llm.example.com/", "https://llm.example.com/"),
+            ("https://llm.example.com/v1/", "https://llm.example.com/v1"),
+            (
+                "https://a.openai.azure.com/openai/deployments/x.y",
+                "https://a.openai.azure.com/openai/deployments/x.y",
+            ),
+        ] {
+            let canonical = judge_for(Provider::Custom, typed);
+            assert_eq!(canonical, Ok(Some(expected.to_owned())), "{typed}");
+            assert_eq!(judge_for(Provider::Custom, expected), canonical);
+        }
+    }
+
+    #[test]
+    fn the_operator_may_allow_exact_origins() {
+        let allowed = |typed: &str| judge_for(Provider::Custom, typed);
+        assert_eq!(allowed("http://10.0.0.5:8000/v1/"), Ok(Some("http://10.0.0.5:8000/v1".to_owned())));
+        assert_eq!(allowed("HTTP://10.0.0.5:8000"), Ok(Some("http://10.0.0.5:8000/".to_owned())));
+        assert_eq!(allowed("https://[fd00::1]:8443/v1"), Ok(Some("https://[fd00::1]:8443/v1".to_owned())));
+        assert_eq!(allowed("http://10.0.0.5:80000/v1"), Err(UrlRule::Scheme));
+        assert_eq!(allowed("http://10.0.0.5:8000@evil.example.com"), Err(UrlRule::Characters));
+        assert_eq!(allowed("http://10.0.0.5:8000.evil.example.com"), Err(UrlRule::Scheme));
+        assert_eq!(allowed("http://10.0.0.5/v1"), Err(UrlRule::Scheme));
+        assert_eq!(allowed("https://10.0.0.5:8000/v1"), Err(UrlRule::Port));
+        assert_eq!(allowed("http://10.0.0.5:8000/?x"), Err(UrlRule::Characters));
+        assert_eq!(allowed("http://10.0.0.5:8000/../x"), Err(UrlRule::Path));
+        assert_eq!(allowed("https://[fd00::2]:8443/v1"), Err(UrlRule::Characters));
     }
 
     #[test]
@@ -228,6 +306,7 @@ mod tests {
             ("https://a.example.com/a:b", Path),
             ("https://a.example.com/v1/messages/batches", Path),
             (deep.as_str(), Path),
+            ("https://example.xn--a", Host),
             ("https://xn--a.example.com", Ambiguous),
         ] {
             assert_eq!(judge(typed), Err(rule), "{typed}");
@@ -237,15 +316,21 @@ mod tests {
     proptest! {
         /// Whatever is accepted is https on a public name, canonical, and accepted again as it is.
         #[test]
-        fn accepted_urls_are_canonical(typed in "(https://|HTTPS://|http://)?[a-zA-Z0-9.:/_~@-]{0,60}") {
-            if let Ok(Some(url)) = judge(&typed) {
+        fn accepted_urls_are_canonical(
+            typed in "(https://|HTTPS://|http://)?[a-zA-Z0-9-]{1,12}(\\.[a-zA-Z0-9-]{1,8}){0,4}[a-zA-Z0-9.:/_~@%-]{0,40}",
+            at in 0..Provider::ALL.len(),
+        ) {
+            let provider = Provider::ALL[at];
+            if let Ok(Some(url)) = judge_for(provider, &typed) {
                 let parsed = url::Url::parse(&url).unwrap();
                 prop_assert_eq!(parsed.scheme(), "https");
                 prop_assert_eq!(parsed.port(), None);
                 prop_assert!(parsed.domain().is_some_and(|domain| domain.contains('.')));
                 prop_assert_eq!(parsed.as_str(), url.as_str());
-                prop_assert_eq!(judge(&url), Ok(Some(url.clone())));
-                prop_assert!(url.ends_with("/v1/messages"));
+                prop_assert!(parsed.username().is_empty() && parsed.password().is_none());
+                prop_assert!(parsed.query().is_none() && parsed.fragment().is_none());
+                prop_assert_eq!(judge_for(provider, &url), Ok(Some(url.clone())));
+                prop_assert_eq!(url.ends_with("/v1/messages"), provider == Provider::Anthropic || typed.trim_end_matches('/').ends_with("/v1/messages"));
             }
         }
     }

@@ -16,6 +16,8 @@ pub struct Rates {
     pub cache_write_1h: i64,
     pub output: i64,
     pub web_search: i64,
+    pub audio_input: i64,
+    pub audio_output: i64,
 }
 
 /// One dated price: a model, a service tier and a prompt size, from a moment on.
@@ -62,8 +64,8 @@ impl PriceBook {
         &self.rows
     }
 
-    /// The price that held at `at`, or `None`: the model is unpriced. A dated snapshot
-    /// (`…-20251001`) without a price of its own takes its model's.
+    /// The price that held at `at`, or `None`: the model is unpriced. A dated or numbered snapshot
+    /// (`…-20251001`, `…-2026-04-23`, `…@20251001`, `…-001`) without a price of its own takes its model's.
     #[must_use]
     pub fn find(
         &self,
@@ -74,7 +76,7 @@ impl PriceBook {
         at: Moment,
     ) -> Option<&PriceRow> {
         self.find_exact(provider, model, tier, prompt_tokens, at)
-            .or_else(|| self.find_exact(provider, without_date(model)?, tier, prompt_tokens, at))
+            .or_else(|| self.find_exact(provider, without_snapshot(model)?, tier, prompt_tokens, at))
     }
 
     fn find_exact(
@@ -98,8 +100,8 @@ impl PriceBook {
             .max_by_key(|row| (row.valid_from, row.above_prompt_tokens))
     }
 
-    /// Rates one request. Priority capacity is bought apart from the list, so it is rated at the
-    /// standard rates; `None` means that the model has no price.
+    /// Rates one request. A service tier without prices of its own, such as capacity that is bought
+    /// apart from the list, is rated at the standard ones; `None` means that the model has no price.
     #[must_use]
     pub fn rate(
         &self,
@@ -109,19 +111,27 @@ impl PriceBook {
         served: ServedAs,
         at: Moment,
     ) -> Option<Rated> {
-        let tier = match served.tier {
-            ServiceTier::Priority => ServiceTier::Standard,
-            tier => tier,
-        };
-        let row = self.find(provider, model, tier, tokens.prompt(), at)?;
+        let row = [served.tier, ServiceTier::Standard]
+            .into_iter()
+            .find_map(|tier| self.find(provider, model, tier, tokens.prompt(), at))?;
         Some(Rated { price_id: row.id, cost: cost(row, tokens, served) })
     }
 }
 
-/// The model of a dated snapshot: `claude-haiku-4-5` of `claude-haiku-4-5-20251001`.
-fn without_date(model: &str) -> Option<&str> {
-    let (name, date) = model.rsplit_once('-')?;
-    (date.len() == 8 && date.bytes().all(|b| b.is_ascii_digit())).then_some(name)
+/// The model of a snapshot: `claude-haiku-4-5` of `claude-haiku-4-5-20251001`.
+#[must_use]
+pub fn without_snapshot(model: &str) -> Option<&str> {
+    let digits = |text: &str, length| text.len() == length && text.bytes().all(|b| b.is_ascii_digit());
+    if let Some((name, snapshot)) = model.split_once('@') {
+        return (!name.is_empty() && !snapshot.is_empty()).then_some(name);
+    }
+    let (name, last) = model.rsplit_once('-')?;
+    if digits(last, 8) || digits(last, 3) {
+        return Some(name);
+    }
+    let (name, month) = name.rsplit_once('-')?;
+    let (name, year) = name.rsplit_once('-')?;
+    (digits(last, 2) && digits(month, 2) && digits(year, 4)).then_some(name)
 }
 
 /// Exact in picodollars and permille, rounded once to nanodollars, half to even.
@@ -132,7 +142,10 @@ fn cost(row: &PriceRow, tokens: &TokenUsage, served: ServedAs) -> Nanos {
         + of(tokens.cache_read, rates.cache_read)
         + of(tokens.cache_write_5m, rates.cache_write_5m)
         + of(tokens.cache_write_1h, rates.cache_write_1h)
-        + of(tokens.output, rates.output);
+        + of(tokens.output, rates.output)
+        + of(tokens.tool, rates.input)
+        + of(tokens.audio_input, rates.audio_input)
+        + of(tokens.audio_output, rates.audio_output);
     let us = if served.us_only { i128::from(row.us_permille) } else { 1_000 };
     let fast = if served.speed == Speed::Fast { i128::from(row.fast_permille) } else { 1_000 };
     let by_unit = of(tokens.web_searches, rates.web_search);
@@ -167,6 +180,7 @@ mod tests {
             output: 500,
             reasoning: 300,
             web_searches: 2,
+            ..TokenUsage::default()
         };
         // Haiku 4.5: $1, $0.10, $1.25, $2 and $5 per million tokens; $10 per thousand searches.
         let expected = 1_000_000 + 1_000_000 + 125_000 + 20_000 + 2_500_000 + 20_000_000;

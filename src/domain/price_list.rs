@@ -1,156 +1,151 @@
-//! The list prices that Keyward ships with, and the models that they belong to.
+//! The list prices that Keyward ships with, and the models that they belong to: `price_list.csv`,
+//! a line for each model, service tier and prompt size, in picodollars per token, and per search
+//! for web search. A provider after a `+` sells the model at the same price.
 //!
 //! Sources, read on 20 November 2026: the pricing page of the Claude documentation
-//! (platform.claude.com/docs/en/about-claude/pricing) and the community price map in `PyPI`
-//! `litellm` 1.109.1. A price changes by a new dated row, never by an edit.
+//! (platform.claude.com/docs/en/about-claude/pricing), and for the others the community price map
+//! in `PyPI` `litellm` 1.109.1, which names developers.openai.com/api/docs/pricing and
+//! ai.google.dev/gemini-api/docs/pricing. A price changes by a new dated row, never by an edit.
+
+use std::sync::LazyLock;
+
+use serde::Deserialize;
 
 use super::clock::Moment;
 use super::ids::PriceId;
-use super::price::{PriceRow, Rates};
+use super::price::{PriceRow, Rates, without_snapshot};
 use super::provider_key::Provider;
 use super::usage::ServiceTier;
 
 /// A model of the list: its limits, and the day on which the provider retires it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
-    pub provider: Provider,
-    pub id: &'static str,
-    pub name: &'static str,
+    /// Who sells it, its maker first.
+    pub providers: Vec<Provider>,
+    pub id: String,
+    pub name: String,
     pub max_input: u64,
+    /// 0 for a model that writes nothing, such as one for embeddings.
     pub max_output: u64,
     /// `YYYY-MM-DD`, where a retirement is announced.
-    pub retires: Option<&'static str>,
-    prices: &'static [Tier],
-    us_permille: i64,
-    fast_permille: i64,
+    pub retires: Option<String>,
 }
 
-/// Dollars per billion tokens for input, cache read, 5-minute write, 1-hour write and output.
-#[derive(Clone, Copy, Debug)]
-struct Tier {
-    above_prompt_tokens: u64,
-    rates: [i64; 5],
-}
-
-const fn tier(above_prompt_tokens: u64, rates: [i64; 5]) -> Tier {
-    Tier { above_prompt_tokens, rates }
-}
-
-const fn claude(id: &'static str, name: &'static str, prices: &'static [Tier]) -> Model {
-    Model {
-        provider: Provider::Anthropic,
-        id,
-        name,
-        max_input: 1_000_000,
-        max_output: 128_000,
-        retires: None,
-        prices,
-        us_permille: 1_100,
-        fast_permille: 1_000,
+impl Model {
+    /// Whoever makes it.
+    #[must_use]
+    pub fn maker(&self) -> Provider {
+        self.providers.first().copied().unwrap_or(Provider::Custom)
     }
 }
 
-const fn small(mut model: Model) -> Model {
-    model.max_input = 200_000;
-    model.max_output = 64_000;
-    model.us_permille = 1_000;
-    model
+#[derive(Deserialize)]
+struct Line {
+    providers: String,
+    model: String,
+    name: String,
+    max_input: u64,
+    max_output: u64,
+    retires: Option<String>,
+    us_permille: i64,
+    fast_permille: i64,
+    web_search: i64,
+    tier: String,
+    above_prompt_tokens: u64,
+    input: i64,
+    cache_read: i64,
+    cache_write: i64,
+    cache_write_long: i64,
+    output: i64,
+    /// As for text where it is absent.
+    audio_input: Option<i64>,
+    audio_output: Option<i64>,
 }
 
-const fn fast(mut model: Model) -> Model {
-    model.fast_permille = 2_000;
-    model
+impl Line {
+    fn providers(&self) -> Vec<Provider> {
+        self.providers.split('+').filter_map(Provider::parse).collect()
+    }
 }
 
-const fn retires(mut model: Model, day: &'static str) -> Model {
-    model.retires = Some(day);
-    model
+struct List {
+    models: Vec<Model>,
+    rows: Vec<PriceRow>,
 }
 
-const OPUS: &[Tier] = &[tier(0, [5_000, 500, 6_250, 10_000, 25_000])];
-const SONNET: &[Tier] = &[tier(0, [3_000, 300, 3_750, 6_000, 15_000])];
-const FABLE: &[Tier] = &[tier(0, [10_000, 1_000, 12_500, 20_000, 50_000])];
-const FABLE_5_1: &[Tier] = &[tier(0, [10_000, 250, 12_500, 20_000, 50_000])];
+static LIST: LazyLock<List> = LazyLock::new(|| {
+    let mut list = List { models: Vec::new(), rows: Vec::new() };
+    let mut reader = csv::Reader::from_reader(include_bytes!("price_list.csv").as_slice());
+    // A test holds every line to be readable.
+    for line in reader.deserialize::<Line>().flatten() {
+        let Some(tier) = ServiceTier::parse(&line.tier) else { continue };
+        let providers = line.providers();
+        list.rows.extend(providers.iter().map(|provider| price(*provider, tier, &line)));
+        if list.models.last().is_none_or(|last| last.id != line.model) {
+            list.models.push(Model {
+                providers,
+                id: line.model,
+                name: line.name,
+                max_input: line.max_input,
+                max_output: line.max_output,
+                retires: line.retires,
+            });
+        }
+    }
+    list
+});
 
-/// Every model with a price, newest first.
-pub const MODELS: &[Model] = &[
-    claude(
-        "claude-haiku-5-5",
-        "Claude Haiku 5.5",
-        &[tier(0, [100, 10, 125, 200, 500]), tier(100_000, [500, 50, 625, 1_000, 2_500])],
-    ),
-    claude("claude-sonnet-5-5", "Claude Sonnet 5.5", &[tier(0, [2_000, 100, 2_500, 4_000, 10_000])]),
-    fast(claude("claude-opus-5-5", "Claude Opus 5.5", &[tier(0, [4_000, 200, 5_000, 8_000, 20_000])])),
-    claude("claude-fable-5-1", "Claude Fable 5.1", FABLE_5_1),
-    claude("claude-mythos-5-1", "Claude Mythos 5.1", FABLE_5_1),
-    claude("claude-fable-5", "Claude Fable 5", FABLE),
-    claude("claude-mythos-5", "Claude Mythos 5", FABLE),
-    claude("claude-sonnet-5", "Claude Sonnet 5", &[tier(0, [2_000, 200, 2_500, 4_000, 10_000])]),
-    fast(claude("claude-opus-5", "Claude Opus 5", OPUS)),
-    fast(claude("claude-opus-4-8", "Claude Opus 4.8", OPUS)),
-    claude("claude-opus-4-7", "Claude Opus 4.7", OPUS),
-    claude("claude-opus-4-6", "Claude Opus 4.6", OPUS),
-    claude("claude-sonnet-4-6", "Claude Sonnet 4.6", SONNET),
-    small(claude("claude-opus-4-5", "Claude Opus 4.5", OPUS)),
-    small(claude("claude-haiku-4-5", "Claude Haiku 4.5", &[tier(0, [1_000, 100, 1_250, 2_000, 5_000])])),
-    retires(small(claude("claude-sonnet-4-5", "Claude Sonnet 4.5", SONNET)), "2026-11-30"),
-];
-
-/// Web search: 10 US dollars per thousand searches, for every Claude model.
-const WEB_SEARCH_PICODOLLARS: i64 = 10_000_000_000;
+/// Every model with a price, those of one maker together, newest first.
+#[must_use]
+pub fn models() -> &'static [Model] {
+    &LIST.models
+}
 
 /// The list as price rows that hold from the beginning. Ids are derived from what a row is for,
 /// so that seeding twice writes nothing twice.
 #[must_use]
 pub fn list() -> Vec<PriceRow> {
-    MODELS
-        .iter()
-        .flat_map(|model| {
-            model.prices.iter().flat_map(|tier| {
-                [
-                    row(model, tier, ServiceTier::Standard, 1, WEB_SEARCH_PICODOLLARS),
-                    row(model, tier, ServiceTier::Batch, 2, WEB_SEARCH_PICODOLLARS),
-                ]
-            })
-        })
-        .collect()
+    LIST.rows.clone()
 }
 
-fn row(model: &Model, tier: &Tier, service: ServiceTier, divisor: i64, web_search: i64) -> PriceRow {
-    // Dollars per billion tokens are thousands of picodollars per token.
-    let [input, cache_read, cache_write_5m, cache_write_1h, output] =
-        tier.rates.map(|rate| rate * 1_000 / divisor);
+fn price(provider: Provider, tier: ServiceTier, line: &Line) -> PriceRow {
     PriceRow {
-        id: stable_id(model.id, service, tier.above_prompt_tokens),
-        provider: model.provider,
-        model: model.id.to_owned(),
-        tier: service,
+        id: stable_id(provider, &line.model, tier, line.above_prompt_tokens),
+        provider,
+        model: line.model.clone(),
+        tier,
         valid_from: Moment(0),
-        above_prompt_tokens: tier.above_prompt_tokens,
-        rates: Rates { input, cache_read, cache_write_5m, cache_write_1h, output, web_search },
-        us_permille: model.us_permille,
-        fast_permille: model.fast_permille,
+        above_prompt_tokens: line.above_prompt_tokens,
+        rates: Rates {
+            input: line.input,
+            cache_read: line.cache_read,
+            cache_write_5m: line.cache_write,
+            cache_write_1h: line.cache_write_long,
+            output: line.output,
+            web_search: line.web_search,
+            audio_input: line.audio_input.unwrap_or(line.input),
+            audio_output: line.audio_output.unwrap_or(line.output),
+        },
+        us_permille: line.us_permille,
+        fast_permille: line.fast_permille,
     }
 }
 
-fn stable_id(model: &str, service: ServiceTier, above: u64) -> PriceId {
+fn stable_id(provider: Provider, model: &str, tier: ServiceTier, above: u64) -> PriceId {
     use sha2::{Digest, Sha256};
-    let digest = Sha256::digest(format!("keyward list price\0{model}\0{service}\0{above}"));
+    // Anthropic was the first, when there was nothing to tell apart.
+    let of = if provider == Provider::Anthropic { String::new() } else { format!("{provider}\0") };
+    let digest = Sha256::digest(format!("keyward list price\0{of}{model}\0{tier}\0{above}"));
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
     PriceId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
 }
 
-/// The listed model of this id, or the one of which it is a dated snapshot.
+/// The listed model of this id, or the one of which it is a snapshot.
 #[must_use]
 pub fn find(id: &str) -> Option<&'static Model> {
-    MODELS.iter().find(|model| {
-        id == model.id
-            || id
-                .strip_prefix(model.id)
-                .and_then(|rest| rest.strip_prefix('-'))
-                .is_some_and(|date| date.len() == 8 && date.bytes().all(|b| b.is_ascii_digit()))
-    })
+    let exact = |id: &str| models().iter().find(|model| model.id == id);
+    exact(id).or_else(|| exact(without_snapshot(id)?))
 }
 
 #[cfg(test)]
@@ -158,27 +153,62 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_stable_and_distinct() {
-        let (first, second) = (list(), list());
-        assert_eq!(first, second);
-        let mut ids: Vec<uuid::Uuid> = first.iter().map(|row| row.id.0).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        assert_eq!(ids.len(), first.len());
+    fn every_line_is_readable() {
+        let lines = include_str!("price_list.csv").lines().count() - 1;
+        let mut reader = csv::Reader::from_reader(include_bytes!("price_list.csv").as_slice());
+        let read: Vec<Line> = reader.deserialize().collect::<Result<_, _>>().unwrap();
+        assert_eq!(read.len(), lines);
+        for line in &read {
+            assert_eq!(line.providers().len(), line.providers.split('+').count(), "{}", line.providers);
+            assert!(ServiceTier::parse(&line.tier).is_some(), "{}", line.tier);
+            assert!(line.input > 0 && line.us_permille >= 1_000 && line.fast_permille >= 1_000);
+        }
+        assert_eq!(list().len(), read.iter().map(|line| line.providers().len()).sum::<usize>());
     }
 
     #[test]
-    fn batch_costs_half() {
-        for pair in list().chunks(2) {
-            assert_eq!(pair[0].rates.input, pair[1].rates.input * 2, "{}", pair[0].model);
-            assert_eq!(pair[0].rates.output, pair[1].rates.output * 2, "{}", pair[0].model);
+    fn ids_are_distinct_and_stay_as_they_were() {
+        let mut ids: Vec<uuid::Uuid> = list().iter().map(|row| row.id.0).collect();
+        let all = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), all);
+        let haiku = stable_id(Provider::Anthropic, "claude-haiku-4-5", ServiceTier::Standard, 0);
+        assert_eq!(haiku.0.to_string(), "4c95d008-12d2-812e-b15b-ef271bb6b386");
+    }
+
+    #[test]
+    fn batches_of_claude_cost_half() {
+        let of = |model: &str, tier, above| {
+            list()
+                .into_iter()
+                .find(|row| {
+                    (row.provider, row.model.as_str(), row.tier, row.above_prompt_tokens)
+                        == (Provider::Anthropic, model, tier, above)
+                })
+                .unwrap()
+                .rates
+        };
+        for row in list().iter().filter(|row| row.provider == Provider::Anthropic) {
+            let above = row.above_prompt_tokens;
+            let (whole, half) =
+                (of(&row.model, ServiceTier::Standard, above), of(&row.model, ServiceTier::Batch, above));
+            assert_eq!((whole.input, whole.output), (half.input * 2, half.output * 2), "{}", row.model);
         }
     }
 
     #[test]
     fn snapshots_are_found_by_their_model() {
-        assert_eq!(find("claude-haiku-4-5-20251001").unwrap().id, "claude-haiku-4-5");
-        assert_eq!(find("claude-opus-5-5").unwrap().id, "claude-opus-5-5");
+        for (id, model) in [
+            ("claude-haiku-4-5-20251001", "claude-haiku-4-5"),
+            ("claude-haiku-4-5@20251001", "claude-haiku-4-5"),
+            ("claude-opus-5-5", "claude-opus-5-5"),
+            ("gpt-4o-2024-08-06", "gpt-4o"),
+            ("gemini-2.5-flash-001", "gemini-2.5-flash"),
+        ] {
+            assert_eq!(find(id).unwrap().id, model);
+        }
         assert!(find("claude-opus-5-x").is_none());
+        assert!(find("gpt-4o-2024-08-6").is_none());
     }
 }

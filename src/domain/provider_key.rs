@@ -1,13 +1,26 @@
 //! Provider keys: what is known of them, and how their state moves.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::account::Slug;
 use super::clock::{MINUTE, Moment};
 use super::ids::{KeyId, Owner, UserId};
+use super::price::without_snapshot;
+use super::usage::Dialect;
 use super::words;
 
 words! {
     /// An LLM provider that Keyward speaks to.
-    pub enum Provider { Anthropic = "anthropic" }
+    pub enum Provider {
+        Anthropic = "anthropic",
+        Openai = "openai",
+        /// Gemini by way of Google AI Studio.
+        Google = "google",
+        Vertex = "vertex",
+        Azure = "azure",
+        /// Anything else that speaks `OpenAI`'s dialect, at a URL of the tenant's.
+        Custom = "custom",
+    }
 }
 
 impl Provider {
@@ -16,7 +29,79 @@ impl Provider {
     pub fn label(self) -> &'static str {
         match self {
             Self::Anthropic => "Anthropic",
+            Self::Openai => "OpenAI",
+            Self::Google => "Google AI Studio",
+            Self::Vertex => "Vertex AI",
+            Self::Azure => "Azure OpenAI",
+            Self::Custom => "Custom endpoint",
         }
+    }
+
+    /// The label with its article, as in "Add an Anthropic key".
+    #[must_use]
+    pub fn a_label(self) -> String {
+        let article = if matches!(self, Self::Anthropic | Self::Openai | Self::Azure) { "an" } else { "a" };
+        format!("{article} {}", self.label())
+    }
+
+    /// The dialect that its requests mostly have.
+    #[must_use]
+    pub fn dialect(self) -> Dialect {
+        match self {
+            Self::Anthropic => Dialect::Anthropic,
+            Self::Openai | Self::Azure | Self::Custom => Dialect::Openai,
+            Self::Google | Self::Vertex => Dialect::Gemini,
+        }
+    }
+
+    /// Whether it answers requests of this dialect.
+    #[must_use]
+    pub fn speaks(self, dialect: Dialect) -> bool {
+        match self {
+            Self::Anthropic => dialect == Dialect::Anthropic,
+            Self::Openai | Self::Azure | Self::Custom => dialect == Dialect::Openai,
+            Self::Google => dialect == Dialect::Gemini,
+            Self::Vertex => matches!(dialect, Dialect::Gemini | Dialect::Anthropic),
+        }
+    }
+}
+
+/// What a key version needs beside its secret and URL, such as a location: by the provider's names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct KeySettings(pub BTreeMap<String, String>);
+
+impl KeySettings {
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+/// The features and models that a key may be used for; `None` means all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct KeyScope {
+    pub features: Option<BTreeSet<String>>,
+    pub models: Option<BTreeSet<String>>,
+}
+
+impl KeyScope {
+    #[must_use]
+    pub fn has_feature(&self, slug: &str) -> bool {
+        self.features.as_ref().is_none_or(|features| features.contains(slug))
+    }
+
+    /// Whether a model is in it: by its name, or as a snapshot of a model that is.
+    #[must_use]
+    pub fn has_model(&self, model: &str) -> bool {
+        self.models.as_ref().is_none_or(|models| {
+            models.contains(model) || without_snapshot(model).is_some_and(|model| models.contains(model))
+        })
+    }
+
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.features.is_none() && self.models.is_none()
     }
 }
 
@@ -180,6 +265,7 @@ pub struct KeyView {
     pub disabled: Option<DisabledBy>,
     pub is_default: bool,
     pub fingerprint: String,
+    pub scope: KeyScope,
 }
 
 impl KeyView {
@@ -202,6 +288,7 @@ pub struct ProviderKey {
     pub created_at: Moment,
     pub created_by: Option<UserId>,
     pub created_by_name: String,
+    pub scope: KeyScope,
     pub current: KeyVersion,
     pub last_used_at: Option<Moment>,
 }
@@ -223,6 +310,7 @@ impl ProviderKey {
             disabled: self.disabled,
             is_default: self.is_default,
             fingerprint: self.current.fingerprint.clone(),
+            scope: self.scope.clone(),
         }
     }
 }
@@ -234,6 +322,8 @@ pub struct KeyVersion {
     /// Canonical; `None` is the provider's default. Sealed with the secret: a URL changed behind
     /// Keyward's back makes the version fail to open.
     pub custom_url: Option<String>,
+    /// Sealed with the secret, as the URL is.
+    pub settings: KeySettings,
     pub hint: String,
     pub fingerprint: String,
     pub status: KeyStatus,

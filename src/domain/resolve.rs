@@ -16,6 +16,8 @@ pub struct Ask<'a> {
     pub feature: Option<&'a str>,
     pub key_name: Option<&'a str>,
     pub provider: Option<Provider>,
+    /// The model that is asked for, where that is known.
+    pub model: Option<&'a str>,
 }
 
 /// All that is known about the tenant and the platform at the moment of asking.
@@ -52,9 +54,9 @@ pub enum Opener {
     /// An admin of the tenant, on its Billing page.
     BillingPage,
     /// Whoever pays the provider, by adding credit in its console.
-    ProviderBilling,
+    ProviderBilling(Provider),
     /// Whoever pays the provider, by raising the limit in its console.
-    ProviderLimits,
+    ProviderLimits(Provider),
     /// Nobody needs to: it opens by itself.
     Time,
 }
@@ -158,16 +160,16 @@ impl Miss {
 }
 
 fn choose<'a>(ask: &Ask<'_>, s: &Situation<'a>, feature: &Feature) -> Result<Chosen<'a>, Miss> {
-    let provider = ask.provider.unwrap_or_else(|| own_provider(ask.dialect));
-    if !speaks(provider, ask.dialect) {
+    let provider = ask.provider.unwrap_or_else(|| ask.dialect.own_provider());
+    if !provider.speaks(ask.dialect) {
         return Err(Miss::new(
             RefusalCode::ProviderMismatch,
             Opener::KeysPage,
-            format!("{} does not speak the {} dialect.", provider.label(), ask.dialect),
+            format!("{} does not speak the {} dialect.", provider.label(), ask.dialect.label()),
         ));
     }
     if let Some(name) = ask.key_name {
-        return named(name, ask, s);
+        return named(name, ask, s, feature);
     }
     if s.policy.mode == UsageMode::Managed || !feature.covered {
         return shared(provider, s, None);
@@ -186,7 +188,10 @@ fn choose<'a>(ask: &Ask<'_>, s: &Situation<'a>, feature: &Feature) -> Result<Cho
         };
     };
     match usable(key, s.now) {
-        Ok(()) => Ok(Chosen { key, shared: false, mode: UsageMode::Byok, fallback: None }),
+        Ok(()) => {
+            within_scope(key, ask, feature)?;
+            Ok(Chosen { key, shared: false, mode: UsageMode::Byok, fallback: None })
+        }
         Err(_) if key.state_at(s.now).is_limit() && s.policy.on_limit == LimitPolicy::Managed => {
             shared(provider, s, Some(Fallback::Limit))
         }
@@ -195,7 +200,7 @@ fn choose<'a>(ask: &Ask<'_>, s: &Situation<'a>, feature: &Feature) -> Result<Cho
 }
 
 /// A key that a request names is used in either mode and never falls back to anything.
-fn named<'a>(name: &str, ask: &Ask<'_>, s: &Situation<'a>) -> Result<Chosen<'a>, Miss> {
+fn named<'a>(name: &str, ask: &Ask<'_>, s: &Situation<'a>, feature: &Feature) -> Result<Chosen<'a>, Miss> {
     let Some(key) = s.keys.iter().find(|key| key.name.as_str() == name) else {
         return Err(Miss::new(
             RefusalCode::KeyNotFound,
@@ -203,7 +208,7 @@ fn named<'a>(name: &str, ask: &Ask<'_>, s: &Situation<'a>) -> Result<Chosen<'a>,
             format!("There is no key named {name}."),
         ));
     };
-    if ask.provider.is_some_and(|provider| provider != key.provider) || !speaks(key.provider, ask.dialect) {
+    if ask.provider.is_some_and(|provider| provider != key.provider) || !key.provider.speaks(ask.dialect) {
         return Err(Miss::new(
             RefusalCode::ProviderMismatch,
             Opener::KeysPage,
@@ -211,6 +216,7 @@ fn named<'a>(name: &str, ask: &Ask<'_>, s: &Situation<'a>) -> Result<Chosen<'a>,
         ));
     }
     usable(key, s.now)?;
+    within_scope(key, ask, feature)?;
     Ok(Chosen { key, shared: false, mode: UsageMode::Byok, fallback: None })
 }
 
@@ -251,12 +257,12 @@ fn usable(key: &KeyView, now: Moment) -> Result<(), Miss> {
         }
         KeyState::OutOfCredit => (
             RefusalCode::Paused,
-            Opener::ProviderBilling,
+            Opener::ProviderBilling(key.provider),
             format!("AI is paused: the {provider} account of the key {} is out of credit.", key.name),
         ),
         KeyState::SpendLimit => (
             RefusalCode::Paused,
-            Opener::ProviderLimits,
+            Opener::ProviderLimits(key.provider),
             format!("AI is paused: the {provider} spend limit of the key {} is reached.", key.name),
         ),
         KeyState::RateLimited => (
@@ -266,6 +272,21 @@ fn usable(key: &KeyView, now: Moment) -> Result<(), Miss> {
         ),
     };
     Err(Miss { until: key.status.until, ..Miss::new(code, opener, why) })
+}
+
+/// A key that is not for this feature or model closes the gate: nothing else stands in for it.
+fn within_scope(key: &KeyView, ask: &Ask<'_>, feature: &Feature) -> Result<(), Miss> {
+    let closed = |what: &str| {
+        let why = format!("The key {} may not be used for {what}.", key.name);
+        Err(Miss::new(RefusalCode::GateClosed, Opener::KeysPage, why))
+    };
+    if !key.scope.has_feature(&feature.slug) {
+        return closed(&feature.name);
+    }
+    match ask.model {
+        Some(model) if !key.scope.has_model(model) => closed(&format!("the model {model}")),
+        _ => Ok(()),
+    }
 }
 
 fn gates(s: &Situation<'_>, feature: &Feature, key: &Result<Chosen<'_>, Miss>) -> Vec<Gate> {
@@ -300,19 +321,6 @@ fn gates(s: &Situation<'_>, feature: &Feature, key: &Result<Chosen<'_>, Miss>) -
     ]
 }
 
-/// The provider whose dialect it is: where a request goes that names none.
-fn own_provider(dialect: Dialect) -> Provider {
-    match dialect {
-        Dialect::Anthropic => Provider::Anthropic,
-    }
-}
-
-fn speaks(provider: Provider, dialect: Dialect) -> bool {
-    match (provider, dialect) {
-        (Provider::Anthropic, Dialect::Anthropic) => true,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -321,7 +329,7 @@ mod tests {
     use crate::domain::account::Slug;
     use crate::domain::billing::Funding;
     use crate::domain::ids::{KeyId, PlanId};
-    use crate::domain::provider_key::{KeyStatus, Verdict};
+    use crate::domain::provider_key::{KeyScope, KeyStatus, Verdict};
 
     const NOW: Moment = Moment(1_000_000);
 
@@ -335,6 +343,7 @@ mod tests {
             disabled: None,
             is_default: name == "production",
             fingerprint: String::new(),
+            scope: KeyScope::default(),
         }
     }
 
@@ -378,7 +387,7 @@ mod tests {
         }
 
         fn ask(&self, feature: Option<&str>, key_name: Option<&str>) -> Decision<'_> {
-            let ask = Ask { dialect: Dialect::Anthropic, feature, key_name, provider: None };
+            let ask = Ask { dialect: Dialect::Anthropic, feature, key_name, provider: None, model: None };
             resolve(
                 &ask,
                 &Situation {

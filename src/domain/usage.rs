@@ -9,7 +9,28 @@ use super::words;
 
 words! {
     /// The shape of the request and its answer on the wire.
-    pub enum Dialect { Anthropic = "anthropic" }
+    pub enum Dialect { Anthropic = "anthropic", Openai = "openai", Gemini = "gemini" }
+}
+
+impl Dialect {
+    /// The provider whose dialect it is: where a request goes that names none.
+    #[must_use]
+    pub fn own_provider(self) -> Provider {
+        match self {
+            Self::Anthropic => Provider::Anthropic,
+            Self::Openai => Provider::Openai,
+            Self::Gemini => Provider::Google,
+        }
+    }
+
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Anthropic => "Anthropic",
+            Self::Openai => "OpenAI",
+            Self::Gemini => "Gemini",
+        }
+    }
 }
 
 words! {
@@ -27,7 +48,12 @@ words! {
 }
 
 words! {
-    pub enum ServiceTier { Standard = "standard", Priority = "priority", Batch = "batch" }
+    pub enum ServiceTier {
+        Standard = "standard",
+        Priority = "priority",
+        Batch = "batch",
+        Flex = "flex",
+    }
 }
 
 words! {
@@ -47,6 +73,11 @@ pub struct TokenUsage {
     pub reasoning: u64,
     /// Web searches that the provider ran for the request.
     pub web_searches: u64,
+    /// Audio in the prompt and in the answer, where the provider counts it apart.
+    pub audio_input: u64,
+    pub audio_output: u64,
+    /// What tools that the provider ran gave back to the model, as part of its prompt.
+    pub tool: u64,
 }
 
 impl TokenUsage {
@@ -57,6 +88,37 @@ impl TokenUsage {
             .saturating_add(self.cache_read)
             .saturating_add(self.cache_write_5m)
             .saturating_add(self.cache_write_1h)
+            .saturating_add(self.audio_input)
+            .saturating_add(self.tool)
+    }
+
+    /// Every counter, for whoever judges them all.
+    #[must_use]
+    pub fn all(&self) -> [u64; 10] {
+        let Self {
+            input,
+            cache_read,
+            cache_write_5m,
+            cache_write_1h,
+            output,
+            reasoning,
+            web_searches,
+            audio_input,
+            audio_output,
+            tool,
+        } = *self;
+        [
+            input,
+            cache_read,
+            cache_write_5m,
+            cache_write_1h,
+            output,
+            reasoning,
+            web_searches,
+            audio_input,
+            audio_output,
+            tool,
+        ]
     }
 }
 

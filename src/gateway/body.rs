@@ -9,6 +9,8 @@ use futures_util::StreamExt as _;
 use serde::Deserialize;
 
 use super::error::GatewayError;
+use crate::providers::Endpoint;
+use crate::providers::body::with_field;
 
 /// Largest request body.
 pub const MAX_BODY: usize = 32 * 1_024 * 1_024;
@@ -62,11 +64,11 @@ pub async fn read(request: &HttpRequest, mut payload: web::Payload) -> Result<By
     Ok(whole.map(BytesMut::freeze).or(first).unwrap_or_default())
 }
 
-/// Looks into a body without keeping more than is needed.
+/// Looks into a body without keeping more than is needed. Gemini's model is in the path.
 ///
 /// # Errors
 /// A refusal when it is not a JSON object or a field is of the wrong type.
-pub fn envelope(body: &[u8]) -> Result<Envelope, GatewayError> {
+pub fn envelope(endpoint: &Endpoint, body: &[u8]) -> Result<Envelope, GatewayError> {
     #[derive(Deserialize)]
     struct Fields<'a> {
         /// Absent or a name: `null` would leave two models in a body that one is spliced into.
@@ -74,6 +76,21 @@ pub fn envelope(body: &[u8]) -> Result<Envelope, GatewayError> {
         model: Option<Cow<'a, str>>,
         #[serde(default)]
         max_tokens: Option<u64>,
+        #[serde(default)]
+        max_completion_tokens: Option<u64>,
+        #[serde(default)]
+        max_output_tokens: Option<u64>,
+        #[serde(default, rename = "generationConfig", alias = "generation_config")]
+        generation: Option<Generation>,
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Generation {
+        #[serde(rename = "maxOutputTokens", alias = "max_output_tokens")]
+        max_output_tokens: Option<u64>,
+    }
+    if !endpoint.has_body() {
+        return Ok(Envelope::default());
     }
     let invalid = || GatewayError::invalid("The body is not a JSON object that Keyward can read.");
     // Structs can also be read from arrays; a request cannot.
@@ -81,13 +98,22 @@ pub fn envelope(body: &[u8]) -> Result<Envelope, GatewayError> {
         return Err(invalid());
     }
     let fields: Fields<'_> = serde_json::from_slice(body).map_err(|_| invalid())?;
+    let model = match endpoint {
+        Endpoint::Generate { model, .. } | Endpoint::CountContent { model } => {
+            Some(Cow::Borrowed(model.as_str()))
+        }
+        _ => fields.model,
+    };
     let readable = |model: &Cow<'_, str>| {
         (1..=256).contains(&model.len()) && model.bytes().all(|b| b.is_ascii_graphic())
     };
-    if fields.model.as_ref().is_some_and(|model| !readable(model)) {
+    if model.as_ref().is_some_and(|model| !readable(model)) {
         return Err(GatewayError::invalid("model takes 1 to 256 printable characters without spaces."));
     }
-    Ok(Envelope { model: fields.model.map(Cow::into_owned), max_tokens: fields.max_tokens })
+    let generated = fields.generation.and_then(|generation| generation.max_output_tokens);
+    let max_tokens =
+        fields.max_completion_tokens.or(fields.max_output_tokens).or(fields.max_tokens).or(generated);
+    Ok(Envelope { model: model.map(Cow::into_owned), max_tokens })
 }
 
 fn some<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'a, str>>, D::Error> {
@@ -99,17 +125,7 @@ fn some<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Opt
 /// The body with a model spliced in as its first field; everything else stays byte for byte.
 #[must_use]
 pub fn with_model(body: &Bytes, model: &str) -> Bytes {
-    let Some(open) = body.iter().position(|b| *b == b'{') else { return body.clone() };
-    let rest = &body[open + 1..];
-    let empty = rest.trim_ascii_start().first() == Some(&b'}');
-    let name = serde_json::Value::from(model).to_string();
-    let mut out = BytesMut::with_capacity(body.len() + name.len() + 12);
-    out.extend_from_slice(&body[..=open]);
-    out.extend_from_slice(b"\"model\":");
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(if empty { b"" } else { b"," });
-    out.extend_from_slice(rest);
-    out.freeze()
+    with_field(body, 0, "model", &serde_json::Value::from(model).to_string())
 }
 
 #[cfg(test)]
@@ -118,6 +134,7 @@ mod tests {
 
     #[test]
     fn envelopes_are_read_and_nonsense_is_refused() {
+        let envelope = |body: &[u8]| super::envelope(&Endpoint::Messages, body);
         let read =
             envelope(br#"{"messages":[{"model":"x"}],"model":"claude-\u0061","max_tokens":5}"#).unwrap();
         assert_eq!(read, Envelope { model: Some("claude-a".into()), max_tokens: Some(5) });

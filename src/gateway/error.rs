@@ -6,9 +6,11 @@ use actix_web::http::StatusCode;
 
 use crate::domain::clock::SECOND;
 use crate::domain::ids::RequestId;
+use crate::domain::provider_key::KeyView;
 use crate::domain::resolve::{Gate, Opener, Refusal, RefusalCode};
+use crate::domain::usage::Dialect;
 use crate::outbound::SendError;
-use crate::providers::{self, Spec};
+use crate::providers::{self, Endpoint};
 use crate::services::overview::Standing;
 use crate::services::{Options, ServiceError};
 use crate::storage::StorageError;
@@ -35,8 +37,20 @@ impl GatewayError {
         Self::new(400, "keyward_invalid_request", message)
     }
 
-    pub fn not_found(message: impl Into<String>) -> Self {
-        Self::new(404, "keyward_invalid_request", message)
+    pub fn no_such_path(method: &str) -> Self {
+        Self::new(404, "keyward_invalid_request", format!("There is no {method} on this path."))
+    }
+
+    /// The key that was chosen may not be used for the model that stands in for none.
+    pub fn model_out_of_scope(key: &str, model: &str) -> Self {
+        let message =
+            format!("The key {key} may not be used for the model {model}. Name another in the body.");
+        Self::new(403, "keyward_gate_closed", message)
+    }
+
+    pub fn key_rejected(key: &KeyView) -> Self {
+        let message = format!("{} rejected the key {}. Paste a new one.", key.provider.label(), key.name);
+        Self::new(403, "keyward_key_rejected", message)
     }
 
     pub fn tenant_not_found(message: impl Into<String>) -> Self {
@@ -106,8 +120,45 @@ impl GatewayError {
     }
 
     /// The error as the dialect's clients expect it.
-    pub fn body(&self, id: RequestId) -> String {
-        let kind = match self.status {
+    pub fn body(&self, dialect: Dialect, id: RequestId) -> String {
+        match dialect {
+            Dialect::Anthropic => serde_json::json!({
+                "type": "error",
+                "error": {
+                    "type": self.kind(),
+                    "message": self.message,
+                    "details": { "error_code": self.code },
+                },
+                "request_id": id,
+            }),
+            Dialect::Openai => serde_json::json!({
+                "error": {
+                    "message": self.message,
+                    "type": self.kind(),
+                    "param": null,
+                    "code": self.code,
+                },
+            }),
+            Dialect::Gemini => serde_json::json!({
+                "error": {
+                    "code": self.status,
+                    "message": self.message,
+                    "status": self.rpc_status(),
+                    "details": [{
+                        "@type": "type.googleapis.com/google.rpc.ErrorInfo",
+                        "reason": self.code,
+                        "domain": "keyward",
+                        "metadata": { "request_id": id },
+                    }],
+                },
+            }),
+        }
+        .to_string()
+    }
+
+    /// The error's type, which Anthropic and `OpenAI` name alike.
+    fn kind(&self) -> &'static str {
+        match self.status {
             400 => "invalid_request_error",
             401 => "authentication_error",
             402 => "billing_error",
@@ -117,24 +168,32 @@ impl GatewayError {
             429 => "rate_limit_error",
             504 => "timeout_error",
             _ => "api_error",
-        };
-        serde_json::json!({
-            "type": "error",
-            "error": { "type": kind, "message": self.message, "details": { "error_code": self.code } },
-            "request_id": id,
-        })
-        .to_string()
+        }
     }
 
-    pub fn respond(&self, id: RequestId) -> HttpResponse {
+    /// Google's name for a status (`google.rpc.Code`).
+    fn rpc_status(&self) -> &'static str {
+        match self.status {
+            400 | 413 => "INVALID_ARGUMENT",
+            401 => "UNAUTHENTICATED",
+            402 | 429 => "RESOURCE_EXHAUSTED",
+            403 => "PERMISSION_DENIED",
+            404 => "NOT_FOUND",
+            504 => "DEADLINE_EXCEEDED",
+            _ => "UNAVAILABLE",
+        }
+    }
+
+    pub fn respond(&self, dialect: Dialect, id: RequestId) -> HttpResponse {
         metrics::counter!("keyward_gateway_refusals", "code" => self.code).increment(1);
         let mut response = HttpResponse::build(
             StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
         );
+        let own = if dialect == Dialect::Anthropic { "request-id" } else { "x-request-id" };
         response
             .content_type("application/json")
             .insert_header(("x-keyward-request-id", id.to_string()))
-            .insert_header(("request-id", id.to_string()));
+            .insert_header((own, id.to_string()));
         match self.retry_after {
             Some(seconds) => {
                 response.insert_header(("retry-after", seconds.to_string()));
@@ -144,7 +203,28 @@ impl GatewayError {
             }
             None => {}
         }
-        response.body(self.body(id))
+        response.body(self.body(dialect, id))
+    }
+
+    /// The last words of a stream that broke off, for clients of this endpoint. `whole` tells
+    /// whether what was sent ends with a whole event; if it does not, only Anthropic's clients can
+    /// be told anything, and the others notice that the connection breaks.
+    pub fn last_words(
+        &self,
+        dialect: Dialect,
+        endpoint: &Endpoint,
+        whole: bool,
+        id: RequestId,
+    ) -> Option<String> {
+        let body = self.body(dialect, id);
+        match (dialect, endpoint) {
+            // The blank line and the empty ping before it close whatever half of an event was
+            // sent: clients skip pings unread.
+            (Dialect::Anthropic, _) => Some(format!("\nevent: ping\n\nevent: error\ndata: {body}\n\n")),
+            _ if !whole => None,
+            (_, Endpoint::Responses) => Some(format!("event: error\ndata: {body}\n\n")),
+            _ => Some(format!("data: {body}\n\n")),
+        }
     }
 }
 
@@ -154,15 +234,14 @@ fn way_out(opener: Opener, standing: &Standing, options: &Options) -> Option<Str
         Opener::Platform => "The operator can change that.".to_owned(),
         Opener::KeysPage => format!("An admin can change that at {base}/t/{slug}/settings/api-keys."),
         Opener::BillingPage => format!("An admin can change that at {base}/t/{slug}/billing."),
-        Opener::ProviderBilling => format!("Add credit at {}.", spec(standing)?.billing_url),
-        Opener::ProviderLimits => format!("Raise the limit at {}.", spec(standing)?.limits_url),
+        Opener::ProviderBilling(provider) => {
+            format!("Add credit at {}.", providers::of(provider).spec().console?.billing)
+        }
+        Opener::ProviderLimits(provider) => {
+            format!("Raise the limit at {}.", providers::of(provider).spec().console?.limits)
+        }
         Opener::Time => return None,
     })
-}
-
-/// The provider in whose console the tenant's keys are paid for.
-fn spec(standing: &Standing) -> Option<&'static Spec> {
-    standing.tenant.keys.views.first().map(|key| providers::of(key.provider).spec())
 }
 
 impl From<StorageError> for GatewayError {

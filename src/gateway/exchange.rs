@@ -19,6 +19,7 @@ use crate::domain::ids::TokenId;
 use crate::domain::provider_key::{KeyView, Verdict};
 use crate::domain::usage::{TokenUsage, UsageRow};
 use crate::outbound::{Answer, FIRST_BYTE, IDLE, Outbound, SendError, Trust};
+use crate::providers::openai::UsageFilter;
 use crate::providers::{self, Endpoint, Outgoing, Report, UsageReader};
 use crate::services::Services;
 use crate::services::directory::PlatformView;
@@ -56,13 +57,20 @@ pub enum AnswerBody {
 }
 
 /// The rest of a streamed answer. Dropping it tells the exchange that the client has left.
-pub struct Chunks(mpsc::Receiver<Bytes>);
+pub struct Chunks(mpsc::Receiver<Chunk>);
+
+/// A stream that ends in the middle of an event, which its client learns by the connection's break.
+#[derive(Debug, thiserror::Error)]
+#[error("the provider's answer broke off")]
+pub struct BrokenOff;
+
+type Chunk = Result<Bytes, BrokenOff>;
 
 impl Stream for Chunks {
-    type Item = Result<Bytes, std::convert::Infallible>;
+    type Item = Chunk;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx).map(|chunk| chunk.map(Ok))
+        self.0.poll_recv(cx)
     }
 }
 
@@ -122,6 +130,7 @@ impl Exchange {
         let started = Instant::now();
         // First the request goes out, then the pending row is written while the provider is at work.
         let outbound = self.outbound.clone();
+        let hides_usage = outgoing.hides_usage;
         let mut call = pin!(outbound.send(outgoing, self.trust, FIRST_BYTE));
         let at_once = std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
         tokio::task::yield_now().await;
@@ -137,7 +146,7 @@ impl Exchange {
             None => self.abandoned(Ending::default(), &opened),
             Some(Err(error)) => self.failed(error, opened, to_client).await,
             Some(Ok(answer)) if (200..300).contains(&answer.status) => {
-                self.succeeded(answer, first_byte_us, opened, to_client).await;
+                self.succeeded(answer, first_byte_us, hides_usage, opened, to_client).await;
             }
             Some(Ok(answer)) => self.refused(answer, first_byte_us, opened, to_client).await,
         }
@@ -171,6 +180,9 @@ impl Exchange {
             body.as_deref().unwrap_or_default(),
             self.services.clock.now(),
         );
+        if answer.status == 401 {
+            self.services.bearers.forget(self.key.id, self.key.version);
+        }
         self.services.key_states.observe(&self.key, judged.verdict, began(&self.row));
         // A redirect, or an error that cannot be read, is nothing that an SDK could use.
         let usable = body.filter(|_| answer.status >= 400);
@@ -191,6 +203,7 @@ impl Exchange {
         self: Box<Self>,
         answer: Answer,
         first_byte_us: Option<i64>,
+        hides_usage: bool,
         opened: Opened,
         to_client: ToClient,
     ) {
@@ -201,8 +214,11 @@ impl Exchange {
             .and_then(|value| value.to_str().ok())
             .unwrap_or("");
         let ending = Ending { status: Some(answer.status), first_byte_us, ..Ending::default() };
-        if kind.starts_with("text/event-stream") {
-            self.stream(answer, ending, opened, to_client).await;
+        // Gemini streams a JSON list to whoever does not ask for events.
+        let streams = matches!(self.endpoint, Endpoint::Generate { stream: true, .. });
+        if kind.starts_with("text/event-stream") || (streams && kind.starts_with("application/json")) {
+            let filter = hides_usage.then(UsageFilter::default);
+            self.stream(answer, filter, ending, opened, to_client).await;
         } else if kind.starts_with("application/json") {
             self.whole(answer, ending, opened, to_client).await;
         } else {
@@ -238,7 +254,7 @@ impl Exchange {
             Some(Ok(Some(body))) => body,
         };
         let report = if self.endpoint.is_metered() {
-            providers::of(provider).read_usage(&body)
+            providers::of(provider).read_usage(&self.endpoint, &body)
         } else {
             free_of_charge(serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok())
         };
@@ -266,6 +282,7 @@ impl Exchange {
     async fn stream(
         self: Box<Self>,
         mut answer: Answer,
+        filter: Option<UsageFilter>,
         mut ending: Ending,
         mut opened: Opened,
         to_client: ToClient,
@@ -284,26 +301,28 @@ impl Exchange {
         if to_client.send(Ok(Head { status: answer.status, headers, body })).is_err() {
             client = None;
         }
-        let mut reader = providers::of(self.key.provider).stream_reader();
-        let broken = pump(&mut answer, &mut *reader, &mut client).await;
-        let report = reader.finish();
+        let mut past = Past {
+            reader: providers::of(self.key.provider).stream_reader(&self.endpoint),
+            filter,
+            tail: [0; 2],
+        };
+        let broken = pump(&mut answer, &mut past, &mut client).await;
+        let whole = past.is_whole();
+        let report = past.reader.finish();
         if let Some(how) = broken {
             ending.cut = true;
             ending.error_code = Some(how.to_owned());
         } else if !report.complete && report.error_code.is_none() {
             ending.error_code = Some("keyward_upstream_unreachable".to_owned());
         }
-        if let (true, Some(client)) = (ending.error_code.is_some(), client) {
-            let _ = client.send(self.last_word()).await;
+        // What the provider itself told inside its stream was passed on.
+        let told = report.error_code.is_some() && broken.is_none();
+        if let (true, false, Some(client)) = (ending.error_code.is_some(), told, client) {
+            let error = GatewayError::upstream(SendError::Broken, self.key.provider.label());
+            let words = error.last_words(self.row.dialect, &self.endpoint, whole, self.row.id);
+            let _ = client.send(words.map(Bytes::from).ok_or(BrokenOff)).await;
         }
         self.settle(report, ending, &opened);
-    }
-
-    /// The error event with which a stream that broke off ends. The blank line and the empty ping
-    /// before it close whatever half of an event was sent: clients skip pings unread.
-    fn last_word(&self) -> Bytes {
-        let error = GatewayError::upstream(SendError::Broken, self.key.provider.label());
-        format!("\nevent: ping\n\nevent: error\ndata: {}\n\n", error.body(self.row.id)).into()
     }
 
     /// The database went away as the request went out. Without its row nothing is answered; what was
@@ -347,12 +366,53 @@ impl Exchange {
     }
 }
 
+/// What every piece of a stream goes past on its way.
+struct Past {
+    reader: Box<dyn UsageReader>,
+    filter: Option<UsageFilter>,
+    /// The last two bytes that went on.
+    tail: [u8; 2],
+}
+
+impl Past {
+    /// What goes on of a piece.
+    fn push(&mut self, chunk: Bytes) -> Bytes {
+        self.reader.push(&chunk);
+        let out = match &mut self.filter {
+            Some(filter) => filter.push(chunk),
+            None => chunk,
+        };
+        self.note(&out);
+        out
+    }
+
+    /// What was held back, when the stream has come to its end.
+    fn rest(&mut self) -> Bytes {
+        let rest = self.filter.take().map(UsageFilter::finish).unwrap_or_default();
+        self.note(&rest);
+        rest
+    }
+
+    fn note(&mut self, out: &[u8]) {
+        match out {
+            [.., a, b] => self.tail = [*a, *b],
+            [b] => self.tail = [self.tail[1], *b],
+            [] => {}
+        }
+    }
+
+    /// Whether what went on so far ends with a whole event, or is nothing yet.
+    fn is_whole(&self) -> bool {
+        matches!(self.tail, [0, 0] | [b'\n' | b'\r', b'\n'])
+    }
+}
+
 /// Passes a stream on to its end. Gives the code of what broke it off, if anything did. A client
 /// that has left does not end it before its time.
 async fn pump(
     answer: &mut Answer,
-    reader: &mut dyn UsageReader,
-    client: &mut Option<mpsc::Sender<Bytes>>,
+    past: &mut Past,
+    client: &mut Option<mpsc::Sender<Chunk>>,
 ) -> Option<&'static str> {
     let mut left_at = client.is_none().then(tokio::time::Instant::now);
     loop {
@@ -376,10 +436,12 @@ async fn pump(
         };
         match chunk {
             Ok(Some(chunk)) => {
-                reader.push(&chunk);
+                let chunk = past.push(chunk);
                 if let Some(open) = client {
                     // A client that does not read is as good as gone.
-                    if !matches!(tokio::time::timeout(IDLE, open.send(chunk)).await, Ok(Ok(()))) {
+                    if !chunk.is_empty()
+                        && !matches!(tokio::time::timeout(IDLE, open.send(Ok(chunk))).await, Ok(Ok(())))
+                    {
                         *client = None;
                         left_at = Some(tokio::time::Instant::now());
                     }
@@ -387,7 +449,13 @@ async fn pump(
                     return Some("keyward_client_left");
                 }
             }
-            Ok(None) => return None,
+            Ok(None) => {
+                let rest = past.rest();
+                if let (false, Some(open)) = (rest.is_empty(), client) {
+                    let _ = tokio::time::timeout(IDLE, open.send(Ok(rest))).await;
+                }
+                return None;
+            }
             Err(SendError::Timeout) => return Some("keyward_upstream_timeout"),
             Err(_) => return Some("keyward_upstream_unreachable"),
         }

@@ -8,7 +8,7 @@ use crate::access::scope::Scope;
 use crate::crypto::token::TokenKind;
 use crate::domain::ids::{TenantId, TokenId};
 use crate::domain::provider_key::Provider as Kind;
-use crate::domain::usage::Labels;
+use crate::domain::usage::{Dialect, Labels};
 use crate::providers::Provider;
 use crate::services::Services;
 use crate::services::tokens::SCOPE_GATEWAY;
@@ -71,8 +71,11 @@ pub async fn authenticate(services: &Services, request: &HttpRequest) -> Result<
 }
 
 fn presented(request: &HttpRequest) -> Result<&str, GatewayError> {
-    let missing =
-        || GatewayError::token_invalid("Send your Keyward access token as x-api-key or as a Bearer token.");
+    let missing = || {
+        GatewayError::token_invalid(
+            "Send your Keyward access token as a Bearer token, as x-api-key or as x-goog-api-key.",
+        )
+    };
     let bearer = header(request, "authorization")?
         .map(|value| {
             value
@@ -82,12 +85,24 @@ fn presented(request: &HttpRequest) -> Result<&str, GatewayError> {
                 .ok_or_else(missing)
         })
         .transpose()?;
-    match (bearer, header(request, "x-api-key")?) {
-        (Some(a), Some(b)) if a != b => {
-            Err(GatewayError::token_invalid("x-api-key and authorization carry different tokens."))
-        }
-        (Some(token), _) | (None, Some(token)) => Ok(token),
-        (None, None) => Err(missing()),
+    let sent = [bearer, header(request, "x-api-key")?, header(request, "x-goog-api-key")?];
+    let mut sent = sent.into_iter().flatten();
+    let token = sent.next().ok_or_else(missing)?;
+    if sent.any(|other| other != token) {
+        return Err(GatewayError::token_invalid("The request's headers carry different tokens."));
+    }
+    Ok(token)
+}
+
+/// The dialect of a path that several share.
+pub fn dialect(request: &HttpRequest) -> Dialect {
+    let headers = request.headers();
+    if headers.contains_key("anthropic-version") {
+        Dialect::Anthropic
+    } else if headers.contains_key("x-goog-api-key") {
+        Dialect::Gemini
+    } else {
+        Dialect::Openai
     }
 }
 

@@ -20,10 +20,14 @@ use tokio::sync::mpsc;
 use crate::domain::clock::Moment;
 use crate::domain::ids::RequestId;
 use crate::domain::money::Nanos;
+use crate::domain::plan::Feature;
+use crate::domain::price_list;
+use crate::domain::provider_key::{KeyView, Provider, Verdict};
 use crate::domain::resolve::{self, Ask, Chosen};
 use crate::domain::usage::{Dialect, ServedAs, TokenUsage, UsageRow, UsageState, estimate};
+use crate::outbound::exchange::ExchangeError;
 use crate::outbound::{Outbound, Trust};
-use crate::providers::{self, Credential, Endpoint, Inbound, Outgoing};
+use crate::providers::{self, Credential, Endpoint, Inbound, Outgoing, PathVersion};
 use crate::services::Services;
 use crate::services::custody::{self, Seat};
 use crate::services::overview::Standing;
@@ -71,52 +75,140 @@ struct Gateway {
 /// Registers the gateway's routes.
 pub fn configure(cfg: &mut web::ServiceConfig, services: Arc<Services>, ticket: mpsc::Sender<()>) {
     let outbound = services.outbound.apart();
+    let gateway = web::Data::new(Gateway { services, outbound, ticket });
     cfg.service(
         web::scope("/v1")
-            .app_data(web::Data::new(Gateway { services, outbound, ticket }))
+            .app_data(gateway.clone())
             .route("/messages", web::post().to(messages))
             .route("/messages/count_tokens", web::post().to(count_tokens))
+            .route("/chat/completions", web::post().to(chat_completions))
+            .route("/responses", web::post().to(responses))
+            .route("/embeddings", web::post().to(embeddings))
             .route("/models", web::get().to(models))
             .route("/models/{id}", web::get().to(model))
+            .route("/models/{action}", web::post().to(generate))
+            .default_service(web::route().to(unknown)),
+    );
+    cfg.service(
+        web::scope("/v1beta")
+            .app_data(gateway)
+            .route("/models", web::get().to(beta_models))
+            .route("/models/{id}", web::get().to(beta_model))
+            .route("/models/{action}", web::post().to(beta_generate))
             .default_service(web::route().to(unknown)),
     );
 }
 
-async fn messages(gateway: web::Data<Gateway>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    handle(&gateway, &request, Some(payload), Endpoint::Messages).await
+/// What a request's path says of it.
+struct Route {
+    dialect: Dialect,
+    version: PathVersion,
+    endpoint: Endpoint,
 }
 
-async fn count_tokens(
-    gateway: web::Data<Gateway>,
+impl Route {
+    fn new(dialect: Dialect, endpoint: Endpoint) -> Self {
+        Self { dialect, version: PathVersion::V1, endpoint }
+    }
+
+    fn gemini(version: PathVersion, endpoint: Endpoint) -> Self {
+        Self { dialect: Dialect::Gemini, version, endpoint }
+    }
+}
+
+type Shared = web::Data<Gateway>;
+
+async fn messages(gateway: Shared, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    handle(&gateway, &request, Some(payload), Route::new(Dialect::Anthropic, Endpoint::Messages)).await
+}
+
+async fn count_tokens(gateway: Shared, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    handle(&gateway, &request, Some(payload), Route::new(Dialect::Anthropic, Endpoint::CountTokens)).await
+}
+
+async fn chat_completions(gateway: Shared, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    handle(&gateway, &request, Some(payload), Route::new(Dialect::Openai, Endpoint::ChatCompletions)).await
+}
+
+async fn responses(gateway: Shared, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    handle(&gateway, &request, Some(payload), Route::new(Dialect::Openai, Endpoint::Responses)).await
+}
+
+async fn embeddings(gateway: Shared, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    handle(&gateway, &request, Some(payload), Route::new(Dialect::Openai, Endpoint::Embeddings)).await
+}
+
+async fn models(gateway: Shared, request: HttpRequest) -> HttpResponse {
+    handle(&gateway, &request, None, Route::new(inbound::dialect(&request), Endpoint::Models)).await
+}
+
+async fn model(gateway: Shared, request: HttpRequest, id: web::Path<String>) -> HttpResponse {
+    let endpoint = Endpoint::Model(id.into_inner());
+    handle(&gateway, &request, None, Route::new(inbound::dialect(&request), endpoint)).await
+}
+
+async fn beta_models(gateway: Shared, request: HttpRequest) -> HttpResponse {
+    handle(&gateway, &request, None, Route::gemini(PathVersion::V1Beta, Endpoint::Models)).await
+}
+
+async fn beta_model(gateway: Shared, request: HttpRequest, id: web::Path<String>) -> HttpResponse {
+    let endpoint = Endpoint::Model(id.into_inner());
+    handle(&gateway, &request, None, Route::gemini(PathVersion::V1Beta, endpoint)).await
+}
+
+async fn generate(
+    gateway: Shared,
     request: HttpRequest,
+    action: web::Path<String>,
     payload: web::Payload,
 ) -> HttpResponse {
-    handle(&gateway, &request, Some(payload), Endpoint::CountTokens).await
+    act(&gateway, &request, &action, payload, PathVersion::V1).await
 }
 
-async fn models(gateway: web::Data<Gateway>, request: HttpRequest) -> HttpResponse {
-    handle(&gateway, &request, None, Endpoint::Models).await
+async fn beta_generate(
+    gateway: Shared,
+    request: HttpRequest,
+    action: web::Path<String>,
+    payload: web::Payload,
+) -> HttpResponse {
+    act(&gateway, &request, &action, payload, PathVersion::V1Beta).await
 }
 
-async fn model(gateway: web::Data<Gateway>, request: HttpRequest, id: web::Path<String>) -> HttpResponse {
-    handle(&gateway, &request, None, Endpoint::Model(id.into_inner())).await
+/// Gemini's `models/{model}:{action}`.
+async fn act(
+    gateway: &Gateway,
+    request: &HttpRequest,
+    action: &str,
+    payload: web::Payload,
+    version: PathVersion,
+) -> HttpResponse {
+    let (model, action) = action.rsplit_once(':').unwrap_or((action, ""));
+    let model = model.to_owned();
+    let endpoint = match action {
+        "generateContent" => Endpoint::Generate { model, stream: false },
+        "streamGenerateContent" => Endpoint::Generate { model, stream: true },
+        "countTokens" => Endpoint::CountContent { model },
+        _ => return GatewayError::no_such_path("POST").respond(Dialect::Gemini, RequestId::new()),
+    };
+    handle(gateway, request, Some(payload), Route::gemini(version, endpoint)).await
 }
 
 async fn unknown(request: HttpRequest) -> HttpResponse {
-    let message = format!("There is no {} on this path.", request.method());
-    GatewayError::not_found(message).respond(RequestId::new())
+    let dialect =
+        if request.path().starts_with("/v1beta") { Dialect::Gemini } else { inbound::dialect(&request) };
+    GatewayError::no_such_path(request.method().as_str()).respond(dialect, RequestId::new())
 }
 
 async fn handle(
     gateway: &Gateway,
     request: &HttpRequest,
     payload: Option<web::Payload>,
-    endpoint: Endpoint,
+    route: Route,
 ) -> HttpResponse {
-    let id = RequestId::new();
-    match serve(gateway, request, payload, endpoint, id).await {
+    let (id, dialect) = (RequestId::new(), route.dialect);
+    match serve(gateway, request, payload, route, id).await {
         Ok(response) => response,
-        Err(error) => error.respond(id),
+        Err(error) => error.respond(dialect, id),
     }
 }
 
@@ -124,26 +216,27 @@ async fn serve(
     gateway: &Gateway,
     request: &HttpRequest,
     payload: Option<web::Payload>,
-    endpoint: Endpoint,
+    route: Route,
     id: RequestId,
 ) -> Result<HttpResponse, GatewayError> {
     let services = &gateway.services;
+    let Route { dialect, version, endpoint } = route;
     let caller = inbound::authenticate(services, request).await?;
     let asked = inbound::read_headers(request)?;
     let bytes = match payload {
         Some(payload) => body::read(request, payload).await?,
         None => Bytes::new(),
     };
-    let envelope =
-        if endpoint_has_body(&endpoint) { body::envelope(&bytes)? } else { body::Envelope::default() };
+    let envelope = body::envelope(&endpoint, &bytes)?;
 
     let standing = services.standing(&caller.scope).await.map_err(GatewayError::from)?;
     let situation = standing.situation();
     let ask = Ask {
-        dialect: Dialect::Anthropic,
+        dialect,
         feature: asked.feature.as_deref(),
         key_name: asked.key_name.as_deref(),
         provider: asked.provider,
+        model: envelope.model.as_deref(),
     };
     let decision = resolve::resolve(&ask, &situation);
     let feature = decision.feature;
@@ -154,15 +247,20 @@ async fn serve(
         }
     };
     let feature = feature.ok_or_else(GatewayError::unavailable)?;
-    let default_model =
-        feature.default_model.as_deref().unwrap_or(providers::of(chosen.key.provider).spec().probe_model);
-    let (bytes, model) = match (&envelope.model, endpoint_has_body(&endpoint)) {
-        (Some(model), _) => (bytes, model.clone()),
-        (None, true) => (body::with_model(&bytes, default_model), default_model.to_owned()),
-        (None, false) => (bytes, String::new()),
+    let (bytes, model) = match envelope.model {
+        Some(model) => (bytes, model),
+        None if endpoint.has_body() => {
+            let model = default_model(&feature, chosen.key.provider);
+            if !chosen.shared && !chosen.key.scope.has_model(model) {
+                return Err(GatewayError::model_out_of_scope(chosen.key.name.as_str(), model));
+            }
+            (body::with_model(&bytes, model), model.to_owned())
+        }
+        None => (bytes, String::new()),
     };
 
-    let row = open_row(id, services, &caller, &standing, &chosen, asked.labels, feature.slug, model);
+    let row =
+        open_row(id, services, &caller, &standing, &chosen, asked.labels, feature.slug, dialect, &model);
     let row = UsageRow {
         tokens: if endpoint.is_metered() {
             estimate(bytes.len(), envelope.max_tokens)
@@ -173,17 +271,25 @@ async fn serve(
     };
     let inbound = Inbound {
         endpoint: endpoint.clone(),
+        dialect,
+        version,
+        model,
         query: (!request.query_string().is_empty()).then(|| request.query_string().to_owned()),
         headers: inbound::passing(request, providers::of(chosen.key.provider)),
         body: bytes,
     };
-    let (exchange, outgoing) = prepare(gateway, &standing, &chosen, inbound, endpoint, row)?;
+    let (exchange, outgoing) = prepare(gateway, &standing, &chosen, inbound, endpoint, row).await?;
     let head = exchange.start(outgoing, caller.token).await?;
     Ok(respond(head, id, &chosen))
 }
 
-fn endpoint_has_body(endpoint: &Endpoint) -> bool {
-    matches!(endpoint, Endpoint::Messages | Endpoint::CountTokens)
+/// The model of a request that names none: the feature's, if this provider sells it, or else the
+/// provider's own.
+fn default_model(feature: &Feature, provider: Provider) -> &str {
+    let sold =
+        |model: &&str| price_list::find(model).is_some_and(|model| model.providers.contains(&provider));
+    let of_feature = feature.default_model.as_deref().filter(sold);
+    of_feature.unwrap_or(providers::of(provider).spec().probe_model)
 }
 
 #[expect(clippy::too_many_arguments, reason = "each is a part of the row that it makes")]
@@ -195,7 +301,8 @@ fn open_row(
     chosen: &Chosen<'_>,
     labels: crate::domain::usage::Labels,
     feature: String,
-    model: String,
+    dialect: Dialect,
+    model: &str,
 ) -> UsageRow {
     UsageRow {
         id,
@@ -205,14 +312,14 @@ fn open_row(
         ended_at: None,
         feature,
         provider: chosen.key.provider,
-        dialect: Dialect::Anthropic,
+        dialect,
         key_id: chosen.key.id,
         key_name: chosen.key.name.to_string(),
         key_version: chosen.key.version,
         mode: chosen.mode,
         funding: standing.tenant.policy.funding,
         fallback: chosen.fallback,
-        model_asked: model,
+        model_asked: model.to_owned(),
         model_served: None,
         labels,
         tokens: TokenUsage::default(),
@@ -232,7 +339,7 @@ fn open_row(
 
 /// Opens the chosen key and builds the request that goes out. The opened key lives only as long
 /// as this function; what remains of it is the header.
-fn prepare(
+async fn prepare(
     gateway: &Gateway,
     standing: &Standing,
     chosen: &Chosen<'_>,
@@ -251,13 +358,29 @@ fn prepare(
             "The custom URL of this key is not allowed any more.",
         ));
     }
-    let seat =
-        Seat { owner: sealed.key.owner, key: sealed.key.id, version: version.version, provider, custom_url };
+    let seat = Seat {
+        owner: sealed.key.owner,
+        key: sealed.key.id,
+        version: version.version,
+        provider,
+        custom_url,
+        settings: &version.settings,
+    };
     let secret = custody::open(&services.keyring, owner_key, &sealed.sealed, &seat).map_err(|error| {
         tracing::error!(error = &error as &dyn std::error::Error, key = %sealed.key.id, "a provider key did not open");
         GatewayError::unavailable()
     })?;
-    let credential = Credential { secret: &secret, custom_url, origin: services.options.origin(provider) };
+    let bearer = match services.bearer(chosen.key, &secret).await {
+        Ok(bearer) => bearer,
+        Err(error) => return Err(no_bearer(services, chosen.key, &row, &error)),
+    };
+    let credential = Credential {
+        secret: &secret,
+        custom_url,
+        settings: &version.settings,
+        origins: &services.options.origins,
+        bearer: bearer.as_ref(),
+    };
     let outgoing = providers::of(provider)
         .route(inbound, &credential)
         .map_err(|error| GatewayError::invalid(error.to_string()))?;
@@ -267,11 +390,24 @@ fn prepare(
         platform: Arc::clone(&standing.platform),
         key: chosen.key.clone(),
         endpoint,
-        trust: if custom_url.is_some() { Trust::Tenant } else { Trust::Operator },
+        trust: Trust::of(custom_url, &services.options.urls),
         row,
         ticket: gateway.ticket.clone(),
     };
     Ok((Box::new(exchange), outgoing))
+}
+
+/// A service account that gets no token: nothing was sent to where the request would have gone.
+fn no_bearer(services: &Services, key: &KeyView, row: &UsageRow, error: &ExchangeError) -> GatewayError {
+    tracing::warn!(error = error as &dyn std::error::Error, key = %key.id, "no access token for a service account");
+    let (verdict, answer) = match error {
+        ExchangeError::Refused(_) => (Verdict::Rejected, GatewayError::key_rejected(key)),
+        ExchangeError::Send(error) => {
+            (Verdict::Unreachable, GatewayError::upstream(*error, key.provider.label()))
+        }
+    };
+    services.key_states.observe(key, verdict, began(row));
+    answer
 }
 
 fn respond(head: Head, id: RequestId, chosen: &Chosen<'_>) -> HttpResponse {
@@ -312,8 +448,16 @@ fn respond(head: Head, id: RequestId, chosen: &Chosen<'_>) -> HttpResponse {
 fn may_return(name: &str) -> bool {
     matches!(
         name,
-        "content-type" | "request-id" | "retry-after" | "retry-after-ms" | "x-should-retry" | "cache-control"
-    ) || name.starts_with("anthropic-ratelimit-")
+        "content-type"
+            | "request-id"
+            | "x-request-id"
+            | "apim-request-id"
+            | "retry-after"
+            | "retry-after-ms"
+            | "x-should-retry"
+            | "cache-control"
+    ) || name.starts_with("x-ratelimit-")
+        || name.starts_with("anthropic-ratelimit-")
         || name.starts_with("anthropic-priority-")
         || name.starts_with("anthropic-fast-")
 }

@@ -2,6 +2,7 @@
 //! to URLs that tenants gave are held to public addresses, vetted when the connection is made.
 
 pub mod address;
+pub mod exchange;
 
 use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +14,7 @@ use futures_util::future::BoxFuture;
 use http::HeaderMap;
 use reqwest::dns::{Name, Resolve, Resolving};
 
-use crate::domain::endpoint::UrlRule;
+use crate::domain::endpoint::{UrlPolicy, UrlRule};
 use crate::providers::Outgoing;
 
 const CONNECT: Duration = Duration::from_secs(5);
@@ -31,6 +32,17 @@ pub enum Trust {
     Operator,
     /// Given by a tenant; must be public.
     Tenant,
+}
+
+impl Trust {
+    /// Whose URL a key's is: an origin that the operator has allowed counts as the operator's.
+    #[must_use]
+    pub fn of(custom_url: Option<&str>, policy: &UrlPolicy) -> Self {
+        match custom_url {
+            Some(url) if policy.allowed_origin(url).is_none() => Self::Tenant,
+            _ => Self::Operator,
+        }
+    }
 }
 
 /// Why no answer could be had. Never says what was found at an address.

@@ -4,9 +4,8 @@ use super::error::ApiError;
 use crate::domain::clock::Moment;
 use crate::domain::words;
 
-const KEY_PREFIX: &str = "sk-ant-api03-";
 const SHORTEST_KEY: usize = 20;
-const RATE_LIMIT_SECONDS: u32 = 30;
+pub const RATE_LIMIT_SECONDS: u32 = 30;
 
 words! {
     /// The words that a key can carry between two hyphens.
@@ -30,9 +29,11 @@ words! {
 }
 
 impl Behaviour {
-    /// The first behaviour that the key names; `None` if the key is not one of the sandbox's.
-    pub fn of_key(key: &str) -> Option<Self> {
-        let body = key.strip_prefix(KEY_PREFIX).filter(|_| key.len() >= SHORTEST_KEY)?;
+    /// The first behaviour that the key names; `None` if the key is not one of the sandbox's, or
+    /// begins with none of the prefixes that belong where it was sent.
+    pub fn of_key(key: &str, prefixes: &[&str]) -> Option<Self> {
+        let body = prefixes.iter().find_map(|prefix| key.strip_prefix(prefix));
+        let body = body.filter(|_| key.len() >= SHORTEST_KEY)?;
         // What follows the last hyphen is the key's own number, never a word.
         let (words, _) = body.rsplit_once('-')?;
         words.split('-').find_map(Self::parse)
@@ -97,13 +98,16 @@ mod tests {
 
     #[test]
     fn a_key_says_what_it_does() {
-        let of = Behaviour::of_key;
+        let of = |key: &str| Behaviour::of_key(key, &["sk-ant-api03-"]);
         assert_eq!(of("sk-ant-api03-sandbox-ok-0001-AAAA"), Some(Behaviour::Ok));
         assert_eq!(of("sk-ant-api03-nocredit-0001-AAAA"), Some(Behaviour::NoCredit));
         assert_eq!(of("sk-ant-api03-sandbox-0001-AAAA"), None);
         assert_eq!(of("sk-ant-api03-sandbox-0001-ok"), None, "nothing follows the word");
         assert_eq!(of("sk-ant-api03-ok-A"), None, "too short");
         assert_eq!(of("sk-ant-admin01-sandbox-ok-0001-AAAA"), None);
+        let google = |key: &str| Behaviour::of_key(key, &["AQ.", "AIza"]);
+        assert_eq!(google("AQ.sandbox-slow-0001-AAAA"), Some(Behaviour::Slow));
+        assert_eq!(google("sk-ant-api03-ok-0001-AAAA"), None);
     }
 
     #[test]

@@ -1,26 +1,36 @@
 //! `/sandbox`: the controls for tests and developers, which no provider has.
 
+use std::sync::LazyLock;
+
 use actix_web::{HttpResponse, web};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::behaviour::Behaviour;
 use super::error::ApiError;
+use super::google;
 use super::state::{Hash, State};
 
 const HELP: &str = "\
-Keyward sandbox: a local provider that speaks Anthropic's wire format.
+Keyward sandbox: a local provider that speaks the wire formats of Anthropic, OpenAI and Gemini.
 
 POST   /v1/messages               answers every model of the price list, as JSON or as a stream
 POST   /v1/messages/count_tokens
-GET    /v1/models[/{id}]
+POST   /v1/chat/completions, /v1/responses, /v1/embeddings; the same under /custom/v1 (any key),
+       /openai/v1 and /openai/deployments/{model} (Azure)
+POST   /v1beta/models/{model}:generateContent, :streamGenerateContent, :countTokens; also under /v1
+POST   /token, /v1/projects/...   Google's token endpoint, and Vertex AI
+GET    /v1/models[/{id}], /v1beta/models[/{id}]
 
 POST   /sandbox/lift              {\"sha256\": \"<hex of the key>\"} ends the key's limit
 POST   /sandbox/impose            {\"sha256\": \"...\", \"behaviour\": \"revoked\"}
+GET    /sandbox/service-account/{word}   a service account's key file for Vertex AI
 GET    /sandbox/requests?limit=   what arrived, newest first, with the credential's SHA-256
 DELETE /sandbox/requests
 
-A key says what it does; send it as x-api-key:
+A key says what it does. Anthropic's go as x-api-key; the others are the same with another
+beginning: sk-proj- as Bearer (OpenAI), AQ. as x-goog-api-key (Gemini), and none as api-key (Azure)
+or Bearer (custom):
 ";
 
 const LISTED_BY_DEFAULT: usize = 100;
@@ -33,7 +43,8 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .route("/sandbox/lift", web::post().to(lift))
         .route("/sandbox/impose", web::post().to(impose))
         .route("/sandbox/requests", web::get().to(requests))
-        .route("/sandbox/requests", web::delete().to(clear));
+        .route("/sandbox/requests", web::delete().to(clear))
+        .route("/sandbox/service-account/{word}", web::get().to(service_account));
 }
 
 async fn help() -> HttpResponse {
@@ -91,6 +102,28 @@ fn answer(state: &State, outcome: Result<serde_json::Value, ApiError>) -> HttpRe
             HttpResponse::BadRequest().insert_header(("request-id", id.as_str())).json(error.body(&id))
         }
     }
+}
+
+/// The private key of all test accounts: made when first asked for, gone with the process.
+static PRIVATE_KEY: LazyLock<Option<String>> = LazyLock::new(private_key);
+
+fn private_key() -> Option<String> {
+    use aws_lc_rs::encoding::{AsDer as _, Pkcs8V1Der};
+    use aws_lc_rs::rsa::{KeyPair, KeySize};
+    use base64::Engine as _;
+    let pair = KeyPair::generate(KeySize::Rsa2048).ok()?;
+    let der: Pkcs8V1Der<'_> = pair.as_der().ok()?;
+    let text = base64::engine::general_purpose::STANDARD.encode(der.as_ref());
+    let lines: Vec<&str> = (0..text.len()).step_by(64).map(|at| &text[at..text.len().min(at + 64)]).collect();
+    Some(format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n")))
+}
+
+async fn service_account(state: web::Data<State>, word: web::Path<String>) -> HttpResponse {
+    let made = Behaviour::parse(&word).ok_or_else(|| unknown_behaviour(&word)).and_then(|word| {
+        let key = PRIVATE_KEY.as_deref().ok_or_else(ApiError::internal)?;
+        Ok(google::service_account(word, key))
+    });
+    answer(&state, made)
 }
 
 #[derive(Deserialize)]

@@ -1,18 +1,19 @@
-//! How a message leaves the sandbox: whole, event by event, late, broken, or never.
+//! How an answer leaves the sandbox: whole, event by event, late, broken, or never.
 
 use std::convert::Infallible;
 use std::io;
 use std::time::Duration;
 
 use actix_web::body::SizedStream;
+use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
+use serde::Serialize;
 use tokio::time::sleep;
 
 use super::behaviour::Behaviour;
-use super::message::{FILLER_MARK, Message};
-use super::stream::frames;
+use super::text::FILLER_MARK;
 
 const SLOW_START: Duration = Duration::from_secs(2);
 const SLOW_EVENT: Duration = Duration::from_millis(20);
@@ -26,26 +27,76 @@ const GARBAGE: &str = "<!DOCTYPE html>\n<html><head><title>502 Bad Gateway</titl
 const FILLER_CHUNK: usize = 64 * 1024;
 const FILLER_CHUNKS: usize = 80 * 1024 * 1024 / FILLER_CHUNK;
 
-/// Sends a message under a head whose status and headers are set.
-pub async fn send(
-    mut head: HttpResponseBuilder,
-    message: &Message,
-    streaming: bool,
-    behaviour: Behaviour,
-) -> HttpResponse {
-    match behaviour {
+/// An answer that is decided.
+pub struct Reply {
+    pub status: u16,
+    pub headers: Vec<(&'static str, String)>,
+    pub payload: Payload,
+    /// How it is delivered. Refusals come as they are.
+    pub behaviour: Behaviour,
+}
+
+pub enum Payload {
+    Json(Bytes),
+    /// Each piece is sent on its own.
+    Stream {
+        content_type: &'static str,
+        frames: Vec<Bytes>,
+    },
+}
+
+impl Reply {
+    pub fn json(status: u16, body: &impl Serialize) -> Self {
+        let body = serde_json::to_vec(body).unwrap_or_default().into();
+        Self { status, headers: Vec::new(), payload: Payload::Json(body), behaviour: Behaviour::Ok }
+    }
+
+    pub fn events(frames: Vec<Bytes>) -> Self {
+        Self::stream("text/event-stream; charset=utf-8", frames)
+    }
+
+    pub fn stream(content_type: &'static str, frames: Vec<Bytes>) -> Self {
+        let payload = Payload::Stream { content_type, frames };
+        Self { status: 200, headers: Vec::new(), payload, behaviour: Behaviour::Ok }
+    }
+
+    pub fn with(mut self, name: &'static str, value: impl std::fmt::Display) -> Self {
+        self.headers.push((name, value.to_string()));
+        self
+    }
+
+    pub fn behaving(self, behaviour: Behaviour) -> Self {
+        Self { behaviour, ..self }
+    }
+
+    /// The status that is written down: none where no answer is ever given.
+    pub fn told(&self) -> Option<u16> {
+        (self.behaviour != Behaviour::Hang).then_some(self.status)
+    }
+}
+
+pub async fn send(reply: Reply) -> HttpResponse {
+    let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut head = HttpResponseBuilder::new(status);
+    for header in reply.headers {
+        head.insert_header(header);
+    }
+    match reply.behaviour {
         Behaviour::Hang => std::future::pending().await,
         Behaviour::Slow => sleep(SLOW_START).await,
         _ => {}
     }
-    let frames = if streaming {
-        head.content_type("text/event-stream; charset=utf-8").insert_header(("cache-control", "no-cache"));
-        frames(message)
-    } else {
-        head.content_type("application/json");
-        vec![Bytes::from(serde_json::to_vec(message).unwrap_or_default())]
+    let (frames, streaming) = match reply.payload {
+        Payload::Json(body) => {
+            head.content_type("application/json");
+            (vec![body], false)
+        }
+        Payload::Stream { content_type, frames } => {
+            head.content_type(content_type).insert_header(("cache-control", "no-cache"));
+            (frames, true)
+        }
     };
-    match behaviour {
+    match reply.behaviour {
         Behaviour::Garbage => head.body(GARBAGE),
         Behaviour::Huge => head.streaming(filled(&frames.concat())),
         Behaviour::Truncated if streaming => head.streaming(broken(&frames)),

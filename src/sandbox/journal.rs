@@ -79,11 +79,6 @@ impl Record {
         }
     }
 
-    /// The hash of the key in `x-api-key`, and in no other header.
-    pub fn key_hash(&self) -> Option<Hash> {
-        self.credential.filter(|(header, _)| *header == "x-api-key").map(|(_, hash)| hash)
-    }
-
     fn json(&self) -> Value {
         let headers: serde_json::Map<String, Value> = SHOWN_HEADERS
             .iter()
@@ -109,11 +104,13 @@ impl Record {
     }
 }
 
-/// The header that carried a credential and the credential's hash: `x-api-key`, or the
-/// `authorization` that a client wrongly sent in its place.
+/// The header that carried a credential and the credential's hash. A client that sent several is
+/// told by the first of these.
 fn credential(headers: &HeaderMap) -> Option<(&'static str, Hash)> {
-    if let Some(key) = headers.get("x-api-key") {
-        return Some(("x-api-key", sha256(key.as_bytes())));
+    for name in ["x-api-key", "x-goog-api-key", "api-key"] {
+        if let Some(key) = headers.get(name) {
+            return Some((name, sha256(key.as_bytes())));
+        }
     }
     let value = headers.get("authorization")?.as_bytes();
     Some(("authorization", sha256(value.strip_prefix(b"Bearer ").unwrap_or(value))))

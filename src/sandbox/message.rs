@@ -6,17 +6,9 @@ use serde_json::{Value, json};
 use super::behaviour::Behaviour;
 use super::prompt::{Prompt, Thinking, Ttl, tokens};
 use super::state::{Hash, State};
+use super::text::{THOUGHT, Written, echo, write};
 
-/// Where a `-huge-` answer's filler goes; see `delivery`.
-pub const FILLER_MARK: &str = "@@filler@@";
-
-/// Deltas of a `-long-` stream; every word is one delta and one token.
-const LONG_WORDS: [&str; 8] = ["one ", "key ", "for ", "all ", "you ", "say ", "and ", "pay "];
-const LONG_DELTAS: usize = 200;
-
-const THOUGHT: &str = "The last message is read, and its beginning is given back with a word on who answers.";
 const SIGNATURE: &str = "U2lnbmVkIGJ5IHRoZSBLZXl3YXJkIHNhbmRib3g=";
-const ECHOED_CHARS: usize = 80;
 
 #[derive(Clone, Serialize)]
 pub struct Message {
@@ -119,9 +111,9 @@ pub fn compose(state: &State, key: &Hash, prompt: &Prompt<'_>, behaviour: Behavi
     }
     if prompt.web_search && budget > 1 {
         usage.server_tool_use = Some(ServerToolUsage { web_fetch_requests: 0, web_search_requests: 1 });
-        content.extend(search(state.id("srvtoolu"), echo(prompt)));
+        content.extend(search(state.id("srvtoolu"), echo(&prompt.question)));
     }
-    let (text, spent, cut) = text(prompt, behaviour, budget);
+    let Written { text, spent, cut } = write(&prompt.question, &prompt.listed.name, behaviour, budget);
     usage.output_tokens = prompt.max_tokens - budget + spent;
     if !text.is_empty() {
         content.push(Block::Text { text });
@@ -175,33 +167,6 @@ fn think(thinking: Thinking) -> Block {
 fn search(id: String, query: &str) -> [Block; 2] {
     let result = Block::WebSearchToolResult { tool_use_id: id.clone(), content: Vec::new() };
     [Block::ServerToolUse { id, name: "web_search", input: json!({ "query": query }) }, result]
-}
-
-/// The text within a budget of tokens, what it costs, and whether the budget cut it short.
-fn text(prompt: &Prompt<'_>, behaviour: Behaviour, budget: u64) -> (String, u64, bool) {
-    let mut text: String = match behaviour {
-        // The filler is longer than any budget, so the whole budget is spent on it.
-        Behaviour::Huge => return (FILLER_MARK.to_owned(), budget, true),
-        Behaviour::Long => LONG_WORDS.iter().copied().cycle().take(LONG_DELTAS).collect(),
-        _ => format!(
-            "You wrote: \"{}\". This is the Keyward sandbox answering in the place of {}: nothing left \
-             this machine and nothing is charged. The same request gets the same answer.",
-            echo(prompt),
-            prompt.listed.name
-        ),
-    };
-    let fits = usize::try_from(budget).unwrap_or(usize::MAX).saturating_mul(4);
-    let cut = text.len() > fits;
-    text.truncate(text.floor_char_boundary(fits));
-    let spent = tokens(text.len());
-    (text, spent, cut)
-}
-
-/// The beginning of the last user message.
-fn echo<'a>(prompt: &'a Prompt<'_>) -> &'a str {
-    let question = prompt.question.trim();
-    let end = question.char_indices().nth(ECHOED_CHARS).map_or(question.len(), |(index, _)| index);
-    &question[..end]
 }
 
 #[cfg(test)]

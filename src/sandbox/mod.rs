@@ -7,13 +7,18 @@ mod anthropic;
 mod behaviour;
 mod control;
 mod delivery;
+mod door;
 mod error;
+mod gemini;
+mod google;
 mod journal;
 mod message;
 mod models;
+mod openai;
 mod prompt;
 mod state;
 mod stream;
+mod text;
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -46,10 +51,7 @@ impl Default for Options {
 pub fn server(listener: TcpListener, options: Options) -> std::io::Result<Server> {
     let state = web::Data::new(State::new(options.clock));
     let server = HttpServer::new(move || {
-        App::new()
-            .app_data(state.clone())
-            .configure(control::routes)
-            .default_service(web::to(anthropic::exchange))
+        App::new().app_data(state.clone()).configure(control::routes).default_service(web::to(door::exchange))
     })
     .workers(options.workers)
     .keep_alive(KEEP_ALIVE)

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use crate::domain::price_list::{self, MODELS, Model};
+use crate::domain::price_list::{self, Model};
 use crate::domain::provider_key::Provider;
 
 const LARGEST_PAGE: usize = 1_000;
@@ -24,10 +24,14 @@ fn default_limit() -> usize {
     20
 }
 
+fn claude() -> impl Iterator<Item = &'static Model> {
+    price_list::models().iter().filter(|model| model.maker() == Provider::Anthropic)
+}
+
 /// The listed model of this id or of which it is a snapshot, or the provider's refusal.
 pub fn find(id: &str) -> Result<&'static Model, ApiError> {
     price_list::find(id)
-        .filter(|model| model.provider == Provider::Anthropic)
+        .filter(|model| model.maker() == Provider::Anthropic)
         .ok_or_else(|| ApiError::not_found(format!("model: {id}")))
 }
 
@@ -39,7 +43,7 @@ pub fn list(page: &Page) -> Result<Value, ApiError> {
     if !(1..=LARGEST_PAGE).contains(&page.limit) {
         return Err(ApiError::invalid("limit: Input should be between 1 and 1000"));
     }
-    let models: Vec<&Model> = MODELS.iter().filter(|model| model.provider == Provider::Anthropic).collect();
+    let models: Vec<&Model> = claude().collect();
     let position = |id: &str| {
         models
             .iter()
@@ -63,10 +67,10 @@ pub fn list(page: &Page) -> Result<Value, ApiError> {
     };
     let shown = &models[start..end];
     Ok(json!({
-        "data": shown.iter().map(|model| info(model.id, model)).collect::<Vec<_>>(),
+        "data": shown.iter().map(|model| info(&model.id, model)).collect::<Vec<_>>(),
         "has_more": has_more,
-        "first_id": shown.first().map(|model| model.id),
-        "last_id": shown.last().map(|model| model.id),
+        "first_id": shown.first().map(|model| model.id.as_str()),
+        "last_id": shown.last().map(|model| model.id.as_str()),
     }))
 }
 
@@ -80,7 +84,7 @@ fn info(id: &str, model: &Model) -> Value {
         "created_at": UNKNOWN_RELEASE,
         "lifecycle": if model.retires.is_some() { "deprecated" } else { "active" },
         "deprecated_at": null,
-        "retires_at": model.retires.map(|day| format!("{day}T00:00:00Z")),
+        "retires_at": model.retires.as_ref().map(|day| format!("{day}T00:00:00Z")),
         "line": model.id.split('-').nth(1),
         "max_input_tokens": model.max_input,
         "max_tokens": model.max_output,
@@ -99,8 +103,9 @@ mod tests {
 
     #[test]
     fn pages_go_both_ways() {
-        let id = |index: usize| MODELS[index].id;
-        let last = MODELS.len() - 1;
+        let ids: Vec<&str> = claude().map(|model| model.id.as_str()).collect();
+        let id = |index: usize| ids[index];
+        let last = ids.len() - 1;
         for (page, first_id, last_id, has_more) in [
             (page(20, None, None), id(0), id(last), false),
             (page(2, None, None), id(0), id(1), true),

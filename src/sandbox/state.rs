@@ -45,8 +45,8 @@ impl State {
 
     /// What the key does now: what was imposed on it, or else what it says itself. A key that says
     /// nothing is unknown, whatever was imposed.
-    pub fn behaviour(&self, key: &str, hash: &Hash) -> Option<Behaviour> {
-        let own = Behaviour::of_key(key)?;
+    pub fn behaviour(&self, key: &str, hash: &Hash, prefixes: &[&str]) -> Option<Behaviour> {
+        let own = Behaviour::of_key(key, prefixes)?;
         Some(lock(&self.imposed).get(hash).copied().unwrap_or(own))
     }
 

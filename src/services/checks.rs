@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::Services;
 use crate::crypto::secret::Secret;
 use crate::domain::clock::Moment;
-use crate::domain::endpoint;
-use crate::domain::provider_key::{Provider, Verdict};
+use crate::domain::provider_key::{KeySettings, KeyView, Provider, Verdict};
+use crate::outbound::exchange::ExchangeError;
 use crate::outbound::{SendError, Trust};
 use crate::providers::{self, Credential, Endpoint, Judged, Outgoing};
 
@@ -39,30 +39,59 @@ impl Checked {
 }
 
 impl Services {
-    /// Asks the provider about a key. Takes a few hundred milliseconds, at worst 40 seconds.
-    pub async fn check(&self, provider: Provider, secret: &Secret, custom_url: Option<&str>) -> Checked {
-        // Made on the process's runtime: connections belong to the runtime that opened them.
-        let credential = Credential { secret, custom_url, origin: self.options.origin(provider) };
-        let implementation = providers::of(provider);
+    /// Asks the provider about a key. Takes a few hundred milliseconds, at worst a minute.
+    pub async fn check(
+        &self,
+        provider: Provider,
+        secret: &Secret,
+        custom_url: Option<&str>,
+        settings: &KeySettings,
+    ) -> Checked {
         let unreachable = Checked { verdict: Verdict::Unreachable, code: None };
         if custom_url.is_some_and(|url| !self.url_still_allowed(url, provider)) {
             return unreachable;
         }
-        let Ok(requests) = implementation.probe(&credential, implementation.spec().probe_model) else {
-            return Checked { verdict: Verdict::Rejected, code: None };
+        let implementation = providers::of(provider);
+        let now = self.clock.now();
+        let unusable = Checked { verdict: Verdict::Rejected, code: None };
+        let Ok(assertion) = implementation.assertion(secret, &self.options.origins, now) else {
+            return unusable;
         };
-        let trust = if custom_url.is_some() { Trust::Tenant } else { Trust::Operator };
-        let (outbound, now) = (self.outbound.clone(), self.clock.now());
+        let bearer = match assertion {
+            None => None,
+            Some(assertion) => match self.on_runtime(assertion, now).await {
+                Ok((token, _)) => Some(token),
+                Err(ExchangeError::Refused(code)) => {
+                    return Checked { verdict: Verdict::Rejected, code: Some(code) };
+                }
+                Err(ExchangeError::Send(_)) => return unreachable,
+            },
+        };
+        let origins = &self.options.origins;
+        let credential = Credential { secret, custom_url, settings, origins, bearer: bearer.as_ref() };
+        let Ok(requests) = implementation.probe(&credential, implementation.spec().probe_model) else {
+            return unusable;
+        };
+        let trust = Trust::of(custom_url, &self.options.urls);
+        let outbound = self.outbound.clone();
+        // On the process's runtime: connections belong to the runtime that opened them.
         let asked = self.runtime.spawn(async move {
             let mut taken = false;
             for (endpoint, request) in requests {
-                let Ok(judged) = ask(&outbound, provider, &endpoint, request, trust, now).await else {
+                let Ok((status, judged)) = ask(&outbound, provider, &endpoint, request, trust, now).await
+                else {
                     return Checked { verdict: Verdict::Unreachable, code: None };
                 };
                 match judged.verdict {
                     Verdict::Works => taken = true,
-                    // A retired model, an overloaded provider or a missing list is not a bad key.
-                    Verdict::Neutral | Verdict::Doubtful => {}
+                    // A retired model, an overloaded provider or a missing list is not a bad key. A
+                    // refusal of the request itself, in the provider's own shape, shows that the
+                    // key was taken.
+                    Verdict::Neutral => {
+                        let told = judged.code.is_some_and(|code| code.parse::<u16>().is_err());
+                        taken |= endpoint.is_metered() && (400..500).contains(&status) && told;
+                    }
+                    Verdict::Doubtful => {}
                     verdict => return Checked { verdict, code: judged.code },
                 }
             }
@@ -72,10 +101,32 @@ impl Services {
         asked.await.unwrap_or(unreachable)
     }
 
+    async fn on_runtime(&self, assertion: Outgoing, now: Moment) -> Result<(Secret, Moment), ExchangeError> {
+        let outbound = self.outbound.clone();
+        let exchanged = self.runtime.spawn(async move { outbound.exchange(assertion, now).await });
+        exchanged.await.unwrap_or(Err(ExchangeError::Send(SendError::Broken)))
+    }
+
+    /// What a key's secret is exchanged for, where its provider wants that: kept while it holds.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn bearer(&self, key: &KeyView, secret: &Secret) -> Result<Option<Secret>, ExchangeError> {
+        let now = self.clock.now();
+        if let Some(held) = self.bearers.get(key.id, key.version, now) {
+            return Ok(Some(held));
+        }
+        let refused = |_| ExchangeError::Refused("unusable_key".to_owned());
+        let assertion = providers::of(key.provider).assertion(secret, &self.options.origins, now);
+        let Some(assertion) = assertion.map_err(refused)? else { return Ok(None) };
+        let (token, until) = self.on_runtime(assertion, now).await?;
+        self.bearers.put(key.id, key.version, token.clone(), until, now);
+        Ok(Some(token))
+    }
+
     /// The URL policy may have become stricter since a URL was saved.
     pub(crate) fn url_still_allowed(&self, url: &str, provider: Provider) -> bool {
-        let own_host = self.options.own_host();
-        endpoint::canonical(url, provider, own_host.as_deref()) == Ok(Some(url.to_owned()))
+        self.options.urls.canonical(url, provider) == Ok(Some(url.to_owned()))
     }
 }
 
@@ -86,7 +137,7 @@ async fn ask(
     request: Outgoing,
     trust: Trust,
     now: Moment,
-) -> Result<Judged, SendError> {
+) -> Result<(u16, Judged), SendError> {
     let implementation = providers::of(provider);
     let mut answer = outbound.send(request, trust, WAIT).await?;
     let body =
@@ -96,5 +147,5 @@ async fn ask(
     if judged.verdict == Verdict::Works && !implementation.understands(endpoint, &body) {
         return Err(SendError::Broken);
     }
-    Ok(judged)
+    Ok((answer.status, judged))
 }

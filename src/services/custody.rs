@@ -10,14 +10,14 @@ use crate::crypto::sealed::{self, Binding, KeyBytes, OpenError};
 use crate::crypto::secret::Secret;
 use crate::domain::clock::Moment;
 use crate::domain::ids::{KeyId, Owner};
-use crate::domain::provider_key::Provider;
+use crate::domain::provider_key::{KeySettings, Provider};
 use crate::storage::{StorageError, Tx, root};
 
 /// Owners have one key each for now; the envelope carries its number for the day they have more.
 const OWNER_KEY_ID: u32 = 1;
 
-/// What a sealed secret is bound to: a row moved to another owner, key, version, provider or URL
-/// does not open.
+/// What a sealed secret is bound to: a row moved to another owner, key, version, provider, URL or
+/// setting does not open.
 #[derive(Clone, Copy, Debug)]
 pub struct Seat<'a> {
     pub owner: Owner,
@@ -25,16 +25,24 @@ pub struct Seat<'a> {
     pub version: i32,
     pub provider: Provider,
     pub custom_url: Option<&'a str>,
+    pub settings: &'a KeySettings,
 }
 
 impl Seat<'_> {
     fn binding(&self) -> Binding {
-        Binding::new("provider key")
+        let binding = Binding::new("provider key")
             .with(self.owner.as_uuid().as_bytes())
             .with(self.key.0.as_bytes())
             .with(&self.version.to_be_bytes())
             .with(self.provider.as_str().as_bytes())
-            .with(self.custom_url.unwrap_or_default().as_bytes())
+            .with(self.custom_url.unwrap_or_default().as_bytes());
+        if self.settings.0.is_empty() {
+            return binding;
+        }
+        self.settings
+            .0
+            .iter()
+            .fold(binding, |binding, (name, value)| binding.with(name.as_bytes()).with(value.as_bytes()))
     }
 }
 
@@ -112,12 +120,16 @@ mod tests {
         let owner = Owner::Tenant(TenantId::new());
         let plain = sealed::random_key();
         let owner_key = ring.seal(&owner_binding(owner), &*plain).unwrap();
+        let settings = KeySettings([("location".to_owned(), "eu".to_owned())].into());
+        let moved_to = KeySettings([("location".to_owned(), "us".to_owned())].into());
+        let none = KeySettings::default();
         let seat = Seat {
             owner,
             key: KeyId::new(),
             version: 3,
             provider: Provider::Anthropic,
             custom_url: Some("https://llm.example.com/v1/messages"),
+            settings: &settings,
         };
         let sealed = sealed::seal(OWNER_KEY_ID, &plain, &seat.binding(), b"sk-ant-api03-x").unwrap();
         assert_eq!(open(&ring, &owner_key, &sealed, &seat).unwrap().expose(), "sk-ant-api03-x");
@@ -127,6 +139,8 @@ mod tests {
             Seat { key: KeyId::new(), ..seat },
             Seat { version: 2, ..seat },
             Seat { custom_url: None, ..seat },
+            Seat { settings: &moved_to, ..seat },
+            Seat { settings: &none, ..seat },
             Seat { custom_url: Some("https://evil.example.com/v1/messages"), ..seat },
         ];
         for seat in moved {

@@ -111,7 +111,9 @@ impl Services {
         let scope = Scope::of_system(found.key.owner);
         let secret = self.open_current(&mut tx, &scope, &found).await?;
         tx.rollback().await?;
-        let checked = self.check(found.key.provider, &secret, found.key.current.custom_url.as_deref()).await;
+        let current = &found.key.current;
+        let checked =
+            self.check(found.key.provider, &secret, current.custom_url.as_deref(), &current.settings).await;
         let now = self.clock.now();
         self.move_state(key, version, Some(now), |status| status.after_check(checked.verdict, now)).await
     }

@@ -10,14 +10,12 @@ pub mod jobs;
 pub mod key_states;
 pub mod meter;
 pub mod overview;
-mod pasted;
+pub mod pasted;
 pub mod platform;
 pub mod provider_keys;
 pub mod tokens;
 
 use std::sync::Arc;
-
-use url::Url;
 
 use crate::access::actor::Actor;
 use crate::access::policy::{self, About, Action, Permission};
@@ -29,9 +27,11 @@ use crate::crypto::sealed::OpenError;
 use crate::domain::account::KeyChangers;
 use crate::domain::audit::{AuditAction, AuditEvent};
 use crate::domain::clock::Clock;
+use crate::domain::endpoint::UrlPolicy;
 use crate::domain::ids::{InstanceId, Owner};
-use crate::domain::provider_key::Provider;
 use crate::outbound::Outbound;
+use crate::outbound::exchange::BearerCache;
+use crate::providers::Origins;
 use crate::storage::{Database, StorageError, Tx, audit};
 
 use directory::Directory;
@@ -45,23 +45,8 @@ pub struct Options {
     pub public_url: String,
     /// The operator's product, as banners name it.
     pub product: String,
-    pub anthropic_origin: Url,
-}
-
-impl Options {
-    /// Where requests to a provider go that carry no custom URL.
-    #[must_use]
-    pub fn origin(&self, provider: Provider) -> &Url {
-        match provider {
-            Provider::Anthropic => &self.anthropic_origin,
-        }
-    }
-
-    /// Keyward's own host name, which no custom URL may name.
-    #[must_use]
-    pub fn own_host(&self) -> Option<String> {
-        Url::parse(&self.public_url).ok()?.host_str().map(str::to_owned)
-    }
+    pub origins: Origins,
+    pub urls: UrlPolicy,
 }
 
 /// Everything that a use case works with. One for the process, shared by all faces.
@@ -71,6 +56,7 @@ pub struct Services {
     pub keyring: Arc<Keyring>,
     pub root: Arc<RootKeys>,
     pub outbound: Outbound,
+    pub bearers: BearerCache,
     pub passwords: Passwords,
     pub directory: Directory,
     pub meter: Meter,

@@ -11,9 +11,10 @@ use crate::domain::clock::{DAY, Moment};
 use crate::domain::ids::Owner;
 use crate::domain::money::Nanos;
 use crate::domain::plan::Feature;
-use crate::domain::provider_key::{KeyVersion, ProviderKey};
+use crate::domain::price_list::{self, Model};
+use crate::domain::provider_key::{KeyVersion, Provider, ProviderKey};
 use crate::domain::resolve::{Ask, Decision, Situation, resolve};
-use crate::domain::usage::{Dialect, bucket_of};
+use crate::domain::usage::bucket_of;
 use crate::storage::{keys, usage_report};
 
 /// A key with what it cost in the last 30 days.
@@ -56,18 +57,31 @@ impl Standing {
         }
     }
 
-    /// What would happen to a request for this feature that names nothing else.
+    /// What would happen to a provider's request for this feature that names no key.
     #[must_use]
-    pub fn decide(&self, feature: Option<&str>) -> Decision<'_> {
-        let ask = Ask { dialect: Dialect::Anthropic, feature, key_name: None, provider: None };
-        resolve(&ask, &self.situation())
+    pub fn decide(&self, provider: Provider, feature: Option<&str>) -> Decision<'_> {
+        resolve(&ask(provider, feature), &self.situation())
     }
 
-    /// Features of the platform, each with what would happen to its requests.
+    /// Features of the platform, each with what would happen to its requests for its own model.
     #[must_use]
     pub fn features(&self) -> Vec<(&Feature, Decision<'_>)> {
-        self.platform.features.iter().map(|feature| (feature, self.decide(Some(&feature.slug)))).collect()
+        let decided = |feature| self.decide(provider_of(feature), Some(&feature.slug));
+        self.platform.features.iter().map(|feature| (feature, decided(feature))).collect()
     }
+}
+
+/// A request that names a provider, and perhaps a feature, and nothing else.
+#[must_use]
+pub fn ask(provider: Provider, feature: Option<&str>) -> Ask<'_> {
+    Ask { dialect: provider.dialect(), feature, key_name: None, provider: Some(provider), model: None }
+}
+
+/// The provider that a feature's requests go to where they follow its default model.
+#[must_use]
+pub fn provider_of(feature: &Feature) -> Provider {
+    let listed = feature.default_model.as_deref().and_then(price_list::find);
+    listed.map_or(Provider::Anthropic, Model::maker)
 }
 
 impl Services {

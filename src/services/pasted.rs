@@ -6,17 +6,28 @@ use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::crypto::secret::Secret;
 use crate::domain::clock::Moment;
-use crate::domain::endpoint::{self, UrlRule};
-use crate::domain::provider_key::{self, KeyStatus, KeyVersion, Provider, Verdict};
-use crate::providers;
+use crate::domain::provider_key::{self, KeySettings, KeyStatus, KeyVersion, Provider, Verdict};
+use crate::providers::{self, Need, Spec, is_path_segment};
 use crate::storage::keys;
 
 const MAX_SECRET: usize = 512;
+/// A service account's key file has some 2,400.
+const MAX_DOCUMENT: usize = 16 * 1_024;
+
+/// A key as it was typed into a form or sent to the API.
+#[derive(Clone, Copy, Debug)]
+pub struct TypedKey<'a> {
+    pub secret: &'a Secret,
+    pub custom_url: &'a str,
+    /// By the names of the provider's fields.
+    pub settings: &'a KeySettings,
+}
 
 /// A pasted key that has the right form.
 pub(super) struct Pasted {
     pub secret: Secret,
     pub custom_url: Option<String>,
+    pub settings: KeySettings,
     pub hint: String,
     pub fingerprint: String,
 }
@@ -26,6 +37,7 @@ impl Pasted {
         KeyVersion {
             version,
             custom_url: self.custom_url.clone(),
+            settings: self.settings.clone(),
             hint: self.hint.clone(),
             fingerprint: self.fingerprint.clone(),
             status,
@@ -39,61 +51,80 @@ impl Pasted {
 }
 
 impl Services {
-    /// Reads a pasted secret and URL by form alone; nothing is sent yet.
+    /// Reads a pasted key by form alone; nothing is sent yet.
     pub(super) async fn read_pasted(
         &self,
         holder: &Holder,
         provider: Provider,
-        secret: &Secret,
-        custom_url: &str,
+        typed: &TypedKey<'_>,
         problems: &mut Problems,
     ) -> Result<Option<Pasted>, ServiceError> {
-        let custom_url = match self.read_url(provider, custom_url).await {
+        let implementation = providers::of(provider);
+        let spec = implementation.spec();
+        let settings = read_settings(spec, typed.settings, problems);
+        let custom_url = match self.read_url(spec, typed.custom_url).await {
             Ok(url) => url,
-            Err(rule) => {
-                problems.add("custom_url", rule.to_string());
+            Err(problem) => {
+                problems.add("custom_url", problem);
                 return Ok(None);
             }
         };
-        let text = secret.expose().trim();
+        if let Some((field, objection)) = implementation.objection(custom_url.as_deref(), &settings) {
+            problems.add(field, objection);
+        }
+        let text = typed.secret.expose().trim();
         if text.is_empty() {
-            problems.add("api_key", format!("Paste your {} API key.", provider.label()));
+            problems.add("api_key", format!("Paste your {} {}.", provider.label(), spec.key_label));
             return Ok(None);
         }
-        if text.len() > MAX_SECRET {
-            problems.add(
-                "api_key",
-                format!("That is too long for an API key ({MAX_SECRET} characters at most)."),
-            );
+        let longest = if spec.key_is_document { MAX_DOCUMENT } else { MAX_SECRET };
+        if text.len() > longest {
+            problems.add("api_key", format!("That is too long: {longest} characters at most."));
             return Ok(None);
         }
-        let prefix = match providers::of(provider).recognise(text, custom_url.is_some()) {
-            Ok(prefix) => prefix,
+        let recognised = implementation.recognise(text, custom_url.is_some(), &self.options.origins);
+        let recognised = match recognised {
+            Ok(recognised) => recognised,
             Err(wrong) => {
                 problems.add("api_key", wrong.0);
                 return Ok(None);
             }
         };
-        let fingerprint = self.root.fingerprint(holder.scope.owner(), provider, text);
+        let hint = provider_key::hint(recognised.hint_of.as_deref().unwrap_or(text), recognised.prefix);
+        let secret = recognised.kept.unwrap_or_else(|| Secret::new(text.to_owned()));
+        let fingerprint = self.root.fingerprint(holder.scope.owner(), provider, secret.expose());
         let mut tx = self.db.read().await?;
         let known = keys::list(&mut tx, &holder.scope).await?;
         tx.rollback().await?;
-        if let Some(same) = known.iter().find(|known| {
-            known.key.current.fingerprint == fingerprint && known.key.current.custom_url == custom_url
+        if let Some(same) = known.iter().map(|known| &known.key).find(|known| {
+            let current = &known.current;
+            current.fingerprint == fingerprint
+                && current.custom_url == custom_url
+                && current.settings == settings
         }) {
-            problems.add("api_key", format!("This key is in use already, as {}.", same.key.name));
+            problems.add("api_key", format!("This key is in use already, as {}.", same.name));
             return Ok(None);
         }
-        let hint = provider_key::hint(text, prefix);
-        Ok(Some(Pasted { secret: Secret::new(text.to_owned()), custom_url, hint, fingerprint }))
+        Ok(Some(Pasted { secret, custom_url, settings, hint, fingerprint }))
     }
 
-    async fn read_url(&self, provider: Provider, typed: &str) -> Result<Option<String>, UrlRule> {
-        let own_host = self.options.own_host();
-        let Some(url) = endpoint::canonical(typed, provider, own_host.as_deref())? else { return Ok(None) };
-        let host = url::Url::parse(&url).ok().and_then(|url| url.host_str().map(str::to_owned));
-        self.outbound.vet(&host.unwrap_or_default()).await?;
-        Ok(Some(url))
+    /// The canonical URL, or what is wrong with it.
+    async fn read_url(&self, spec: &Spec, typed: &str) -> Result<Option<String>, String> {
+        let policy = &self.options.urls;
+        let url = policy.canonical(typed, spec.kind).map_err(|rule| rule.to_string())?;
+        match (url, spec.base_url.need) {
+            (None, Need::Required) => Err(format!("Give the {}.", spec.base_url.label)),
+            (Some(_), Need::None) => Err(format!("{} keys take no URL.", spec.kind.label())),
+            (None, _) => Ok(None),
+            (Some(url), _) => {
+                if policy.allowed_origin(&url).is_none() {
+                    let host = url::Url::parse(&url).ok().and_then(|url| url.host_str().map(str::to_owned));
+                    let vetted = self.outbound.vet(&host.unwrap_or_default()).await;
+                    vetted.map_err(|rule| rule.to_string())?;
+                }
+                Ok(Some(url))
+            }
+        }
     }
 
     /// The live check of a pasted key. Only what the provider takes gets past it.
@@ -102,9 +133,32 @@ impl Services {
         provider: Provider,
         pasted: &Pasted,
     ) -> Result<KeyStatus, ServiceError> {
-        let checked = self.check(provider, &pasted.secret, pasted.custom_url.as_deref()).await;
+        let checked =
+            self.check(provider, &pasted.secret, pasted.custom_url.as_deref(), &pasted.settings).await;
         status_or_problem(provider, &checked, pasted.custom_url.is_some(), self.clock.now())
     }
+}
+
+/// The settings that the provider asks for, without those that are empty. What it does not ask for
+/// is a mistake.
+fn read_settings(spec: &Spec, typed: &KeySettings, problems: &mut Problems) -> KeySettings {
+    let mut settings = KeySettings::default();
+    for (name, value) in &typed.0 {
+        let Some(field) = spec.fields.iter().find(|field| field.name == name) else {
+            problems.add("settings", format!("{} keys have no setting {name}.", spec.kind.label()));
+            continue;
+        };
+        let value = value.trim();
+        let fits = if field.is_switch { value == "yes" } else { is_path_segment(value) && value.len() <= 64 };
+        if value.is_empty() {
+            continue;
+        }
+        if !fits {
+            problems.add(field.name, "Use letters, digits, dots, hyphens and underscores, at most 64.");
+        }
+        settings.0.insert(field.name.to_owned(), value.to_owned());
+    }
+    settings
 }
 
 /// The state to begin with, or why nothing is stored.

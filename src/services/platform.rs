@@ -1,18 +1,20 @@
 //! The platform's own business: tenants, settings of a tenant, and what a fresh database begins with.
 
+use std::collections::HashSet;
+
 use super::provider_keys::Holder;
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::access::policy::{About, Action};
 use crate::access::scope::Scope;
 use crate::domain::account::{Email, KeyChangers, Slug, Tenant, TenantRole, TenantState, User};
-use crate::domain::audit::AuditAction;
+use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
-use crate::domain::ids::{Owner, PlanId, TenantId};
+use crate::domain::ids::{Owner, PlanId, PriceId, TenantId};
 use crate::domain::plan::Plan;
 use crate::domain::price_list;
 use crate::storage::tenants::TenantRecord;
-use crate::storage::{Database, StorageError, changes, people, plans, prices, tenants};
+use crate::storage::{Database, StorageError, audit, changes, people, plans, prices, tenants};
 
 /// A tenant as it was asked for.
 #[derive(Clone, Debug, Default)]
@@ -32,8 +34,9 @@ pub struct NewTenant {
 pub async fn seed(db: &Database, now: crate::domain::clock::Moment) -> Result<(), StorageError> {
     let mut tx = db.write().await?;
     let mut changed = false;
-    for row in price_list::list() {
-        changed |= prices::insert(&mut tx, &row).await?;
+    let known: HashSet<PriceId> = prices::list(&mut tx).await?.iter().map(|row| row.id).collect();
+    for row in price_list::list().iter().filter(|row| !known.contains(&row.id)) {
+        changed |= prices::insert(&mut tx, row).await?;
     }
     if plans::list(&mut tx).await?.is_empty() {
         let plan = Plan {
@@ -53,6 +56,28 @@ pub async fn seed(db: &Database, now: crate::domain::clock::Moment) -> Result<()
 }
 
 impl Services {
+    /// Writes down which endpoints the operator allows beside the public ones.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn record_allowed_endpoints(&self) -> Result<(), ServiceError> {
+        let allowed = &self.options.urls.allowed;
+        if allowed.is_empty() {
+            return Ok(());
+        }
+        let event = AuditEvent {
+            at: self.clock.now(),
+            actor: AuditActor::system("keyward"),
+            action: AuditAction::EndpointsAllowed,
+            target: "KEYWARD_ALLOWED_ENDPOINTS".to_owned(),
+            detail: serde_json::json!({ "origins": allowed }),
+        };
+        let mut tx = self.db.write().await?;
+        audit::append(&mut tx, &self.root, Owner::Platform, &event).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// Whoever holds the platform's shared keys and service tokens.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Provider keys: add, check, rotate, undo, forget, remove and the smaller changes.
 
 use super::custody::{self, Seat};
-use super::pasted::{failed_to_save, status_or_problem};
+use super::pasted::{TypedKey, failed_to_save, status_or_problem};
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::access::policy::Action;
@@ -12,7 +12,10 @@ use crate::domain::audit::AuditAction;
 use crate::domain::billing::UsageMode;
 use crate::domain::clock::{DAY, Moment};
 use crate::domain::ids::KeyId;
-use crate::domain::provider_key::{DisabledBy, KeyState, KeyStatus, KeyVersion, Provider, ProviderKey};
+use crate::domain::plan::GENERAL;
+use crate::domain::provider_key::{
+    DisabledBy, KeyScope, KeySettings, KeyState, KeyStatus, KeyVersion, Provider, ProviderKey,
+};
 use crate::storage::keys::SealedKey;
 use crate::storage::{Tx, changes, keys, tenants};
 
@@ -20,6 +23,7 @@ use crate::storage::{Tx, changes, keys, tenants};
 pub const UNDO_FOR: i64 = DAY;
 
 const MAX_LABEL: usize = 80;
+const MAX_MODELS: usize = 100;
 
 /// Whose keys, and by whose leave they change.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +40,7 @@ pub struct NewKey {
     pub name: String,
     pub label: String,
     pub custom_url: String,
+    pub settings: KeySettings,
     /// Also switch the tenant to own keys, where it is in managed mode.
     pub switch_mode: bool,
 }
@@ -72,7 +77,8 @@ impl Services {
             Some(_) => {}
         }
         let label = read_label(&new.label, &mut problems);
-        let pasted = self.read_pasted(&holder, provider, &new.secret, &new.custom_url, &mut problems).await?;
+        let typed = TypedKey { secret: &new.secret, custom_url: &new.custom_url, settings: &new.settings };
+        let pasted = self.read_pasted(&holder, provider, &typed, &mut problems).await?;
         let (Some(name), Some(pasted), true) = (name, pasted, problems.is_empty()) else {
             return Err(failed_to_save(provider, problems));
         };
@@ -94,6 +100,7 @@ impl Services {
             label,
             is_default: !has_default,
             disabled: None,
+            scope: KeyScope::default(),
             created_at: now,
             created_by: Some(actor.user_id),
             created_by_name: actor.email.clone(),
@@ -112,6 +119,7 @@ impl Services {
         let detail = serde_json::json!({
             "provider": provider, "hint": key.current.hint, "fingerprint": short(&key.current.fingerprint),
             "version": 1, "state": status.state, "custom_url": key.current.custom_url,
+            "settings": key.current.settings,
             "switched_to_own_key": switched_mode,
         });
         self.record(&mut tx, scope.owner(), actor, AuditAction::KeyAdded, name.as_str(), detail).await?;
@@ -134,14 +142,13 @@ impl Services {
         actor: &Actor,
         holder: Holder,
         name: &str,
-        secret: Secret,
-        custom_url: &str,
+        typed: &TypedKey<'_>,
     ) -> Result<Saved, ServiceError> {
         self.permit_keys(actor, &holder.scope, holder.changers)?;
         let found = self.find_key(&holder.scope, name).await?.ok_or(ServiceError::NotFound)?;
         let provider = found.key.provider;
         let mut problems = Problems::default();
-        let pasted = self.read_pasted(&holder, provider, &secret, custom_url, &mut problems).await?;
+        let pasted = self.read_pasted(&holder, provider, typed, &mut problems).await?;
         let (Some(pasted), true) = (pasted, problems.is_empty()) else {
             return Err(failed_to_save(provider, problems));
         };
@@ -160,7 +167,7 @@ impl Services {
         let detail = serde_json::json!({
             "before": { "version": found.key.current.version, "hint": found.key.current.hint },
             "after": { "version": number, "hint": version.hint, "fingerprint": short(&version.fingerprint),
-                       "state": status.state, "custom_url": version.custom_url },
+                       "state": status.state, "custom_url": version.custom_url, "settings": version.settings },
         });
         self.record(&mut tx, scope.owner(), actor, AuditAction::KeyRotated, name, detail).await?;
         tx.commit().await?;
@@ -196,7 +203,7 @@ impl Services {
         tx.rollback().await?;
 
         let provider = found.key.provider;
-        let checked = self.check(provider, &secret, previous.custom_url.as_deref()).await;
+        let checked = self.check(provider, &secret, previous.custom_url.as_deref(), &previous.settings).await;
         let status = status_or_problem(provider, &checked, previous.custom_url.is_some(), self.clock.now())?;
         let now = self.clock.now();
         let mut tx = self.db.write().await?;
@@ -310,7 +317,8 @@ impl Services {
         let secret = self.open_current(&mut tx, scope, &found).await?;
         tx.rollback().await?;
         let current = &found.key.current;
-        let checked = self.check(found.key.provider, &secret, current.custom_url.as_deref()).await;
+        let checked =
+            self.check(found.key.provider, &secret, current.custom_url.as_deref(), &current.settings).await;
         let detail = serde_json::json!({
             "version": current.version, "found": checked.told(), "code": checked.code,
         });
@@ -385,6 +393,51 @@ impl Services {
             Ok(keys::set_label(tx, found.key.id, label.as_deref()).await?)
         })
         .await
+    }
+
+    /// Changes what a key may be used for: features and models, each all or a list.
+    ///
+    /// # Errors
+    /// `Invalid` when a feature does not exist or a model's name is none.
+    pub async fn scope_key(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        name: &str,
+        scope: KeyScope,
+    ) -> Result<(), ServiceError> {
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let found = self.find_key(&holder.scope, name).await?.ok_or(ServiceError::NotFound)?;
+        self.judge_scope(&scope).await?.or_ok()?;
+        let detail = serde_json::json!({ "before": found.key.scope, "after": scope });
+        self.change(actor, &holder, &found.key, AuditAction::KeyScoped, detail, async |tx, _| {
+            Ok(keys::set_scope(tx, found.key.id, &scope).await?)
+        })
+        .await
+    }
+
+    async fn judge_scope(&self, scope: &KeyScope) -> Result<Problems, ServiceError> {
+        let mut problems = Problems::default();
+        let platform = self.directory.platform().await?;
+        let known =
+            |slug: &str| slug == GENERAL || platform.features.iter().any(|feature| feature.slug == slug);
+        if let Some(features) = &scope.features {
+            if let Some(unknown) = features.iter().find(|slug| !known(slug)) {
+                problems.add("features", format!("There is no feature named {unknown}."));
+            }
+            if features.is_empty() {
+                problems.add("features", "Choose at least one feature, or all. To stop the key, disable it.");
+            }
+        }
+        if let Some(models) = &scope.models {
+            if models.is_empty() || models.len() > MAX_MODELS {
+                problems.add("models", format!("Name 1 to {MAX_MODELS} models, or leave the choice at all."));
+            }
+            if !models.iter().all(|model| is_model_name(model)) {
+                problems.add("models", "Write one model's name on each line, as requests name it.");
+            }
+        }
+        Ok(problems)
     }
 
     /// Stops or starts a key. What the operator has stopped, only the operator can start.
@@ -487,6 +540,12 @@ fn read_label(label: &str, problems: &mut Problems) -> Option<String> {
     (!label.is_empty()).then(|| label.to_owned())
 }
 
+/// Whether requests could name a model so.
+#[must_use]
+pub fn is_model_name(text: &str) -> bool {
+    (1..=256).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
 fn seat<'a>(key: &ProviderKey, version: &'a KeyVersion) -> Seat<'a> {
     Seat {
         owner: key.owner,
@@ -494,6 +553,7 @@ fn seat<'a>(key: &ProviderKey, version: &'a KeyVersion) -> Seat<'a> {
         version: version.version,
         provider: key.provider,
         custom_url: version.custom_url.as_deref(),
+        settings: &version.settings,
     }
 }
 

@@ -7,7 +7,9 @@ use crate::access::scope::Scope;
 use crate::domain::account::Slug;
 use crate::domain::clock::Moment;
 use crate::domain::ids::{KeyId, Owner, UserId};
-use crate::domain::provider_key::{DisabledBy, KeyState, KeyStatus, KeyVersion, Provider, ProviderKey};
+use crate::domain::provider_key::{
+    DisabledBy, KeyScope, KeySettings, KeyState, KeyStatus, KeyVersion, Provider, ProviderKey,
+};
 
 /// A key and its current version's sealed secret, as the gateway caches it.
 #[derive(Clone)]
@@ -25,6 +27,8 @@ struct Row {
     label: Option<String>,
     is_default: bool,
     disabled_by: Option<String>,
+    for_features: Option<String>,
+    for_models: Option<String>,
     created_at: i64,
     created_by: Option<Uuid>,
     created_by_name: String,
@@ -38,6 +42,7 @@ struct Row {
 struct VersionRow {
     version: i32,
     custom_url: Option<String>,
+    settings: Option<String>,
     hint: String,
     fingerprint: String,
     state: String,
@@ -59,6 +64,7 @@ impl TryFrom<VersionRow> for KeyVersion {
         Ok(Self {
             version: row.version,
             custom_url: row.custom_url,
+            settings: read_json(row.settings.as_deref(), "key_version", "settings")?.unwrap_or_default(),
             hint: row.hint,
             fingerprint: row.fingerprint,
             status: KeyStatus {
@@ -90,6 +96,10 @@ impl TryFrom<Row> for SealedKey {
                 label: row.label,
                 is_default: row.is_default,
                 disabled: row.disabled_by.as_deref().and_then(DisabledBy::parse),
+                scope: KeyScope {
+                    features: read_json(row.for_features.as_deref(), "provider_key", "for_features")?,
+                    models: read_json(row.for_models.as_deref(), "provider_key", "for_models")?,
+                },
                 created_at: Moment(row.created_at),
                 created_by: row.created_by.map(UserId),
                 created_by_name: row.created_by_name,
@@ -101,12 +111,25 @@ impl TryFrom<Row> for SealedKey {
     }
 }
 
+fn read_json<T: serde::de::DeserializeOwned>(
+    text: Option<&str>,
+    table: &'static str,
+    column: &'static str,
+) -> Result<Option<T>, StorageError> {
+    let bad = |_| StorageError::BadRow { table, column };
+    text.map(|text| serde_json::from_str(text).map_err(bad)).transpose()
+}
+
+fn written<T: serde::Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
 macro_rules! select_keys {
     ($rest:literal) => {
         concat!(
-            "SELECT k.id, k.owner_id, k.provider, k.name, k.label, k.is_default, k.disabled_by,
+            "SELECT k.id, k.owner_id, k.provider, k.name, k.label, k.is_default, k.disabled_by, k.for_features, k.for_models,
                     k.created_at, k.created_by, k.created_by_name, u.last_used_at,
-                    v.version, v.custom_url, v.hint, v.fingerprint, v.state, v.state_since, v.state_until, v.rejections,
+                    v.version, v.custom_url, v.settings, v.hint, v.fingerprint, v.state, v.state_since, v.state_until, v.rejections,
                     v.probe_at, v.created_at AS version_created_at,
                     v.created_by_name AS version_created_by_name, v.checked_at, v.replaced_at, v.destroy_at,
                     v.sealed
@@ -148,7 +171,7 @@ pub async fn versions(
         version: VersionRow,
         sealed: Option<Vec<u8>>,
     }
-    let sql = "SELECT v.version, v.custom_url, v.hint, v.fingerprint, v.state, v.state_since, v.state_until, v.rejections,
+    let sql = "SELECT v.version, v.custom_url, v.settings, v.hint, v.fingerprint, v.state, v.state_since, v.state_until, v.rejections,
                       v.probe_at, v.created_at AS version_created_at,
                       v.created_by_name AS version_created_by_name, v.checked_at, v.replaced_at, v.destroy_at,
                       v.sealed
@@ -190,8 +213,8 @@ pub async fn insert_version(
     execute!(
         tx,
         "INSERT INTO key_version (key_id, version, custom_url, sealed, hint, fingerprint, state, state_since,
-                                  state_until, rejections, probe_at, created_at, created_by_name, checked_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+                                  state_until, rejections, probe_at, created_at, created_by_name, checked_at, settings)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         key.0,
         version.version,
         version.custom_url.as_deref(),
@@ -205,7 +228,8 @@ pub async fn insert_version(
         status.probe_at.map(|at| at.0),
         version.created_at.0,
         &version.created_by_name,
-        version.checked_at.map(|at| at.0)
+        version.checked_at.map(|at| at.0),
+        (version.settings != KeySettings::default()).then(|| written(&version.settings))
     )?;
     Ok(())
 }
@@ -305,6 +329,18 @@ pub async fn set_default(
 /// Changes what may change without the key being pasted again.
 pub async fn set_label(tx: &mut Tx, key: KeyId, label: Option<&str>) -> Result<(), StorageError> {
     execute!(tx, "UPDATE provider_key SET label = $1 WHERE id = $2", label, key.0)?;
+    Ok(())
+}
+
+/// Changes what a key may be used for.
+pub async fn set_scope(tx: &mut Tx, key: KeyId, scope: &KeyScope) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "UPDATE provider_key SET for_features = $1, for_models = $2 WHERE id = $3",
+        scope.features.as_ref().map(written),
+        scope.models.as_ref().map(written),
+        key.0
+    )?;
     Ok(())
 }
 

@@ -23,6 +23,8 @@ struct Row {
     cache_write_1h: i64,
     output: i64,
     web_search: i64,
+    audio_input: Option<i64>,
+    audio_output: Option<i64>,
     us_permille: i64,
     fast_permille: i64,
 }
@@ -45,6 +47,8 @@ pub async fn list(tx: &mut Tx) -> Result<Vec<PriceRow>, StorageError> {
                     cache_write_1h: row.cache_write_1h,
                     output: row.output,
                     web_search: row.web_search,
+                    audio_input: row.audio_input.unwrap_or(row.input),
+                    audio_output: row.audio_output.unwrap_or(row.output),
                 },
                 us_permille: row.us_permille,
                 fast_permille: row.fast_permille,
@@ -58,8 +62,9 @@ pub async fn insert(tx: &mut Tx, row: &PriceRow) -> Result<bool, StorageError> {
     let rows = execute!(
         tx,
         "INSERT INTO price (id, provider, model, service_tier, valid_from, above_prompt_tokens, input, cache_read,
-                            cache_write_5m, cache_write_1h, output, web_search, us_permille, fast_permille)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) ON CONFLICT DO NOTHING",
+                            cache_write_5m, cache_write_1h, output, web_search, us_permille, fast_permille,
+                            audio_input, audio_output)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) ON CONFLICT DO NOTHING",
         row.id.0,
         row.provider.as_str(),
         &row.model,
@@ -73,7 +78,9 @@ pub async fn insert(tx: &mut Tx, row: &PriceRow) -> Result<bool, StorageError> {
         row.rates.output,
         row.rates.web_search,
         row.us_permille,
-        row.fast_permille
+        row.fast_permille,
+        row.rates.audio_input,
+        row.rates.audio_output
     )?;
     Ok(rows == 1)
 }

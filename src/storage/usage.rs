@@ -23,8 +23,8 @@ const COLUMNS: &str = "id, tenant_id, instance, started_at, ended_at, feature, p
     key_version, mode, funding, fallback, model_asked, model_served, endpoint, session, prompt, input_tokens,
     cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens, web_searches,
     service_tier, speed, us_only, raw_usage, price_id, cost, billed, unpriced, state, status, error_code,
-    first_byte_us, total_us";
-const WIDTH: usize = 39;
+    first_byte_us, total_us, audio_input_tokens, audio_output_tokens, tool_tokens";
+const WIDTH: usize = 42;
 
 /// What a settlement changes; the rest of a row is fixed when it is opened. One of a row that is
 /// settled already would leave it without a state, which the table refuses.
@@ -35,7 +35,9 @@ const SETTLED: &str = "state = CASE usage.state WHEN 'pending' THEN excluded.sta
     web_searches = excluded.web_searches, service_tier = excluded.service_tier, speed = excluded.speed,
     us_only = excluded.us_only, raw_usage = excluded.raw_usage, price_id = excluded.price_id, cost = excluded.cost,
     billed = excluded.billed, unpriced = excluded.unpriced, status = excluded.status,
-    error_code = excluded.error_code, first_byte_us = excluded.first_byte_us, total_us = excluded.total_us";
+    error_code = excluded.error_code, first_byte_us = excluded.first_byte_us, total_us = excluded.total_us,
+    audio_input_tokens = excluded.audio_input_tokens, audio_output_tokens = excluded.audio_output_tokens,
+    tool_tokens = excluded.tool_tokens";
 
 /// Batches are cut into pieces of these sizes, so that few different statements are prepared.
 const PIECES: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
@@ -107,6 +109,9 @@ macro_rules! bind_row {
             .bind(row.error_code.as_deref())
             .bind(row.first_byte_us)
             .bind(row.total_us)
+            .bind(signed(tokens.audio_input))
+            .bind(signed(tokens.audio_output))
+            .bind(signed(tokens.tool))
     }};
 }
 
@@ -275,12 +280,14 @@ fn sums_of<R: Borrow<UsageRow>>(rows: &[R]) -> Vec<(RollupKey<'_>, Sums)> {
         sum.failed = sum.failed.saturating_add(i64::from(row.failed()));
         sum.estimated = sum.estimated.saturating_add(i64::from(guessed));
         sum.unpriced = sum.unpriced.saturating_add(i64::from(row.unpriced));
-        sum.input = sum.input.saturating_add(signed(row.tokens.input));
+        sum.input = sum.input.saturating_add(
+            signed(row.tokens.input) + signed(row.tokens.audio_input) + signed(row.tokens.tool),
+        );
         sum.cache_read = sum.cache_read.saturating_add(signed(row.tokens.cache_read));
         sum.cache_write = sum
             .cache_write
             .saturating_add(signed(row.tokens.cache_write_5m) + signed(row.tokens.cache_write_1h));
-        sum.output = sum.output.saturating_add(signed(row.tokens.output));
+        sum.output = sum.output.saturating_add(signed(row.tokens.output) + signed(row.tokens.audio_output));
         sum.web_searches = sum.web_searches.saturating_add(signed(row.tokens.web_searches));
         sum.cost = sum.cost.saturating_add(row.cost.0);
         sum.estimated_cost = sum.estimated_cost.saturating_add(if guessed { row.cost.0 } else { 0 });
@@ -370,6 +377,9 @@ macro_rules! read {
                 output: unsigned(row.try_get("output_tokens")?),
                 reasoning: unsigned(row.try_get("reasoning_tokens")?),
                 web_searches: unsigned(row.try_get("web_searches")?),
+                audio_input: unsigned(row.try_get("audio_input_tokens")?),
+                audio_output: unsigned(row.try_get("audio_output_tokens")?),
+                tool: unsigned(row.try_get("tool_tokens")?),
             },
             served_as: ServedAs {
                 tier: word!(ServiceTier, text("service_tier")?, "usage", "service_tier")?,

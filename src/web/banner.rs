@@ -8,7 +8,8 @@ use crate::domain::account::TenantState;
 use crate::domain::billing::{LimitPolicy, NoKeyPolicy, UsageMode};
 use crate::domain::clock::DAY;
 use crate::domain::provider_key::{DisabledBy, KeyState, Provider, ProviderKey};
-use crate::providers::{self, Spec};
+use crate::domain::resolve::Chosen;
+use crate::providers::{self, ConsoleLinks};
 use crate::services::overview::Standing;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -40,17 +41,13 @@ impl Subject<'_> {
         self.provider.label()
     }
 
-    fn spec(&self) -> &'static Spec {
-        providers::of(self.provider).spec()
-    }
-
     fn keys_page(&self, key: &ProviderKey, page: &str, label: &str) -> Option<Link> {
         let href = format!("{}/settings/api-keys/{}{page}", self.root, key.name);
         self.hand.is_yours().then(|| Link::to(href, label))
     }
 
     fn add_key(&self) -> Option<Link> {
-        let href = format!("{}/settings/api-keys/new", self.root);
+        let href = format!("{}/settings/api-keys/new?provider={}", self.root, self.provider);
         self.hand.is_yours().then(|| Link::to(href, "Add key"))
     }
 
@@ -60,7 +57,8 @@ impl Subject<'_> {
     }
 
     /// The provider's own console, for whoever could do something there.
-    fn console(&self, href: &str, label: &str) -> Option<Link> {
+    fn console(&self, page: fn(&ConsoleLinks) -> &'static str, label: &str) -> Option<Link> {
+        let href = page(providers::of(self.provider).spec().console.as_ref()?);
         self.hand.is_yours().then(|| Link::out(href, label))
     }
 }
@@ -90,7 +88,7 @@ fn shared_sentence(s: &Subject<'_>) -> String {
 
 /// Whether a request that names nothing would be served at all.
 fn served(s: &Subject<'_>) -> bool {
-    s.standing.decide(None).outcome.is_ok()
+    s.standing.decide(s.provider, None).outcome.is_ok()
 }
 
 fn shared_is_down(s: &Subject<'_>, detail: String) -> Banner {
@@ -235,21 +233,21 @@ fn with_key(s: &Subject<'_>, key: &ProviderKey) -> Banner {
             key,
             &format!("your {name} account is out of credit"),
             &s.hand.does(&format!("add credit in the {name} console")),
-            s.console(s.spec().billing_url, "Add credit"),
+            s.console(|links| links.billing, "Add credit"),
         ),
         KeyState::SpendLimit => limited(
             s,
             key,
             &format!("your {name} spend limit is reached"),
             &s.hand.does(&format!("raise the limit in the {name} console")),
-            s.console(s.spec().limits_url, "Raise the limit"),
+            s.console(|links| links.limits, "Raise the limit"),
         ),
         KeyState::RateLimited => limited(
             s,
             key,
             &format!("{name} is limiting the rate of your key"),
             "It ends by itself.",
-            s.console(s.spec().limits_url, "See your limits"),
+            s.console(|links| links.limits, "See your limits"),
         ),
     }
 }
@@ -309,7 +307,10 @@ fn coverage(s: &Subject<'_>) -> Prose {
     }
     let own = features
         .iter()
-        .filter(|(_, decision)| decision.outcome.as_ref().is_ok_and(|chosen| !chosen.shared))
+        .filter(|(_, decision)| {
+            let uses = |chosen: &Chosen<'_>| !chosen.shared && chosen.key.provider == s.provider;
+            decision.outcome.as_ref().is_ok_and(uses)
+        })
         .count();
     let total = i64::try_from(features.len()).unwrap_or(i64::MAX);
     let verb = if own == 1 { "uses" } else { "use" };
@@ -329,7 +330,7 @@ mod tests {
     use crate::domain::ids::{KeyId, Owner, PlanId, TenantId};
     use crate::domain::plan::Plan;
     use crate::domain::price::PriceBook;
-    use crate::domain::provider_key::{KeyStatus, KeyVersion, Verdict};
+    use crate::domain::provider_key::{KeyScope, KeySettings, KeyStatus, KeyVersion, Verdict};
     use crate::services::directory::{KeyRing, PlatformView, TenantView};
 
     const NOW: Moment = Moment(1_000 * MINUTE);
@@ -346,7 +347,9 @@ mod tests {
             created_at: NOW,
             created_by: None,
             created_by_name: String::new(),
+            scope: KeyScope::default(),
             current: KeyVersion {
+                settings: KeySettings::default(),
                 version: 1,
                 custom_url: None,
                 hint: String::new(),

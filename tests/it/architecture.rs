@@ -113,7 +113,7 @@ fn migrations_are_in_step() {
                 .filter(|line| !line.starts_with(')'))
                 .map(|line| {
                     line.split_whitespace()
-                        .map(|word| match word.trim_end_matches(',') {
+                        .map(|word| match word.trim_end_matches([',', ';']) {
                             "UUID" | "BYTEA" | "BLOB" => "bytes",
                             "BIGINT" | "BOOLEAN" | "INTEGER" => "number",
                             _ => word,

@@ -1,6 +1,5 @@
 //! Provider keys from paste to removal, as use cases.
 
-use keyward::crypto::secret::Secret;
 use keyward::domain::account::TenantRole;
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::{DAY, HOUR, MINUTE};
@@ -96,10 +95,7 @@ on_both! {
         let (first, second) = (test_key("ok"), test_key("ok"));
         world.add_key(&tenant, "production", &first).await.unwrap();
         let token = world.token(&tenant).await;
-        let rotate = |secret: &str| {
-            let secret = Secret::new(secret.to_owned());
-            world.services.rotate_key(&admin, holder, "production", secret, "")
-        };
+        let rotate = async |secret: &str| world.rotate(&admin, holder, "production", secret).await;
         assert!(problem(rotate(&first).await, "api_key").contains("in use already"));
         assert!(problem(rotate(&test_key("revoked")).await, "api_key").contains("rejected"));
         let rotated = rotate(&second).await.unwrap();
@@ -136,7 +132,7 @@ on_both! {
         let (admin, holder) = (world.admin(&tenant), holder(&tenant));
         let first = test_key("ok");
         world.add_key(&tenant, "production", &first).await.unwrap();
-        world.services.rotate_key(&admin, holder, "production", Secret::new(test_key("ok")), "").await.unwrap();
+        world.rotate(&admin, holder, "production", &test_key("ok")).await.unwrap();
         world.impose(&first, "revoked").await;
         assert!(problem(world.services.undo_rotation(&admin, holder, "production").await, "api_key").contains("rejected"));
         let detail = world.services.key_detail(holder, "production").await.unwrap();
@@ -161,7 +157,7 @@ on_both! {
         while world.arrived().await.is_empty() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
-        world.services.rotate_key(&admin, holder, "production", Secret::new(test_key("ok")), "").await.unwrap();
+        world.rotate(&admin, holder, "production", &test_key("ok")).await.unwrap();
         let next = world.message(&token).send().await.unwrap();
         assert_eq!(next.headers()["x-keyward-key"], "production@2");
         let earlier = running.await.unwrap().unwrap();
@@ -177,7 +173,7 @@ on_both! {
         let (admin, holder) = (world.admin(&tenant), holder(&tenant));
         world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
         let before = world.services.key_detail(holder, "production").await.unwrap().line.key;
-        world.services.rotate_key(&admin, holder, "production", Secret::new(test_key("ok")), "").await.unwrap();
+        world.rotate(&admin, holder, "production", &test_key("ok")).await.unwrap();
         for _ in 0..3 {
             let late = Observation { key: before.id, version: 1, verdict: Verdict::Rejected, started: world.clock.now() };
             world.services.apply(late).await.unwrap();
@@ -273,7 +269,7 @@ on_both! {
         for person in [&member, &stranger, &root] {
             let tries = [
                 world.services.add_key(person, holder, new_key("x", &test_key("ok"))).await.map(|_| ()),
-                world.services.rotate_key(person, holder, "production", Secret::new(test_key("ok")), "").await.map(|_| ()),
+                world.rotate(person, holder, "production", &test_key("ok")).await.map(|_| ()),
                 world.services.undo_rotation(person, holder, "production").await.map(|_| ()),
                 world.services.forget_replaced(person, holder, "production").await,
                 world.services.remove_key(person, holder, "production", "production").await,

@@ -4,7 +4,6 @@
 use std::path::Path;
 
 use base64::Engine as _;
-use keyward::crypto::secret::Secret;
 use keyward::domain::account::TenantRole;
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::DAY;
@@ -206,7 +205,7 @@ async fn no_key_is_written_or_said() {
     // Rotate, undo, forget, remove; and what the pages are made from.
     let rotated = test_key("ok");
     secrets.push(rotated.clone());
-    world.services.rotate_key(&admin, holder, "ok", Secret::new(rotated), "").await.unwrap();
+    world.rotate(&admin, holder, "ok", &rotated).await.unwrap();
     said.push(format!("{:?}", world.services.key_detail(holder, "ok").await.unwrap()));
     world.services.undo_rotation(&admin, holder, "ok").await.unwrap();
     world.services.forget_replaced(&admin, holder, "ok").await.unwrap();

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use actix_web::dev::ServerHandle;
 use keyward::access::actor::Actor;
 use keyward::access::scope::Scope;
-use keyward::config::{LogFormat, Settings};
+use keyward::config::{EndpointSettings, LogFormat, Settings};
 use keyward::crypto::secret::Secret;
 use keyward::domain::account::{
     Email, KeyChangers, PlatformRole, Slug, Tenant, TenantRole, TenantState, User,
@@ -19,10 +19,11 @@ use keyward::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy,
 use keyward::domain::clock::Clock;
 use keyward::domain::ids::{Owner, PlanId, RequestId, TenantId, TokenId, UserId};
 use keyward::domain::plan::{Feature, Plan};
-use keyward::domain::provider_key::Provider;
-use keyward::domain::usage::UsageRow;
+use keyward::domain::provider_key::{KeySettings, Provider};
+use keyward::domain::usage::{Dialect, UsageRow};
 use keyward::outbound::Parts;
 use keyward::sandbox;
+use keyward::services::pasted::TypedKey;
 use keyward::services::provider_keys::{Holder, NewKey, Saved};
 use keyward::services::tokens::NewToken;
 use keyward::services::{ServiceError, Services};
@@ -106,12 +107,19 @@ impl World {
         let address = listener.local_addr().expect("an address");
         let settings = Settings {
             bind: address,
-            public_url: Some(format!("http://localhost:{}", address.port())),
             data_dir: dir.path().to_owned(),
             database_url: postgres.clone(),
             database_url_file: None,
             master_keys_file: None,
             anthropic_url: setup.anthropic_url.unwrap_or_else(|| sandbox_url.clone()),
+            openai_url: sandbox_url.clone(),
+            google_url: sandbox_url.clone(),
+            vertex_url: Some(sandbox_url.clone()),
+            google_token_url: sandbox_url.clone(),
+            endpoints: EndpointSettings {
+                public_url: Some(format!("http://localhost:{}", address.port())),
+                allowed_endpoints: vec![sandbox_url.clone()],
+            },
             product_name: "Acme".to_owned(),
             log: LogFormat::Text,
             metrics_bind: None,
@@ -202,6 +210,101 @@ impl World {
     /// Adds a key as the tenant's admin would, with its live check.
     pub async fn add_key(&self, tenant: &Tenant, name: &str, secret: &str) -> Result<Saved, ServiceError> {
         self.services.add_key(&self.admin(tenant), holder(tenant), new_key(name, secret)).await
+    }
+
+    /// Adds a key of any provider, at the sandbox where it needs a URL.
+    pub async fn add_key_of(
+        &self,
+        holder: Holder,
+        provider: Provider,
+        name: &str,
+        secret: &str,
+    ) -> Result<Saved, ServiceError> {
+        let custom_url = match provider {
+            Provider::Azure => self.sandbox_url.clone(),
+            Provider::Custom => format!("{}/custom/v1", self.sandbox_url),
+            _ => String::new(),
+        };
+        let new = NewKey { provider, custom_url, ..new_key(name, secret) };
+        self.services.add_key(&self.super_admin_of(holder), holder, new).await
+    }
+
+    /// Somebody who may change the keys of a holder.
+    fn super_admin_of(&self, holder: Holder) -> Actor {
+        match holder.scope.tenant() {
+            Some(tenant) => self.actor(None, Some((tenant, TenantRole::Admin))),
+            None => self.super_admin(),
+        }
+    }
+
+    /// A sandbox key of any provider, a different one at every call.
+    pub async fn key_of(&self, provider: Provider, word: &str) -> String {
+        let anthropic = test_key(word);
+        let body = anthropic.trim_start_matches("sk-ant-api03-");
+        match provider {
+            Provider::Anthropic => anthropic,
+            Provider::Openai => format!("sk-proj-{body}"),
+            Provider::Google => format!("AQ.{body}"),
+            Provider::Azure | Provider::Custom => body.to_owned(),
+            Provider::Vertex => {
+                let url = format!("{}/sandbox/service-account/{word}", self.sandbox_url);
+                let mut account: Value = self.http.get(url).send().await.unwrap().json().await.unwrap();
+                account["client_email"] = json!(format!("{body}@project.iam.gserviceaccount.com"));
+                account.to_string()
+            }
+        }
+    }
+
+    pub async fn rotate(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        name: &str,
+        secret: &str,
+    ) -> Result<Saved, ServiceError> {
+        let secret = Secret::new(secret.to_owned());
+        let lines = self.services.keys(holder).await?;
+        let known = lines.iter().find(|key| key.name.as_str() == name);
+        let settings = known.map(|key| key.current.settings.clone()).unwrap_or_default();
+        let custom_url = known.and_then(|key| key.current.custom_url.clone()).unwrap_or_default();
+        let typed = TypedKey { secret: &secret, custom_url: &custom_url, settings: &settings };
+        self.services.rotate_key(actor, holder, name, &typed).await
+    }
+
+    /// A request that this provider can answer, without any header of Keyward's but the provider's
+    /// name where the dialect is another's.
+    pub fn ask(&self, provider: Provider, token: &str, stream: bool) -> reqwest::RequestBuilder {
+        let post = |path: &str| self.http.post(format!("{}{path}", self.url));
+        let request = match provider.dialect() {
+            Dialect::Anthropic => {
+                let mut body = message("claude-haiku-4-5", 64);
+                body["stream"] = json!(stream);
+                post("/v1/messages")
+                    .header("x-api-key", token)
+                    .header("anthropic-version", "2023-06-01")
+                    .json(&body)
+            }
+            Dialect::Openai => post("/v1/chat/completions").bearer_auth(token).json(&json!({
+                "model": "gpt-5.4-nano",
+                "max_completion_tokens": 64,
+                "stream": stream,
+                "messages": [{ "role": "user", "content": "Name three rivers." }],
+            })),
+            Dialect::Gemini => {
+                let action = if stream { "streamGenerateContent?alt=sse" } else { "generateContent" };
+                post(&format!("/v1beta/models/gemini-3.1-flash-lite:{action}"))
+                    .header("x-goog-api-key", token)
+                    .json(&json!({
+                        "contents": [{ "role": "user", "parts": [{ "text": "Name three rivers." }] }],
+                        "generationConfig": { "maxOutputTokens": 64 },
+                    }))
+            }
+        };
+        if provider.dialect().own_provider() == provider {
+            request
+        } else {
+            request.header("x-keyward-provider", provider.as_str())
+        }
     }
 
     /// The platform's shared key.
@@ -330,6 +433,7 @@ pub fn new_key(name: &str, secret: &str) -> NewKey {
         name: name.to_owned(),
         label: String::new(),
         custom_url: String::new(),
+        settings: KeySettings::default(),
         switch_mode: false,
     }
 }
@@ -352,8 +456,11 @@ pub fn sha256(text: &str) -> String {
     hex::encode(Sha256::digest(text.as_bytes()))
 }
 
+/// Keyward's or the provider's code, wherever the dialect has it.
 pub fn error_code(body: &Value) -> &str {
-    body["error"]["details"]["error_code"].as_str().unwrap_or_default()
+    let error = &body["error"];
+    let places = [&error["details"]["error_code"], &error["code"], &error["details"][0]["reason"]];
+    places.into_iter().find_map(Value::as_str).unwrap_or_default()
 }
 
 pub fn free_port() -> TcpListener {

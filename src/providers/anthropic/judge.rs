@@ -4,7 +4,7 @@
 use http::HeaderMap;
 use serde::Deserialize;
 
-use super::super::{Endpoint, Judged};
+use super::super::{Endpoint, Judged, retry_after};
 use crate::domain::clock::{HOUR, Moment, SECOND};
 use crate::domain::provider_key::Verdict;
 
@@ -75,12 +75,6 @@ fn limited(error_code: Option<&str>, headers: &HeaderMap, now: Moment) -> Verdic
         Some(seconds) => Verdict::RateLimited { until: now.plus((seconds * SECOND).min(HOUR)) },
         None => Verdict::SpendLimit { until: None },
     }
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<i64> {
-    let seconds: f64 = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    #[expect(clippy::cast_possible_truncation, reason = "clamped to a day before it is cut")]
-    seconds.is_finite().then(|| seconds.clamp(0.0, 86_400.0).ceil() as i64)
 }
 
 /// The moment in "You will regain access on 2026-12-01 at 00:00 UTC."

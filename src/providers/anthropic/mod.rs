@@ -5,16 +5,18 @@ mod judge;
 mod usage;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_TYPE};
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::header::ACCEPT;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
 use super::{
-    Credential, Endpoint, Inbound, Judged, Outgoing, Provider, Report, Spec, Unroutable, UsageReader,
-    WrongKind, is_path_segment,
+    BaseUrl, ConsoleLinks, Credential, Endpoint, Inbound, Judged, Need, Origins, Outgoing, PathVersion,
+    Provider, Recognised, Report, Spec, Unroutable, UsageReader, WrongKind, extended, is_plain,
+    prepare_headers, secret_header, segment,
 };
 use crate::domain::clock::Moment;
 use crate::domain::provider_key::Provider as Kind;
+use crate::domain::usage::Dialect;
 
 /// The provider; all that it knows is in its functions.
 #[derive(Debug)]
@@ -28,10 +30,21 @@ const PREFIX: &str = "sk-ant-api03-";
 static SPEC: Spec = Spec {
     kind: Kind::Anthropic,
     title: "Anthropic (Claude)",
+    key_label: "API key",
     key_prefix: PREFIX,
-    keys_url: "https://platform.claude.com/settings/keys",
-    billing_url: "https://platform.claude.com/settings/billing",
-    limits_url: "https://platform.claude.com/settings/limits",
+    key_is_document: false,
+    base_url: BaseUrl {
+        need: Need::Optional,
+        label: "URL of an Anthropic-compatible API",
+        help: "Leave empty for Anthropic itself. Must be https on a public host.",
+        placeholder: "https://llm.example.com",
+    },
+    fields: &[],
+    console: Some(ConsoleLinks {
+        keys: "https://platform.claude.com/settings/keys",
+        billing: "https://platform.claude.com/settings/billing",
+        limits: "https://platform.claude.com/settings/limits",
+    }),
     docs_url: "https://platform.claude.com/docs/en/api/overview",
     steps: &[
         "Sign in to the Claude Console with an account that may manage API keys.",
@@ -39,35 +52,40 @@ static SPEC: Spec = Spec {
         "Copy the key. It starts with sk-ant-api03- and the console shows it only once.",
         "Paste it here. Keyward makes one tiny call with it before anything is stored.",
     ],
-    default_origin: "https://api.anthropic.com",
     probe_model: "claude-haiku-4-5",
 };
+
+/// The readers of Anthropic's usage, for whoever else serves its models.
+pub(super) fn reader() -> Box<dyn UsageReader> {
+    Box::new(usage::Stream::default())
+}
+
+pub(super) fn read(body: &[u8]) -> Report {
+    usage::read(body)
+}
 
 impl Provider for Anthropic {
     fn spec(&self) -> &'static Spec {
         &SPEC
     }
 
-    fn recognise(&self, secret: &str, custom_url: bool) -> Result<&'static str, WrongKind> {
+    fn recognise(&self, secret: &str, custom_url: bool, _: &Origins) -> Result<Recognised, WrongKind> {
         let wrong = |what: &str| {
             Err(WrongKind(format!("This is {what}. Paste an API key: it starts with {PREFIX}.")))
         };
-        if secret.bytes().any(|b| !b.is_ascii_graphic()) {
-            return Err(WrongKind(
-                "The key holds spaces or other characters that no key has. Copy it again.".into(),
-            ));
-        }
+        is_plain(secret)?;
+        let fits = |prefix| Ok(Recognised::prefix(prefix));
         match secret {
-            _ if secret.starts_with(PREFIX) => Ok(PREFIX),
+            _ if secret.starts_with(PREFIX) => fits(PREFIX),
             _ if secret.starts_with("kwt_") || secret.starts_with("kws_") => wrong("a Keyward access token"),
             // A custom deployment may issue keys of any form.
-            _ if custom_url => Ok(""),
+            _ if custom_url => fits(""),
             _ if secret.starts_with("sk-ant-admin") => wrong("an Admin key"),
             _ if secret.starts_with("sk-ant-oat") => wrong("an OAuth token"),
             _ if secret.starts_with("sk-ant-api01-") => {
                 wrong("an API key of a form that is no longer issued")
             }
-            _ if secret.starts_with("sk-ant-") => Ok("sk-ant-"),
+            _ if secret.starts_with("sk-ant-") => fits("sk-ant-"),
             _ if secret.starts_with("AIza") || secret.starts_with("AQ.") => wrong("a Google API key"),
             _ if secret.starts_with("sk-") => wrong("a key of another provider, by its form OpenAI"),
             _ if secret.starts_with('{') => wrong("a JSON document"),
@@ -83,8 +101,15 @@ impl Provider for Anthropic {
         let ask = |endpoint: Endpoint, query: Option<&str>, body: Bytes| {
             let mut headers = HeaderMap::new();
             headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
-            let inbound =
-                Inbound { endpoint: endpoint.clone(), query: query.map(str::to_owned), headers, body };
+            let inbound = Inbound {
+                endpoint: endpoint.clone(),
+                dialect: Dialect::Anthropic,
+                version: PathVersion::V1,
+                model: model.to_owned(),
+                query: query.map(str::to_owned),
+                headers,
+                body,
+            };
             self.route(inbound, credential).map(|outgoing| (endpoint, outgoing))
         };
         let message = serde_json::json!({
@@ -105,6 +130,7 @@ impl Provider for Anthropic {
             Endpoint::CountTokens => answer["input_tokens"].is_u64(),
             Endpoint::Models => answer["data"].is_array(),
             Endpoint::Model(_) => answer["id"].is_string(),
+            _ => false,
         }
     }
 
@@ -124,68 +150,65 @@ impl Provider for Anthropic {
     }
 
     fn route(&self, inbound: Inbound, credential: &Credential<'_>) -> Result<Outgoing, Unroutable> {
-        let method = match inbound.endpoint {
-            Endpoint::Messages | Endpoint::CountTokens => Method::POST,
-            Endpoint::Models | Endpoint::Model(_) => Method::GET,
-        };
-        let mut key = HeaderValue::from_str(credential.secret.expose()).map_err(|_| Unroutable::Secret)?;
-        key.set_sensitive(true);
         let mut headers = inbound.headers;
-        if method == Method::POST {
-            headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
-        }
+        prepare_headers(&mut headers, &inbound.endpoint);
         headers.entry(VERSION).or_insert(DEFAULT_VERSION);
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        headers.insert(API_KEY, key);
+        headers.insert(API_KEY, secret_header("", credential.secret)?);
         let mut url = url(&inbound.endpoint, credential)?;
         url.set_query(inbound.query.as_deref().filter(|query| !query.is_empty()));
-        Ok(Outgoing { method, url, headers, body: inbound.body })
+        let method = inbound.endpoint.method();
+        Ok(Outgoing { method, url, headers, body: inbound.body, hides_usage: false })
     }
 
-    fn read_usage(&self, body: &[u8]) -> Report {
-        usage::read(body)
+    fn read_usage(&self, _: &Endpoint, body: &[u8]) -> Report {
+        read(body)
     }
 
-    fn stream_reader(&self) -> Box<dyn UsageReader> {
-        Box::new(usage::Stream::default())
+    fn stream_reader(&self, _: &Endpoint) -> Box<dyn UsageReader> {
+        reader()
     }
 }
 
 /// A custom URL is kept as that of its messages endpoint; its neighbours are found from there.
 fn url(endpoint: &Endpoint, credential: &Credential<'_>) -> Result<Url, Unroutable> {
-    let (mut url, base) = match credential.custom_url {
+    let base = match credential.custom_url {
         Some(custom) => {
-            let url = Url::parse(custom).map_err(|_| Unroutable::Url)?;
-            let base = url.path().strip_suffix("/messages").unwrap_or(url.path()).to_owned();
-            (url, base)
+            let mut url = Url::parse(custom).map_err(|_| Unroutable::Url)?;
+            let path = url.path().strip_suffix("/messages").map(str::to_owned);
+            if let Some(path) = path {
+                url.set_path(&path);
+            }
+            url
         }
-        None => (credential.origin.clone(), "/v1".to_owned()),
+        None => extended(&credential.origins.anthropic, "/v1"),
     };
-    url.set_path(&match endpoint {
-        Endpoint::Messages => format!("{base}/messages"),
-        Endpoint::CountTokens => format!("{base}/messages/count_tokens"),
-        Endpoint::Models => format!("{base}/models"),
-        Endpoint::Model(id) if is_path_segment(id) => format!("{base}/models/{id}"),
-        Endpoint::Model(_) => return Err(Unroutable::Path),
-    });
-    Ok(url)
+    Ok(match endpoint {
+        Endpoint::Messages => extended(&base, "/messages"),
+        Endpoint::CountTokens => extended(&base, "/messages/count_tokens"),
+        Endpoint::Models => extended(&base, "/models"),
+        Endpoint::Model(id) => extended(&base, &format!("/models/{}", segment(id)?)),
+        _ => return Err(Unroutable::Endpoint),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
 
+    use super::super::tests::origins;
     use super::*;
     use crate::crypto::secret::Secret;
+    use crate::domain::provider_key::KeySettings;
 
     fn credential<'a>(secret: &'a Secret, custom_url: Option<&'a str>) -> Credential<'a> {
-        static ORIGIN: LazyLock<Url> = LazyLock::new(|| Url::parse("https://api.anthropic.com").unwrap());
-        Credential { secret, custom_url, origin: &ORIGIN }
+        static ORIGINS: LazyLock<Origins> = LazyLock::new(origins);
+        static NONE: LazyLock<KeySettings> = LazyLock::new(KeySettings::default);
+        Credential { secret, custom_url, settings: &NONE, origins: &ORIGINS, bearer: None }
     }
 
     #[test]
     fn wrong_kinds_are_told_what_they_are() {
-        let told = |secret: &str| Anthropic.recognise(secret, false).unwrap_err().0;
+        let told = |secret: &str| Anthropic.recognise(secret, false, &origins()).unwrap_err().0;
         assert_eq!(
             told("sk-ant-admin01-abc"),
             "This is an Admin key. Paste an API key: it starts with sk-ant-api03-."
@@ -197,9 +220,10 @@ mod tests {
         assert!(told("kwt_abc").contains("Keyward"));
         assert!(told("hello").starts_with("This is not an Anthropic API key"));
         assert!(told("sk-ant-api03-a b").contains("spaces"));
-        assert_eq!(Anthropic.recognise("sk-ant-api03-abc", false), Ok(PREFIX));
-        assert_eq!(Anthropic.recognise("sk-ant-new-abc", false), Ok("sk-ant-"));
-        assert_eq!(Anthropic.recognise("hello", true), Ok(""));
+        let prefix = |secret, custom| Anthropic.recognise(secret, custom, &origins()).unwrap().prefix;
+        assert_eq!(prefix("sk-ant-api03-abc", false), PREFIX);
+        assert_eq!(prefix("sk-ant-new-abc", false), "sk-ant-");
+        assert_eq!(prefix("hello", true), "");
     }
 
     #[test]
@@ -222,6 +246,9 @@ mod tests {
             .collect();
         let inbound = Inbound {
             endpoint: Endpoint::Messages,
+            dialect: Dialect::Anthropic,
+            version: PathVersion::V1,
+            model: "m".into(),
             query: Some("beta=true".into()),
             headers,
             body: Bytes::from_static(b"{}"),
@@ -237,7 +264,7 @@ mod tests {
         assert_eq!(out.headers[API_KEY], "sk-ant-api03-own");
         assert!(out.headers[API_KEY].is_sensitive());
         assert_eq!(out.headers[VERSION], "2024-01-01");
-        assert_eq!(out.headers[ACCEPT_ENCODING], "identity");
+        assert_eq!(out.headers["accept-encoding"], "identity");
     }
 
     #[test]

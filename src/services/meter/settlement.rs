@@ -65,11 +65,7 @@ fn is_name(text: &str) -> bool {
 }
 
 fn believable(tokens: &TokenUsage) -> bool {
-    let TokenUsage { input, cache_read, cache_write_5m, cache_write_1h, output, reasoning, web_searches } =
-        *tokens;
-    [input, cache_read, cache_write_5m, cache_write_1h, output, reasoning, web_searches]
-        .iter()
-        .all(|count| *count <= MOST_TOKENS)
+    tokens.all().iter().all(|count| *count <= MOST_TOKENS)
 }
 
 /// Settles a row whose process died: by the estimate that it was opened with.
@@ -83,7 +79,11 @@ pub fn settle_orphan(mut row: UsageRow, prices: &PriceBook, now: Moment) -> Usag
 
 fn rate(mut row: UsageRow, prices: &PriceBook) -> UsageRow {
     let nothing = row.tokens == TokenUsage::default();
-    match prices.rate(row.provider, row.model(), &row.tokens, row.served_as, row.started_at) {
+    // An alias has a price where the snapshot that served has none.
+    let rated = [row.model(), &row.model_asked]
+        .into_iter()
+        .find_map(|model| prices.rate(row.provider, model, &row.tokens, row.served_as, row.started_at));
+    match rated {
         Some(rated) => {
             row.price_id = Some(rated.price_id);
             row.cost = rated.cost;

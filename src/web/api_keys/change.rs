@@ -14,9 +14,8 @@ use crate::access::actor::Actor;
 use crate::access::policy::Action;
 use crate::domain::billing::UsageMode;
 use crate::domain::provider_key::{KeyView, Provider, ProviderKey};
-use crate::domain::resolve::{Ask, Situation, resolve};
-use crate::domain::usage::Dialect;
-use crate::services::overview::Standing;
+use crate::domain::resolve::{Situation, resolve};
+use crate::services::overview::{Standing, ask};
 use crate::services::{Problems, ServiceError, Services};
 use crate::web::error::WebError;
 use crate::web::figures::counted;
@@ -282,8 +281,7 @@ fn consequences(
             if !uses_it {
                 continue;
             }
-            let feature = Some(feature.slug.as_str());
-            let ask = Ask { dialect: Dialect::Anthropic, feature, key_name: None, provider: None };
+            let ask = ask(key.provider, Some(feature.slug.as_str()));
             if resolve(&ask, &without).outcome.is_ok() { managed += 1 } else { stopped += 1 }
         }
         let count = |number, verb_one: &str, verb_many: &str, rest: &str| {
@@ -301,11 +299,13 @@ fn consequences(
         if stopped > 0 {
             lines.push(count(stopped, "stops", "stop", "until another key is the default one."));
         }
-        let general = Ask { dialect: Dialect::Anthropic, feature: None, key_name: None, provider: None };
-        let unnamed = if resolve(&general, &without).outcome.is_ok() {
-            format!("Requests that name no key run on {product}'s shared account.")
+        let unnamed = if resolve(&ask(key.provider, None), &without).outcome.is_ok() {
+            format!(
+                "Requests to {} that name no key run on {product}'s shared account.",
+                key.provider.label()
+            )
         } else {
-            "Requests that name no key are refused.".to_owned()
+            format!("Requests to {} that name no key are refused.", key.provider.label())
         };
         lines.push(unnamed);
         if other_keys > 0 {

@@ -5,10 +5,11 @@ use actix_web::web::{Data, Path};
 use askama::Template;
 use serde::Deserialize;
 
+use super::scope::ScopePanel;
 use super::show::{KeyCard, card, fingerprint};
 use super::{base, title};
 use crate::access::policy::Action;
-use crate::domain::provider_key::{DisabledBy, KeyVersion};
+use crate::domain::provider_key::{DisabledBy, KeyScope, KeyVersion};
 use crate::services::overview::KeyDetail;
 use crate::services::provider_keys::UNDO_FOR;
 use crate::services::{Problems, ServiceError};
@@ -44,6 +45,8 @@ struct KeyPage {
     /// Disabled by who looks at it, the tenant could not enable it again.
     by_operator: bool,
     disabled_by_operator: bool,
+    /// Where there is one and the person may change it.
+    scope: Option<ScopePanel>,
     problems: Problems,
 }
 
@@ -81,15 +84,36 @@ pub async fn with_label(
     Page::new(page).status(StatusCode::UNPROCESSABLE_ENTITY).answer()
 }
 
+/// The page again, with what was chosen as the key's use and what is wrong with it.
+pub async fn with_scope(
+    console: &Console,
+    place: &Place,
+    name: &str,
+    chosen: &KeyScope,
+    problems: Problems,
+) -> Answer {
+    let mut page = key_page(console, place, name).await?;
+    let provider = find(console, place, name).await?.line.key.provider;
+    let platform = console.services.directory.platform().await.map_err(ServiceError::from)?;
+    page.scope = Some(ScopePanel::of(chosen, provider, &platform.features));
+    page.problems = problems;
+    Page::new(page).status(StatusCode::UNPROCESSABLE_ENTITY).answer()
+}
+
 async fn key_page(console: &Console, place: &Place, name: &str) -> Result<KeyPage, WebError> {
     let services = &console.services;
     let detail = find(console, place, name).await?;
-    let mode = match place.view() {
-        Some(_) => Some(services.standing(&place.holder.scope).await?.tenant.policy.mode),
+    let standing = match place.view() {
+        Some(_) => Some(services.standing(&place.holder.scope).await?),
         None => None,
     };
+    let mode = standing.as_ref().map(|standing| standing.tenant.policy.mode);
     let may_change = place.may(Action::ChangeKeys);
     let key = &detail.line.key;
+    let scope = standing
+        .as_ref()
+        .filter(|_| may_change)
+        .map(|standing| ScopePanel::of(&key.scope, key.provider, &standing.platform.features));
     Ok(KeyPage {
         chrome: place.chrome(key.name.as_str(), &base(place)),
         base: base(place),
@@ -107,6 +131,7 @@ async fn key_page(console: &Console, place: &Place, name: &str) -> Result<KeyPag
             && (place.viewer.actor.is_super_admin() || key.disabled != Some(DisabledBy::Operator)),
         by_operator: place.viewer.actor.is_super_admin(),
         disabled_by_operator: key.disabled == Some(DisabledBy::Operator),
+        scope,
         problems: Problems::default(),
     })
 }

@@ -1,8 +1,9 @@
 //! Settings → API keys, for a tenant and for the platform's shared keys. `show` looks, `write`
-//! takes pasted keys, `change` is everything done by one button; `words` says what states mean.
+//! takes pasted keys, `change` is everything done by one button, `scope` what a key is for; `words` says what states mean.
 
 mod change;
 mod detail;
+mod scope;
 pub mod show;
 mod words;
 mod write;
@@ -30,6 +31,7 @@ pub fn routes(cfg: &mut ServiceConfig, base: &str) {
         .service(key("/forget").route(web::post().to(change::forget)))
         .service(key("/default").route(web::post().to(change::make_default)))
         .service(key("/label").route(web::post().to(change::label)))
+        .service(key("/scope").route(web::post().to(scope::change)))
         .service(key("/resume").route(web::post().to(change::resume)))
         .service(key("/disable").route(web::post().to(change::disable)))
         .service(key("/enable").route(web::post().to(change::enable)));

@@ -8,14 +8,13 @@ use super::{base, title};
 use crate::access::policy::Action;
 use crate::domain::billing::UsageMode;
 use crate::domain::plan::Feature;
-use crate::domain::provider_key::{Provider, ProviderKey};
+use crate::domain::provider_key::{KeyScope, Provider, ProviderKey};
 use crate::domain::resolve::Decision;
 use crate::providers;
 use crate::services::overview::{KeyLine, Standing};
 use crate::services::provider_keys::short;
 use crate::web::Console;
 use crate::web::banner::{self, Banner, Subject};
-use crate::web::error::WebError;
 use crate::web::page::{Answer, Chrome, Page};
 use crate::web::place::Place;
 use crate::web::prose::{Prose, Tone};
@@ -28,13 +27,15 @@ struct ApiKeysPage {
     base: String,
     heading: &'static str,
     lead: &'static str,
-    banner: Option<Banner>,
-    default: Option<KeyCard>,
+    banners: Vec<Banner>,
+    defaults: Vec<KeyCard>,
     rows: Vec<KeyRow>,
     features: Vec<FeatureRow>,
     sees_details: bool,
     may_change: bool,
     sees_cost: bool,
+    /// Origins that tenants' URLs may lead to by the operator's leave: for the platform's page alone.
+    allowed: Vec<String>,
 }
 
 /// A key with everything that a panel shows of it.
@@ -88,8 +89,8 @@ pub async fn show(console: Data<Console>, place: Place) -> Answer {
         Some(_) => Some(services.standing(&place.holder.scope).await?),
         None => None,
     };
-    let default = lines.iter().find(|line| line.key.is_default);
-    let others: Vec<&KeyLine> = lines.iter().filter(|line| !line.key.is_default).collect();
+    let (defaults, others): (Vec<&KeyLine>, Vec<&KeyLine>) =
+        lines.iter().partition(|line| line.key.is_default);
     let mode = standing.as_ref().map(|standing| standing.tenant.policy.mode);
     let page = ApiKeysPage {
         base: base(&place),
@@ -99,46 +100,83 @@ pub async fn show(console: Data<Console>, place: Place) -> Answer {
         } else {
             "The platform's own provider accounts, used by tenants in managed mode. Keys are encrypted, checked with a live call, and never shown again."
         },
-        banner: standing.as_ref().map(|standing| {
-            status_banner(&console, &place, standing, default.map(|line| &line.key), !others.is_empty())
-        }),
-        default: default.map(|line| {
-            let mut card = card(&place, line, mode, product, sees_details);
-            if mode == Some(UsageMode::Byok) {
-                // The banner says it already.
-                card.advice = None;
-            }
-            card
-        }),
+        banners: standing
+            .as_ref()
+            .map(|standing| status_banners(&console, &place, standing, lines.iter().map(|line| &line.key)))
+            .unwrap_or_default(),
+        defaults: defaults
+            .iter()
+            .map(|line| {
+                let mut card = card(&place, line, mode, product, sees_details);
+                if mode == Some(UsageMode::Byok) {
+                    // The banner says it already.
+                    card.advice = None;
+                }
+                card
+            })
+            .collect(),
         rows: others.iter().map(|line| row(&place, line)).collect(),
         features: standing.as_ref().map(|standing| features(standing, product)).unwrap_or_default(),
         sees_details,
         may_change,
         sees_cost: place.view().is_some(),
+        allowed: match place.view() {
+            Some(_) => Vec::new(),
+            None => services.options.urls.allowed.clone(),
+        },
         chrome: place.chrome(title(&place), &base(&place)),
     };
     Page::new(page).answer()
 }
 
-/// The banner, as API keys and Billing show it.
-pub fn status_banner(
+/// The banners, as API keys and Billing show them: one for each provider that there is a key of, but
+/// where all is well with several, one for all of these.
+pub fn status_banners<'a>(
     console: &Console,
     place: &Place,
     standing: &Standing,
-    default: Option<&ProviderKey>,
-    other_keys: bool,
-) -> Banner {
-    banner::of(&Subject {
-        standing,
-        provider: Provider::Anthropic,
-        key: default,
-        other_keys,
-        product: &console.services.options.product,
-        times: place.times(),
-        root: &place.root(),
-        hand: place.hand(&console.services.options.product),
-        may_change_billing: place.may(Action::ChangeBilling),
-    })
+    keys: impl Iterator<Item = &'a ProviderKey>,
+) -> Vec<Banner> {
+    let keys: Vec<&ProviderKey> = keys.collect();
+    let of = |provider: Provider| {
+        banner::of(&Subject {
+            standing,
+            provider,
+            key: keys.iter().find(|key| key.provider == provider && key.is_default).copied(),
+            other_keys: keys.iter().any(|key| key.provider == provider && !key.is_default),
+            product: &console.services.options.product,
+            times: place.times(),
+            root: &place.root(),
+            hand: place.hand(&console.services.options.product),
+            may_change_billing: place.may(Action::ChangeBilling),
+        })
+    };
+    let mut providers: Vec<Provider> = Vec::new();
+    if standing.tenant.policy.mode == UsageMode::Byok {
+        providers.extend(Provider::ALL.iter().filter(|one| keys.iter().any(|key| key.provider == **one)));
+    }
+    if providers.is_empty() {
+        let first = keys.first().map(|key| key.provider);
+        let shared = standing.platform.keys.views.iter().map(|key| key.provider).min();
+        return vec![of(first.or(shared).unwrap_or(Provider::Anthropic))];
+    }
+    let (good, bad): (Vec<_>, Vec<_>) = providers
+        .into_iter()
+        .map(|provider| (provider, of(provider)))
+        .partition(|(_, banner)| banner.tone == Tone::Good);
+    let names: Vec<&str> = good.iter().map(|(provider, _)| provider.label()).collect();
+    let together = match names.as_slice() {
+        [] | [_] => None,
+        [rest @ .., last] => Some(format!("Using your own {} and {last} keys.", rest.join(", "))),
+    };
+    let mut good: Vec<Banner> = good.into_iter().map(|(_, banner)| banner).collect();
+    if let Some(sentence) = together {
+        good.truncate(1);
+        good[0].sentence = sentence;
+        good[0].detail =
+            Prose::of("Each request goes to the provider whose dialect it speaks, or that it names.");
+    }
+    bad.into_iter().map(|(_, banner)| banner).chain(good).collect()
 }
 
 /// The panel of one key. Without `details` it holds names and states only.
@@ -146,7 +184,7 @@ pub fn card(place: &Place, line: &KeyLine, mode: Option<UsageMode>, product: &st
     let key = &line.key;
     let words = Words::of(place, key, product);
     let use_of_it = match (key.is_default, mode) {
-        (true, Some(UsageMode::Byok)) => "used when a request names no other key",
+        (true, Some(UsageMode::Byok)) => "used when a request to this provider names no other key",
         (true, None) => "used for managed requests",
         (true, Some(UsageMode::Managed)) => {
             "the default key; in managed mode used only when a request names it"
@@ -191,9 +229,26 @@ fn facts(place: &Place, line: &KeyLine) -> Vec<Fact> {
         facts.push(fact("Label", Prose::of(label)));
     }
     if let Some(url) = &current.custom_url {
-        facts.push(Fact { term: "Custom URL", value: Prose::of(url), mono: true });
+        facts.push(Fact { term: "URL", value: Prose::of(url), mono: true });
+    }
+    for field in providers::of(key.provider).spec().fields {
+        if let Some(value) = current.settings.get(field.name) {
+            facts.push(Fact { term: field.label, value: Prose::of(value), mono: !field.is_switch });
+        }
+    }
+    if !key.scope.is_everything() {
+        facts.push(fact("Only for", Prose::of(scope_in_words(&key.scope))));
     }
     facts
+}
+
+/// "the features drafts, chat; the models m".
+fn scope_in_words(scope: &KeyScope) -> String {
+    let list = |what: &str, names: &Option<std::collections::BTreeSet<String>>| {
+        names.as_ref().map(|names| format!("{what} {}", names.iter().cloned().collect::<Vec<_>>().join(", ")))
+    };
+    let parts = [list("features", &scope.features), list("models", &scope.models)];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
 /// The first 12 digits in groups of four, as people compare them.
@@ -237,11 +292,4 @@ fn feature_row(feature: &Feature, decision: &Decision<'_>, product: &str) -> Fea
         covered: feature.covered,
         closed: closed.map(|closed| closed.why.clone()).collect(),
     }
-}
-
-/// The default key of the tenant and whether there are others.
-pub async fn default_key(console: &Console, place: &Place) -> Result<(Option<ProviderKey>, bool), WebError> {
-    let (default, others): (Vec<_>, Vec<_>) =
-        console.services.keys(place.holder).await?.into_iter().partition(|key| key.is_default);
-    Ok((default.into_iter().next(), !others.is_empty()))
 }

@@ -2,7 +2,7 @@
 //! where it is done. The same on every page that shows a key.
 
 use crate::domain::provider_key::{DisabledBy, ProviderKey};
-use crate::providers::{self, Spec};
+use crate::providers::{self, ConsoleLinks};
 use crate::web::place::Place;
 use crate::web::prose::{Link, Prose, Tone};
 
@@ -56,7 +56,10 @@ fn advice(key: &ProviderKey, state: KeyState, place: &Place, product: &str) -> O
     let (times, hand) = (place.times(), place.hand(product));
     let status = &key.current.status;
     let name = key.provider.label();
-    let spec: &Spec = providers::of(key.provider).spec();
+    let console = providers::of(key.provider).spec().console;
+    let out = |page: fn(&ConsoleLinks) -> &'static str, label: String| {
+        console.as_ref().map(|links| Link::out(page(links), label))
+    };
     let since = times.when(status.since);
     let retried = "Keyward tries again every 5 minutes and resumes by itself.";
     let (text, link) = match state {
@@ -68,14 +71,14 @@ fn advice(key: &ProviderKey, state: KeyState, place: &Place, product: &str) -> O
                     hand.does(&format!("create a new key in the {name} console and rotate this one"))
                 ),
             ),
-            Some(Link::out(spec.keys_url, format!("Open API keys at {name}"))),
+            out(|links| links.keys, format!("Open API keys at {name}")),
         ),
         KeyState::OutOfCredit => (
             Prose::of("Paused ").when(&since).text(format!(
                 ": the {name} account behind this key has no credit left. {} {retried}",
                 hand.does(&format!("add credit in the {name} console"))
             )),
-            Some(Link::out(spec.billing_url, format!("Add credit at {name}"))),
+            out(|links| links.billing, format!("Add credit at {name}")),
         ),
         KeyState::SpendLimit => {
             let mut text = Prose::of("Paused ")
@@ -89,7 +92,7 @@ fn advice(key: &ProviderKey, state: KeyState, place: &Place, product: &str) -> O
                     " {} {retried}",
                     hand.does(&format!("raise it in the {name} console to go on now"))
                 )),
-                Some(Link::out(spec.limits_url, format!("Raise the limit at {name}"))),
+                out(|links| links.limits, format!("Raise the limit at {name}")),
             )
         }
         KeyState::RateLimited => {
@@ -99,7 +102,7 @@ fn advice(key: &ProviderKey, state: KeyState, place: &Place, product: &str) -> O
             }
             (
                 text.text(". Nothing needs to be done; higher limits are asked for in its console."),
-                Some(Link::out(spec.limits_url, format!("See limits at {name}"))),
+                out(|links| links.limits, format!("See limits at {name}")),
             )
         }
         KeyState::Unreachable => (

@@ -2,7 +2,7 @@
 //! a page; everything else that was typed does.
 
 use actix_web::HttpResponse;
-use actix_web::web::{Data, Path};
+use actix_web::web::{Data, Path, Query};
 use askama::Template;
 use serde::Deserialize;
 
@@ -12,8 +12,9 @@ use super::{base, title};
 use crate::access::policy::Action;
 use crate::crypto::secret::Secret;
 use crate::domain::billing::UsageMode;
-use crate::domain::provider_key::Provider;
-use crate::providers::{self, Spec};
+use crate::domain::provider_key::{KeySettings, Provider};
+use crate::providers::{self, API_VERSION, Field, LOCATION, Need, STREAM_USAGE, Spec};
+use crate::services::pasted::TypedKey;
 use crate::services::provider_keys::{NewKey, Saved};
 use crate::services::{Problems, ServiceError};
 use crate::web::error::WebError;
@@ -29,6 +30,8 @@ fn nothing() -> Secret {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewKeyForm {
+    #[serde(default)]
+    provider: String,
     #[serde(default = "nothing")]
     api_key: Secret,
     #[serde(default)]
@@ -37,9 +40,39 @@ pub struct NewKeyForm {
     label: String,
     #[serde(default)]
     custom_url: String,
+    #[serde(default)]
+    location: String,
+    #[serde(default)]
+    api_version: String,
+    #[serde(default)]
+    stream_usage: String,
     /// `yes`, or not there at all.
     #[serde(default)]
     switch_mode: Option<String>,
+}
+
+/// The fields of all providers, as a form sends them: those that stayed empty are none.
+fn settings(location: &str, api_version: &str, stream_usage: &str) -> KeySettings {
+    let typed = [(LOCATION, location), (API_VERSION, api_version), (STREAM_USAGE, stream_usage)];
+    let given = typed.into_iter().filter(|(_, value)| !value.trim().is_empty());
+    KeySettings(given.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+}
+
+/// A field of the provider's with what is in it.
+struct FieldRow {
+    spec: &'static Field,
+    value: String,
+}
+
+fn fields(spec: &'static Spec, settings: &KeySettings) -> Vec<FieldRow> {
+    let value = |field: &Field| settings.get(field.name).unwrap_or_default().to_owned();
+    spec.fields.iter().map(|field| FieldRow { spec: field, value: value(field) }).collect()
+}
+
+#[derive(Deserialize)]
+pub struct Which {
+    #[serde(default)]
+    provider: String,
 }
 
 #[derive(Template)]
@@ -49,9 +82,15 @@ struct NewKeyPage {
     base: String,
     section: &'static str,
     spec: &'static Spec,
+    providers: &'static [Provider],
+    key_label: &'static str,
+    key_help: String,
     key_name: String,
     label: String,
     custom_url: String,
+    /// Whether to say that the URL is sealed with the key.
+    sealed_url: bool,
+    fields: Vec<FieldRow>,
     /// `None` where there is nothing to switch.
     switch_mode: Option<bool>,
     asks_password: bool,
@@ -59,7 +98,7 @@ struct NewKeyPage {
 }
 
 impl NewKeyPage {
-    async fn empty(console: &Console, place: &Place) -> Result<Self, WebError> {
+    async fn empty(console: &Console, place: &Place, provider: Provider) -> Result<Self, WebError> {
         // Asked of the database's view, not the page's: the mode may have been switched since.
         let managed = match place.view() {
             Some(_) => {
@@ -67,12 +106,18 @@ impl NewKeyPage {
             }
             None => false,
         };
-        let first = console.services.key_lines(place.holder).await?.is_empty();
+        let first = console.services.keys(place.holder).await?.is_empty();
+        let spec = providers::of(provider).spec();
         Ok(Self {
             chrome: place.chrome("Add key", &base(place)),
             base: base(place),
             section: title(place),
-            spec: providers::of(Provider::Anthropic).spec(),
+            spec,
+            providers: Provider::ALL,
+            key_label: spec.key_label,
+            key_help: "Stored encrypted. Only its last four characters are shown afterwards.".to_owned(),
+            sealed_url: false,
+            fields: fields(spec, &KeySettings::default()),
             key_name: if first { "production".to_owned() } else { String::new() },
             label: String::new(),
             custom_url: String::new(),
@@ -83,20 +128,27 @@ impl NewKeyPage {
     }
 }
 
-pub async fn new(console: Data<Console>, place: Place) -> Answer {
+pub async fn new(console: Data<Console>, place: Place, which: Query<Which>) -> Answer {
     place.demand(Action::ChangeKeys)?;
-    Page::new(NewKeyPage::empty(&console, &place).await?).answer()
+    let provider = Provider::parse(&which.provider).unwrap_or(Provider::Anthropic);
+    Page::new(NewKeyPage::empty(&console, &place, provider).await?).answer()
 }
 
 pub async fn create(console: Data<Console>, mut place: Place, posted: Posted<NewKeyForm>) -> Answer {
     place.demand(Action::ChangeKeys)?;
     let form = posted.fields;
+    let provider = match form.provider.as_str() {
+        "" => Provider::Anthropic,
+        word => Provider::parse(word).ok_or(WebError::BadForm)?,
+    };
+    let settings = settings(&form.location, &form.api_version, &form.stream_usage);
     let new = NewKey {
-        provider: Provider::Anthropic,
+        provider,
         secret: form.api_key,
         name: form.key_name.clone(),
         label: form.label.clone(),
         custom_url: form.custom_url.clone(),
+        settings: settings.clone(),
         switch_mode: place.view().is_some() && form.switch_mode.as_deref() == Some("yes"),
     };
     let holder = place.holder;
@@ -115,12 +167,13 @@ pub async fn create(console: Data<Console>, mut place: Place, posted: Posted<New
         Ok(saved) => Ok(welcome(&place, &saved)),
         Err(error) => {
             let failure = Failure::of(error)?;
-            let mut page = NewKeyPage::empty(&console, &place).await?;
+            let mut page = NewKeyPage::empty(&console, &place, provider).await?;
+            page.fields = fields(page.spec, &settings);
             page.key_name = form.key_name;
             page.label = form.label;
             page.custom_url = form.custom_url;
             page.switch_mode = page.switch_mode.map(|_| form.switch_mode.as_deref() == Some("yes"));
-            page.problems = not_saved(Provider::Anthropic, failure.problems);
+            page.problems = not_saved(provider, failure.problems);
             Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
         }
     }
@@ -130,7 +183,16 @@ pub async fn create(console: Data<Console>, mut place: Place, posted: Posted<New
 fn not_saved(provider: Provider, mut problems: Problems) -> Problems {
     problems.summary.get_or_insert_with(|| format!("Failed to save {} key.", provider.label()));
     // In the order in which the form has them.
-    let fields = ["api_key", "key_name", "label", "custom_url", "current_password"];
+    let fields = [
+        "api_key",
+        LOCATION,
+        API_VERSION,
+        STREAM_USAGE,
+        "key_name",
+        "label",
+        "custom_url",
+        "current_password",
+    ];
     problems.fields.sort_by_key(|(name, _)| fields.iter().position(|field| field == name));
     problems
 }
@@ -165,6 +227,12 @@ pub struct RotateForm {
     api_key: Secret,
     #[serde(default)]
     custom_url: String,
+    #[serde(default)]
+    location: String,
+    #[serde(default)]
+    api_version: String,
+    #[serde(default)]
+    stream_usage: String,
 }
 
 #[derive(Template)]
@@ -176,25 +244,32 @@ struct RotatePage {
     this: String,
     spec: &'static Spec,
     name: String,
-    hint: String,
+    key_label: String,
+    key_help: String,
     version: i32,
     custom_url: String,
+    sealed_url: bool,
+    fields: Vec<FieldRow>,
     asks_password: bool,
     problems: Problems,
 }
 
 async fn rotate_page(console: &Console, place: &Place, name: &str) -> Result<RotatePage, WebError> {
     let key = changeable(console, place, name).await?.line.key;
+    let spec = providers::of(key.provider).spec();
     Ok(RotatePage {
         chrome: place.chrome(&format!("Rotate {name}"), &base(place)),
         base: base(place),
         section: title(place),
         this: format!("{}/{name}", base(place)),
-        spec: providers::of(key.provider).spec(),
+        spec,
         name: name.to_owned(),
-        hint: key.current.hint,
+        key_label: format!("New {}", spec.key_label),
+        key_help: format!("Replaces {}.", key.current.hint),
         version: key.current.version,
         custom_url: key.current.custom_url.unwrap_or_default(),
+        sealed_url: true,
+        fields: fields(spec, &key.current.settings),
         asks_password: place.asks_password(),
         problems: Problems::default(),
     })
@@ -213,9 +288,11 @@ pub async fn rotate(
     place.demand(Action::ChangeKeys)?;
     let (form, name, holder) = (posted.fields, &path.key, place.holder);
     let custom_url = form.custom_url.clone();
+    let settings = settings(&form.location, &form.api_version, &form.stream_usage);
     let saved =
         confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
-            services.rotate_key(actor, holder, name, form.api_key, &custom_url).await
+            let typed = TypedKey { secret: &form.api_key, custom_url: &custom_url, settings: &settings };
+            services.rotate_key(actor, holder, name, &typed).await
         })
         .await;
     match saved {
@@ -229,6 +306,7 @@ pub async fn rotate(
             let failure = Failure::of(error)?;
             let mut page = rotate_page(&console, &place, name).await?;
             page.custom_url = form.custom_url;
+            page.fields = fields(page.spec, &settings);
             page.problems = not_saved(page.spec.kind, failure.problems);
             Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
         }

@@ -8,12 +8,11 @@ use super::address;
 use crate::access::policy::Action;
 use crate::domain::billing::{LimitPolicy, NoKeyPolicy, UsageMode};
 use crate::domain::plan::{Feature, GENERAL};
-use crate::domain::provider_key::Provider;
 use crate::services::billing::{GroupLine, Report};
 use crate::storage::usage_report::{GroupBy, Totals};
 use crate::web::Console;
 use crate::web::api_keys;
-use crate::web::api_keys::show::{default_key, status_banner};
+use crate::web::api_keys::show::status_banners;
 use crate::web::banner::Banner;
 use crate::web::chart::{self, Chart, Show};
 use crate::web::figures::{change, count, counted, share, tokens};
@@ -37,9 +36,8 @@ struct BillingPage {
     address: String,
     keys: String,
     product: String,
-    provider: &'static str,
-    banner: Banner,
-    credential: Option<Credential>,
+    banners: Vec<Banner>,
+    credentials: Vec<Credential>,
     mode: UsageMode,
     has_key: bool,
     no_key: NoKeyPolicy,
@@ -61,6 +59,7 @@ struct BillingPage {
 }
 
 struct Credential {
+    provider: &'static str,
     name: String,
     hint: String,
     tone: Tone,
@@ -106,7 +105,7 @@ pub async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> 
     let standing = services.standing(&place.holder.scope).await?;
     let tenant = &standing.tenant.tenant;
     let report = services.billing_report(&place.viewer.actor, &place.holder.scope, tenant, group).await?;
-    let (default, others) = default_key(&console, &place).await?;
+    let keys = services.keys(place.holder).await?;
     let may_see_keys = place.may(Action::SeeKeyDetails);
     let features = &standing.platform.features;
     let page = BillingPage {
@@ -114,19 +113,23 @@ pub async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> 
         address: address(&place),
         keys: api_keys::base(&place),
         product: services.options.product.clone(),
-        provider: Provider::Anthropic.label(),
-        banner: status_banner(&console, &place, &standing, default.as_ref(), others),
-        credential: default.as_ref().map(|key| {
-            let words = api_keys::Words::plain(key.state_at(place.times().now), key.provider.label());
-            Credential {
-                name: key.name.to_string(),
-                hint: key.current.hint.clone(),
-                tone: words.tone,
-                badge: words.badge,
-            }
-        }),
+        banners: status_banners(&console, &place, &standing, keys.iter()),
+        credentials: keys
+            .iter()
+            .filter(|key| key.is_default)
+            .map(|key| {
+                let words = api_keys::Words::plain(key.state_at(place.times().now), key.provider.label());
+                Credential {
+                    provider: key.provider.label(),
+                    name: key.name.to_string(),
+                    hint: key.current.hint.clone(),
+                    tone: words.tone,
+                    badge: words.badge,
+                }
+            })
+            .collect(),
         mode: standing.tenant.policy.mode,
-        has_key: default.is_some(),
+        has_key: keys.iter().any(|key| key.is_default),
         no_key: standing.tenant.policy.no_key,
         on_limit: standing.tenant.policy.on_limit,
         may_change: place.may(Action::ChangeBilling),
