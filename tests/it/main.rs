@@ -7,6 +7,7 @@ mod architecture;
 mod cli;
 mod console;
 mod custom_url;
+mod dialects;
 mod faults;
 mod gateway;
 mod keys;

@@ -89,8 +89,9 @@ pub async fn show(console: Data<Console>, place: Place) -> Answer {
         Some(_) => Some(services.standing(&place.holder.scope).await?),
         None => None,
     };
-    let (defaults, others): (Vec<&KeyLine>, Vec<&KeyLine>) =
+    let (mut defaults, others): (Vec<&KeyLine>, Vec<&KeyLine>) =
         lines.iter().partition(|line| line.key.is_default);
+    defaults.sort_by_key(|line| line.key.provider);
     let mode = standing.as_ref().map(|standing| standing.tenant.policy.mode);
     let page = ApiKeysPage {
         base: base(&place),

@@ -106,7 +106,13 @@ impl NewKeyPage {
             }
             None => false,
         };
-        let first = console.services.keys(place.holder).await?.is_empty();
+        let known = console.services.keys(place.holder).await?;
+        let of_provider = known.iter().any(|key| key.provider == provider);
+        let key_name = match known.iter().any(|key| key.name.as_str() == provider.as_str()) {
+            _ if known.is_empty() => "production",
+            false if !of_provider => provider.as_str(),
+            _ => "",
+        };
         let spec = providers::of(provider).spec();
         Ok(Self {
             chrome: place.chrome("Add key", &base(place)),
@@ -115,10 +121,15 @@ impl NewKeyPage {
             spec,
             providers: Provider::ALL,
             key_label: spec.key_label,
-            key_help: "Stored encrypted. Only its last four characters are shown afterwards.".to_owned(),
+            key_help: if spec.key_is_document {
+                "Only what signs is kept, encrypted. Afterwards the last four characters of its key id are shown."
+            } else {
+                "Stored encrypted. Only its last four characters are shown afterwards."
+            }
+            .to_owned(),
             sealed_url: false,
             fields: fields(spec, &KeySettings::default()),
-            key_name: if first { "production".to_owned() } else { String::new() },
+            key_name: key_name.to_owned(),
             label: String::new(),
             custom_url: String::new(),
             switch_mode: managed.then_some(true),
