@@ -1,6 +1,7 @@
 //! Keyward: bring your own key for multi-tenant products. See `docs/architecture.md`.
 
 pub mod access;
+pub mod api;
 pub mod cli;
 pub mod config;
 pub mod crypto;

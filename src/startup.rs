@@ -9,6 +9,7 @@ use std::time::Duration;
 use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpResponse, HttpServer, web};
 
+use crate::api::{self, Api};
 use crate::config::{ConfigError, Settings};
 use crate::crypto::keyring::{Keyring, KeyringError};
 use crate::crypto::password::Passwords;
@@ -194,6 +195,7 @@ pub async fn start(
     let readiness = Arc::clone(&stopping);
     let secure = services.options.public_url.starts_with("https://");
     let trusted_proxies = settings.trusted_proxies.clone();
+    let api = web::Data::new(Api::new(Arc::clone(&services)));
     let server = HttpServer::new(move || {
         let web_options = WebOptions { secure, trusted_proxies: trusted_proxies.clone() };
         App::new()
@@ -204,6 +206,7 @@ pub async fn start(
             .route("/healthz", web::get().to(healthz))
             .route("/readyz", web::get().to(readyz))
             .configure(|cfg| gateway::configure(cfg, Arc::clone(&app_services), ticket.clone()))
+            .configure(|cfg| api::configure(cfg, api.clone()))
             .configure(|cfg| console::configure(cfg, Arc::clone(&app_services), &web_options))
     })
     .tcp_nodelay(true)

@@ -93,6 +93,7 @@ pub async fn add_key(
         confirmed_at: services.clock.now(),
         address: None,
         request_id: None,
+        by_token: false,
     };
     let new = NewKey {
         provider: Provider::Anthropic,
@@ -123,8 +124,12 @@ pub async fn furnish_one(services: &Services, key: Secret) -> Result<String, Fai
     tx.commit().await?;
     let tenant = record.tenant.id;
     add_key(services, tenant, "production", key).await?;
-    let new =
-        NewToken { id: keyward::domain::ids::TokenId::new(), name: "Bench".to_owned(), days: String::new() };
+    let new = NewToken {
+        id: keyward::domain::ids::TokenId::new(),
+        name: "Bench".to_owned(),
+        days: String::new(),
+        scopes: Vec::new(),
+    };
     let made = services.make_token(&by(), holder(tenant), &new).await?;
     Ok(made.secret.expose().to_owned())
 }

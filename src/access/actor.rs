@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::domain::account::{PlatformRole, TenantRole};
 use crate::domain::audit::AuditActor;
 use crate::domain::clock::{MINUTE, Moment};
-use crate::domain::ids::{TenantId, UserId};
+use crate::domain::ids::{TenantId, TokenId, UserId};
 
 /// How long a password that was entered counts as confirmation for sensitive changes.
 pub const CONFIRMED_FOR: i64 = 10 * MINUTE;
@@ -22,9 +22,27 @@ pub struct Actor {
     /// The client's address, for the audit log.
     pub address: Option<String>,
     pub request_id: Option<Uuid>,
+    /// An access token acts, not a person.
+    pub by_token: bool,
 }
 
 impl Actor {
+    /// Whoever holds an access token: for a tenant's it is as if one of its admins asked, for a
+    /// service token as if a super admin did too. What the token may do at all, its scopes say.
+    #[must_use]
+    pub fn of_token(id: TokenId, name: &str, tenant: Option<TenantId>, service: bool, now: Moment) -> Self {
+        Self {
+            user_id: UserId(id.0),
+            email: format!("token {name}"),
+            platform_role: service.then_some(PlatformRole::SuperAdmin),
+            memberships: tenant.map(|tenant| (tenant, TenantRole::Admin)).into_iter().collect(),
+            confirmed_at: now,
+            address: None,
+            request_id: None,
+            by_token: true,
+        }
+    }
+
     #[must_use]
     pub fn role_in(&self, tenant: TenantId) -> Option<TenantRole> {
         self.memberships.iter().find(|(id, _)| *id == tenant).map(|(_, role)| *role)
@@ -43,7 +61,7 @@ impl Actor {
     #[must_use]
     pub fn for_audit(&self) -> AuditActor {
         AuditActor {
-            user_id: Some(self.user_id),
+            user_id: (!self.by_token).then_some(self.user_id),
             name: self.email.clone(),
             address: self.address.clone(),
             request_id: self.request_id,

@@ -113,6 +113,7 @@ mod tests {
 
     fn actor(platform: Option<PlatformRole>, role: Option<(TenantId, TenantRole)>) -> Actor {
         Actor {
+            by_token: false,
             user_id: UserId::new(),
             email: "ada@acme.example".into(),
             platform_role: platform,

@@ -70,6 +70,9 @@ pub enum Token {
         /// Days until it expires
         #[arg(long)]
         days: Option<u32>,
+        /// What it may do: gateway, usage:read, keys:read, keys:write; may be given several times
+        #[arg(long = "scope", default_value = "gateway")]
+        scopes: Vec<String>,
         #[command(flatten)]
         settings: Settings,
     },
@@ -135,7 +138,7 @@ impl User {
 
 impl Token {
     pub async fn run(self) -> Result<(), Failure> {
-        let Self::Create { name, tenant, days, settings, service: _ } = self;
+        let Self::Create { name, tenant, days, scopes, settings, service: _ } = self;
         let services = startup::open(&settings, Replacements::default()).await?;
         let owner = match &tenant {
             Some(slug) => Owner::Tenant(find_tenant(&services, slug).await?),
@@ -146,6 +149,7 @@ impl Token {
             id: TokenId::new(),
             name,
             days: days.map(|days| days.to_string()).unwrap_or_default(),
+            scopes,
         };
         let by = AuditActor::system("keyward token");
         let made = services.make_token(&by, holder, &new).await.map_err(told)?;

@@ -19,7 +19,7 @@ use crate::domain::provider_key::{KeySettings, Provider};
 use crate::domain::usage::{Dialect, Labels, ServedAs, TokenUsage, UsageRow, UsageState};
 use crate::services::Services;
 use crate::services::provider_keys::{Holder, NewKey};
-use crate::services::tokens::NewToken;
+use crate::services::tokens::{NewToken, TokenScope};
 use crate::storage::tenants::TenantRecord;
 use crate::storage::{changes, plans, tenants, usage};
 
@@ -181,12 +181,12 @@ pub async fn plant(services: &Services, sandbox_url: String) -> Result<Card, Fai
         let keys = plant_keys(services, sample, tenant).await?;
         plant_usage(services, sample, tenant, &keys, shared, now).await?;
         if sample.answers {
-            let new = NewToken { id: TokenId::new(), name: "Demo".to_owned(), days: String::new() };
+            let new = new_token("Demo");
             let made = services.make_token(&by, holder, &new).await?;
             tokens.insert(sample.slug.to_owned(), made.secret.expose().to_owned());
         }
     }
-    let new = NewToken { id: TokenId::new(), name: "Acme backend".to_owned(), days: String::new() };
+    let new = new_token("Acme backend");
     let service = services.make_token(&by, holder(Owner::Platform), &new).await?;
     Ok(Card {
         url: services.options.public_url.clone(),
@@ -195,6 +195,12 @@ pub async fn plant(services: &Services, sandbox_url: String) -> Result<Card, Fai
         tokens,
         service_token: service.secret.expose().to_owned(),
     })
+}
+
+/// A token that may do all that tokens may.
+fn new_token(name: &str) -> NewToken {
+    let scopes = TokenScope::ALL.iter().map(ToString::to_string).collect();
+    NewToken { id: TokenId::new(), name: name.to_owned(), days: String::new(), scopes }
 }
 
 fn holder(owner: Owner) -> Holder {
@@ -211,6 +217,7 @@ fn actor(services: &Services, tenant: Option<TenantId>, email: &str) -> Actor {
         confirmed_at: services.clock.now(),
         address: None,
         request_id: None,
+        by_token: false,
     }
 }
 

@@ -7,10 +7,11 @@ use actix_web::{HttpRequest, web};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::error::GatewayError;
 use crate::providers::Endpoint;
-use crate::providers::body::with_field;
+use crate::providers::body::{replaced, span, with_field};
 
 /// Largest request body.
 pub const MAX_BODY: usize = 32 * 1_024 * 1_024;
@@ -126,6 +127,27 @@ fn some<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Opt
 #[must_use]
 pub fn with_model(body: &Bytes, model: &str) -> Bytes {
     with_field(body, 0, "model", &serde_json::Value::from(model).to_string())
+}
+
+/// Puts the model that a session pins into the place of the one that was asked for.
+#[must_use]
+pub fn pinned(endpoint: &mut Endpoint, body: Bytes, model: &str) -> Bytes {
+    #[derive(Deserialize)]
+    struct Fields<'a> {
+        #[serde(borrow, default)]
+        model: Option<&'a RawValue>,
+    }
+    if let Endpoint::Generate { model: asked, .. } | Endpoint::CountContent { model: asked } = endpoint {
+        model.clone_into(asked);
+        return body;
+    }
+    let asked = serde_json::from_slice::<Fields<'_>>(&body).ok().and_then(|fields| fields.model);
+    match asked {
+        Some(asked) => {
+            replaced(&body, span(&body, asked), serde_json::Value::from(model).to_string().as_bytes())
+        }
+        None => with_model(&body, model),
+    }
 }
 
 #[cfg(test)]

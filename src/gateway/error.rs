@@ -12,6 +12,7 @@ use crate::domain::usage::Dialect;
 use crate::outbound::SendError;
 use crate::providers::{self, Endpoint};
 use crate::services::overview::Standing;
+use crate::services::tokens::BearerError;
 use crate::services::{Options, ServiceError};
 use crate::storage::StorageError;
 
@@ -242,6 +243,20 @@ fn way_out(opener: Opener, standing: &Standing, options: &Options) -> Option<Str
         }
         Opener::Time => return None,
     })
+}
+
+impl From<BearerError> for GatewayError {
+    fn from(error: BearerError) -> Self {
+        match error {
+            BearerError::Invalid => {
+                Self::token_invalid("That access token is not valid. It may be mistyped, expired or revoked.")
+            }
+            BearerError::Scope(_) => Self::token_invalid("That access token may not use the gateway."),
+            BearerError::NamesTenant => Self::invalid("x-keyward-tenant goes with service tokens only."),
+            BearerError::NoTenant(slug) => Self::tenant_not_found(format!("There is no tenant {slug}.")),
+            BearerError::Storage(error) => error.into(),
+        }
+    }
 }
 
 impl From<StorageError> for GatewayError {

@@ -5,13 +5,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::error::GatewayError;
 use crate::access::scope::Scope;
-use crate::crypto::token::TokenKind;
 use crate::domain::ids::{TenantId, TokenId};
 use crate::domain::provider_key::Provider as Kind;
 use crate::domain::usage::{Dialect, Labels};
 use crate::providers::Provider;
 use crate::services::Services;
-use crate::services::tokens::SCOPE_GATEWAY;
+use crate::services::tokens::TokenScope;
 
 /// The tenant that a request acts for, proved by an access token.
 pub struct Caller {
@@ -37,37 +36,12 @@ const MAX_LABEL: usize = 128;
 /// # Errors
 /// A refusal in the dialect's own shape.
 pub async fn authenticate(services: &Services, request: &HttpRequest) -> Result<Caller, GatewayError> {
-    let presented = presented(request)?;
-    let now = services.clock.now();
-    let (kind, token) = services
-        .directory
-        .token(presented)
-        .await?
-        .filter(|(_, token)| token.expires_at.is_none_or(|at| at > now))
-        .ok_or_else(|| {
-            GatewayError::token_invalid(
-                "That access token is not valid. It may be mistyped, expired or revoked.",
-            )
-        })?;
-    if !token.scopes.iter().any(|scope| scope == SCOPE_GATEWAY) {
-        return Err(GatewayError::token_invalid("That access token may not use the gateway."));
-    }
     let named = header(request, "x-keyward-tenant")?;
-    let tenant = match (kind, token.tenant_id, named) {
-        (TokenKind::Tenant, Some(tenant), None) => tenant,
-        (TokenKind::Tenant, Some(_), Some(_)) => {
-            return Err(GatewayError::invalid("x-keyward-tenant goes with service tokens only."));
-        }
-        (_, _, None) => {
-            return Err(GatewayError::invalid("A service token needs x-keyward-tenant, the tenant's slug."));
-        }
-        (_, _, Some(slug)) => services
-            .directory
-            .tenant_id(slug)
-            .await?
-            .ok_or_else(|| GatewayError::tenant_not_found(format!("There is no tenant {slug}.")))?,
-    };
-    Ok(Caller { scope: Scope::of_token(tenant), tenant, token: token.id })
+    let bearer = services.bearer_of(presented(request)?, TokenScope::Gateway, named).await?;
+    let tenant = bearer
+        .tenant
+        .ok_or_else(|| GatewayError::invalid("A service token needs x-keyward-tenant, the tenant's slug."))?;
+    Ok(Caller { scope: Scope::of_token(tenant), tenant, token: bearer.token.id })
 }
 
 fn presented(request: &HttpRequest) -> Result<&str, GatewayError> {
@@ -140,9 +114,6 @@ pub fn read_headers(request: &HttpRequest) -> Result<Asked, GatewayError> {
                     Some(known.ok_or_else(|| GatewayError::invalid(format!("{text} is not a provider.")))?);
             }
             "endpoint" => asked.labels.endpoint = Some(text),
-            "session" if text.starts_with("ses_") => {
-                return Err(GatewayError::invalid(format!("There is no session {text}.")));
-            }
             "session" => asked.labels.session = Some(text),
             "prompt" => asked.labels.prompt = Some(text),
             _ => return Err(GatewayError::invalid(format!("{name} is not a header that Keyward knows."))),

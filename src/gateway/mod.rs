@@ -31,6 +31,7 @@ use crate::providers::{self, Credential, Endpoint, Inbound, Outgoing, PathVersio
 use crate::services::Services;
 use crate::services::custody::{self, Seat};
 use crate::services::overview::Standing;
+use crate::services::pinned_sessions;
 use crate::services::provider_keys::short;
 
 use error::GatewayError;
@@ -220,14 +221,23 @@ async fn serve(
     id: RequestId,
 ) -> Result<HttpResponse, GatewayError> {
     let services = &gateway.services;
-    let Route { dialect, version, endpoint } = route;
+    let Route { dialect, version, mut endpoint } = route;
     let caller = inbound::authenticate(services, request).await?;
-    let asked = inbound::read_headers(request)?;
+    let mut asked = inbound::read_headers(request)?;
+    let pinned_model = pin(services, &caller, &mut asked).await?;
     let bytes = match payload {
         Some(payload) => body::read(request, payload).await?,
         None => Bytes::new(),
     };
-    let envelope = body::envelope(&endpoint, &bytes)?;
+    let mut envelope = body::envelope(&endpoint, &bytes)?;
+    let bytes = match pinned_model.filter(|_| endpoint.has_body()) {
+        Some(model) => {
+            let bytes = body::pinned(&mut endpoint, bytes, &model);
+            envelope.model = Some(model);
+            bytes
+        }
+        None => bytes,
+    };
 
     let standing = services.standing(&caller.scope).await.map_err(GatewayError::from)?;
     let situation = standing.situation();
@@ -281,6 +291,31 @@ async fn serve(
     let (exchange, outgoing) = prepare(gateway, &standing, &chosen, inbound, endpoint, row).await?;
     let head = exchange.start(outgoing, caller.token).await?;
     Ok(respond(head, id, &chosen))
+}
+
+/// Applies what the request's session pins, and gives the model that it does. What the request
+/// itself names wins, for this request alone.
+async fn pin(
+    services: &Services,
+    caller: &Caller,
+    asked: &mut inbound::Asked,
+) -> Result<Option<String>, GatewayError> {
+    let Some(id) = asked.labels.session.as_deref().filter(|id| id.starts_with(pinned_sessions::PREFIX))
+    else {
+        return Ok(None);
+    };
+    let session = services
+        .pins(caller.tenant, id)
+        .await?
+        .ok_or_else(|| GatewayError::invalid(format!("There is no session {id}, or it has ended.")))?;
+    if asked.key_name.is_none() {
+        asked.key_name.clone_from(&session.key_name);
+        asked.provider = asked.provider.or(session.provider);
+    }
+    if asked.feature.is_none() {
+        asked.feature.clone_from(&session.feature);
+    }
+    Ok(session.model.clone())
 }
 
 /// The model of a request that names none: the feature's, if this provider sells it, or else the

@@ -10,8 +10,8 @@ use crate::domain::account::Tenant;
 use crate::domain::audit::AuditAction;
 use crate::domain::billing::{LimitPolicy, ModeChange, NoKeyPolicy, UsageMode};
 use crate::domain::clock::Moment;
-use crate::domain::ids::RequestId;
-use crate::domain::usage::UsageRow;
+use crate::domain::ids::{RequestId, TenantId};
+use crate::domain::usage::{BUCKET, UsageRow, bucket_of};
 use crate::storage::usage_report::{self, GroupBy, Totals};
 use crate::storage::{changes, tenants, usage};
 
@@ -214,6 +214,39 @@ impl Services {
         let tenant = scope.tenant().ok_or(ServiceError::NotFound)?;
         let mut tx = self.db.read().await?;
         Ok(usage::page(&mut tx, tenant, range.0, range.1, after, 500).await?)
+    }
+}
+
+impl Services {
+    /// A page of a tenant's requests, for whoever may read them, oldest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn usage_rows(
+        &self,
+        tenant: TenantId,
+        range: (Moment, Moment),
+        after: Option<(Moment, RequestId)>,
+        limit: i64,
+    ) -> Result<Vec<UsageRow>, ServiceError> {
+        let mut tx = self.db.read().await?;
+        Ok(usage::page(&mut tx, tenant, range.0, range.1, after, limit).await?)
+    }
+
+    /// Sums over a range, widened to whole quarter-hours, by group; the costliest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn usage_summary(
+        &self,
+        tenant: TenantId,
+        range: (Moment, Moment),
+        group: GroupBy,
+    ) -> Result<((Moment, Moment), Vec<GroupLine>), ServiceError> {
+        let (from, to) = (bucket_of(range.0), bucket_of(range.1.plus(BUCKET - 1)));
+        let mut tx = self.db.read().await?;
+        let found = usage_report::by_group(&mut tx, &Scope::of_token(tenant), group, from, to).await?;
+        Ok(((from, to), lines(found)))
     }
 }
 

@@ -22,8 +22,11 @@ use crate::domain::plan::{Feature, Plan};
 use crate::domain::price::PriceBook;
 use crate::domain::provider_key::KeyView;
 use crate::storage::keys::SealedKey;
+use crate::storage::pinned_sessions::PinnedSession;
 use crate::storage::tokens::AccessToken;
-use crate::storage::{Database, StorageError, changes, keys, plans, prices, root, tenants, tokens};
+use crate::storage::{
+    Database, StorageError, changes, keys, pinned_sessions, plans, prices, root, tenants, tokens,
+};
 
 /// An owner's keys: as resolution sees them, and sealed, in the same order.
 #[derive(Default)]
@@ -79,6 +82,7 @@ pub struct Directory {
     tokens: Cache<[u8; 32], Option<(TokenKind, Arc<AccessToken>)>>,
     tenants: Cache<TenantId, Arc<TenantView>>,
     slugs: Cache<String, TenantId>,
+    sessions: Cache<String, Arc<PinnedSession>>,
     platform: ArcSwapOption<PlatformView>,
     /// How far changes of other processes have been followed.
     followed: Mutex<Followed>,
@@ -98,6 +102,7 @@ impl Directory {
             tokens: Cache::builder().max_capacity(50_000).time_to_live(Duration::from_mins(1)).build(),
             tenants: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_mins(5)).build(),
             slugs: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_mins(1)).build(),
+            sessions: Cache::builder().max_capacity(50_000).time_to_live(Duration::from_mins(1)).build(),
             platform: ArcSwapOption::empty(),
             followed: Mutex::default(),
         }
@@ -186,6 +191,34 @@ impl Directory {
         Ok(found)
     }
 
+    /// A session of the tenant, over or not.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn session(&self, scope: &Scope, id: &str) -> Result<Option<Arc<PinnedSession>>, StorageError> {
+        let known = match self.sessions.get(id) {
+            Some(known) => Some(known),
+            None => Box::pin(self.read_session(scope, id)).await?,
+        };
+        // One of another tenant does not exist for this one.
+        Ok(known.filter(|session| Some(session.tenant_id) == scope.tenant()))
+    }
+
+    async fn read_session(
+        &self,
+        scope: &Scope,
+        id: &str,
+    ) -> Result<Option<Arc<PinnedSession>>, StorageError> {
+        let mut tx = self.db.read().await?;
+        let found = pinned_sessions::find(&mut tx, scope, id).await?.map(Arc::new);
+        tx.rollback().await?;
+        // What is not there is not remembered: it may be another tenant's, or about to be made.
+        if let Some(session) = &found {
+            self.sessions.insert(id.to_owned(), Arc::clone(session));
+        }
+        Ok(found)
+    }
+
     /// The platform's features, prices and shared keys.
     ///
     /// # Errors
@@ -212,7 +245,10 @@ impl Directory {
     /// Forgets what is cached of an owner. Called after every commit that changed it.
     pub fn forget(&self, owner: Owner) {
         match owner {
-            Owner::Tenant(id) => self.tenants.invalidate(&id),
+            Owner::Tenant(id) => {
+                self.tenants.invalidate(&id);
+                self.sessions.invalidate_all();
+            }
             Owner::Platform => self.platform.store(None),
         }
     }

@@ -10,7 +10,7 @@ use super::{ServiceError, Services, key_states, meter};
 use crate::domain::clock::{DAY, MINUTE};
 use crate::domain::ids::KeyId;
 use crate::domain::provider_key::PROBE_EVERY;
-use crate::storage::{changes, keys, people, sessions, throttle};
+use crate::storage::{changes, idempotency, keys, people, pinned_sessions, sessions, throttle};
 
 /// A browser that was not seen for this long is a stranger again.
 const DEVICES_FOR: i64 = 400 * DAY;
@@ -141,6 +141,8 @@ impl Services {
         throttle::delete_before(&mut tx, now.minus(DAY)).await?;
         people::delete_expired_links(&mut tx, now).await?;
         people::forget_devices(&mut tx, now.minus(DEVICES_FOR)).await?;
+        idempotency::delete_before(&mut tx, now.minus(DAY)).await?;
+        pinned_sessions::delete_expired(&mut tx, now.minus(DAY)).await?;
         changes::delete_dead(&mut tx, now.minus(DAY)).await?;
         tx.commit().await?;
         if destroyed > 0 {

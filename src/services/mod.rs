@@ -11,6 +11,7 @@ pub mod key_states;
 pub mod meter;
 pub mod overview;
 pub mod pasted;
+pub mod pinned_sessions;
 pub mod platform;
 pub mod provider_keys;
 pub mod tokens;

@@ -24,7 +24,8 @@ pub struct NewTenant {
     pub plan: String,
     pub time_zone: String,
     /// The first admin; gets a one-time link to choose a password if there is no such user yet.
-    pub admin_email: String,
+    /// `None`: there is no person yet, as when a backend makes the tenant.
+    pub admin_email: Option<String>,
 }
 
 /// Puts in what every database holds: the price list and a plan to put tenants on.
@@ -120,6 +121,51 @@ impl Services {
         actor: &Actor,
         new: &NewTenant,
     ) -> Result<(Slug, Option<String>), ServiceError> {
+        let (slug, plan, admin) = self.judge_tenant(actor, new).await?;
+        let now = self.clock.now();
+        let record = TenantRecord {
+            tenant: Tenant {
+                id: TenantId::new(),
+                slug: slug.clone(),
+                name: new.name.trim().to_owned(),
+                plan_id: plan.id,
+                state: TenantState::Active,
+                key_changers: KeyChangers::Admins,
+                time_zone: new.time_zone.trim().to_owned(),
+                created_at: now,
+            },
+            policy: PaymentPolicy {
+                mode: UsageMode::Managed,
+                funding: Funding::Included,
+                no_key: NoKeyPolicy::Managed,
+                on_limit: LimitPolicy::Pause,
+            },
+        };
+        let mut tx = self.db.write().await?;
+        tenants::insert(&mut tx, &record).await?;
+        let link = match &admin {
+            Some(admin) => {
+                let place = Some((record.tenant.id, TenantRole::Admin));
+                self.make_user(&mut tx, &actor.for_audit(), admin, None, place, None).await?
+            }
+            None => None,
+        };
+        let detail = serde_json::json!({ "plan": plan.slug, "admin": admin.as_ref().map(Email::as_str) });
+        self.record(&mut tx, Owner::Platform, actor, AuditAction::TenantCreated, slug.as_str(), detail)
+            .await?;
+        tx.commit().await?;
+        Ok((slug, link))
+    }
+
+    /// What a new tenant would be, if all of it is right. Writes nothing.
+    ///
+    /// # Errors
+    /// `Invalid` with the reason at its field.
+    pub async fn judge_tenant(
+        &self,
+        actor: &Actor,
+        new: &NewTenant,
+    ) -> Result<(Slug, Plan, Option<Email>), ServiceError> {
         self.permit(actor, Action::ManagePlatform, None)?;
         let mut problems = Problems::default();
         let name = new.name.trim();
@@ -134,8 +180,8 @@ impl Services {
         if jiff::tz::TimeZone::get(zone).is_err() {
             problems.add("time_zone", "Use an IANA time zone, such as Europe/Berlin or UTC.");
         }
-        let admin = Email::parse(&new.admin_email);
-        if admin.is_none() {
+        let admin = new.admin_email.as_deref().map(Email::parse);
+        if admin == Some(None) {
             problems.add("admin_email", "Enter an e-mail address, such as ada@example.com.");
         }
         let mut tx = self.db.read().await?;
@@ -151,37 +197,10 @@ impl Services {
         if taken {
             problems.add("slug", "There is a tenant of that name already.");
         }
-        let (Some(slug), Some(admin), Some(plan), true) = (slug, admin, plan, problems.is_empty()) else {
-            return Err(ServiceError::Invalid(problems));
-        };
-        let now = self.clock.now();
-        let record = TenantRecord {
-            tenant: Tenant {
-                id: TenantId::new(),
-                slug: slug.clone(),
-                name: name.to_owned(),
-                plan_id: plan.id,
-                state: TenantState::Active,
-                key_changers: KeyChangers::Admins,
-                time_zone: zone.to_owned(),
-                created_at: now,
-            },
-            policy: PaymentPolicy {
-                mode: UsageMode::Managed,
-                funding: Funding::Included,
-                no_key: NoKeyPolicy::Managed,
-                on_limit: LimitPolicy::Pause,
-            },
-        };
-        let mut tx = self.db.write().await?;
-        tenants::insert(&mut tx, &record).await?;
-        let place = Some((record.tenant.id, TenantRole::Admin));
-        let link = self.make_user(&mut tx, &actor.for_audit(), &admin, None, place, None).await?;
-        let detail = serde_json::json!({ "plan": plan.slug, "admin": admin.as_str() });
-        self.record(&mut tx, Owner::Platform, actor, AuditAction::TenantCreated, slug.as_str(), detail)
-            .await?;
-        tx.commit().await?;
-        Ok((slug, link))
+        match (slug, plan, problems.is_empty()) {
+            (Some(slug), Some(plan), true) => Ok((slug, plan, admin.flatten())),
+            _ => Err(ServiceError::Invalid(problems)),
+        }
     }
 
     /// Sets who may change the tenant's provider keys.

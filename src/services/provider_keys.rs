@@ -11,7 +11,7 @@ use crate::domain::account::{KeyChangers, Slug};
 use crate::domain::audit::AuditAction;
 use crate::domain::billing::UsageMode;
 use crate::domain::clock::{DAY, Moment};
-use crate::domain::ids::KeyId;
+use crate::domain::ids::{KeyId, Owner, TenantId};
 use crate::domain::plan::GENERAL;
 use crate::domain::provider_key::{
     DisabledBy, KeyScope, KeySettings, KeyState, KeyStatus, KeyVersion, Provider, ProviderKey,
@@ -126,6 +126,29 @@ impl Services {
         tx.commit().await?;
         self.directory.forget(scope.owner());
         Ok(Saved { name, version: 1, state: status.state, disabled: false, switched_mode })
+    }
+
+    /// Judges a key for a tenant that is not there yet: by its form and by a live check. Stores nothing.
+    ///
+    /// # Errors
+    /// `Invalid` with the reason at its field.
+    pub async fn try_key(
+        &self,
+        provider: Provider,
+        name: &str,
+        typed: &TypedKey<'_>,
+    ) -> Result<(), ServiceError> {
+        let mut problems = Problems::default();
+        if Slug::parse(name.trim()).is_none() {
+            problems.add("key_name", Slug::RULE);
+        }
+        let nobody = Scope::of_system(Owner::Tenant(TenantId::new()));
+        let holder = Holder { scope: nobody, changers: KeyChangers::Admins };
+        let pasted = self.read_pasted(&holder, provider, typed, &mut problems).await?;
+        let (Some(pasted), true) = (pasted, problems.is_empty()) else {
+            return Err(failed_to_save(provider, problems));
+        };
+        self.check_pasted(provider, &pasted).await.map(|_| ())
     }
 
     async fn switch_to_byok(&self, tx: &mut Tx, scope: &Scope, now: Moment) -> Result<bool, ServiceError> {

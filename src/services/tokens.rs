@@ -1,5 +1,8 @@
 //! Access tokens: made, listed and revoked by people; service tokens by super admins.
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::access::policy::Action;
@@ -7,13 +10,57 @@ use crate::crypto::secret::Secret;
 use crate::crypto::token::{self, TokenKind};
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::clock::{DAY, Moment};
-use crate::domain::ids::TokenId;
+use crate::domain::ids::{TenantId, TokenId};
+use crate::domain::words;
 use crate::services::provider_keys::Holder;
 use crate::storage::tokens::{self, AccessToken};
-use crate::storage::{audit, changes};
+use crate::storage::{StorageError, audit, changes};
 
-/// What a token may do.
-pub const SCOPE_GATEWAY: &str = "gateway";
+words! {
+    /// What a token may do.
+    pub enum TokenScope {
+        Gateway = "gateway",
+        UsageRead = "usage:read",
+        KeysRead = "keys:read",
+        KeysWrite = "keys:write",
+    }
+}
+
+impl TokenScope {
+    /// What it allows, in words.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Gateway => "Send AI requests, and make sessions for them",
+            Self::UsageRead => "Read usage by the API",
+            Self::KeysRead => "Read the state of keys by the API; never the keys themselves",
+            Self::KeysWrite => "Add, rotate, check and remove keys by the API",
+        }
+    }
+}
+
+/// Whoever presented a token, and the tenant that they act for.
+pub struct Bearer {
+    pub token: Arc<AccessToken>,
+    pub kind: TokenKind,
+    /// `None` where a service token names no tenant.
+    pub tenant: Option<TenantId>,
+}
+
+/// Why a token does not do.
+#[derive(Debug, thiserror::Error)]
+pub enum BearerError {
+    #[error("the token is mistyped, expired or revoked")]
+    Invalid,
+    #[error("the token lacks the scope {0}")]
+    Scope(TokenScope),
+    #[error("a tenant's own token names no tenant")]
+    NamesTenant,
+    #[error("there is no tenant {0}")]
+    NoTenant(String),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
 
 /// A token as it was asked for.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +70,8 @@ pub struct NewToken {
     pub name: String,
     /// Days until it expires; empty for never.
     pub days: String,
+    /// What it may do; nothing chosen means the gateway alone.
+    pub scopes: Vec<String>,
 }
 
 /// A token that was just made. Its secret is shown now and never again.
@@ -32,6 +81,37 @@ pub struct MadeToken {
 }
 
 impl Services {
+    /// Finds out who presented a token, and for which tenant: its own, or the one that a service
+    /// token names.
+    ///
+    /// # Errors
+    /// Why it does not do.
+    pub async fn bearer_of(
+        &self,
+        presented: &str,
+        scope: TokenScope,
+        named: Option<&str>,
+    ) -> Result<Bearer, BearerError> {
+        let now = self.clock.now();
+        let found = self.directory.token(presented).await?;
+        let (kind, token) = found
+            .filter(|(_, token)| token.expires_at.is_none_or(|at| at > now))
+            .ok_or(BearerError::Invalid)?;
+        if !token.scopes.iter().any(|known| known == scope.as_str()) {
+            return Err(BearerError::Scope(scope));
+        }
+        let tenant = match (token.tenant_id, named) {
+            (Some(tenant), None) => Some(tenant),
+            (Some(_), Some(_)) => return Err(BearerError::NamesTenant),
+            (None, None) => None,
+            (None, Some(slug)) => {
+                let found = self.directory.tenant_id(slug).await?;
+                Some(found.ok_or_else(|| BearerError::NoTenant(slug.to_owned()))?)
+            }
+        };
+        Ok(Bearer { token, kind, tenant })
+    }
+
     /// Tokens of the tenant, or service tokens for the platform.
     ///
     /// # Errors
@@ -81,7 +161,16 @@ impl Services {
             problems.add("days", message);
             None
         });
+        let chosen: Option<BTreeSet<TokenScope>> =
+            new.scopes.iter().map(|scope| TokenScope::parse(scope)).collect();
+        if chosen.is_none() {
+            problems.add("scopes", "Choose among the scopes that there are.");
+        }
         problems.or_ok()?;
+        let mut scopes = chosen.unwrap_or_default();
+        if scopes.is_empty() {
+            scopes.insert(TokenScope::Gateway);
+        }
         let kind = if holder.scope.tenant().is_some() { TokenKind::Tenant } else { TokenKind::Service };
         let secret = token::generate(kind);
         let made = AccessToken {
@@ -89,7 +178,7 @@ impl Services {
             tenant_id: holder.scope.tenant(),
             name: name.to_owned(),
             hint: format!("{}…", secret.expose().get(..10).unwrap_or_default()),
-            scopes: vec![SCOPE_GATEWAY.to_owned()],
+            scopes: scopes.iter().map(|scope| scope.as_str().to_owned()).collect(),
             created_by: by.name.clone(),
             created_at: now,
             expires_at,
@@ -110,7 +199,9 @@ impl Services {
             actor: by.clone(),
             action: AuditAction::TokenCreated,
             target: made.name.clone(),
-            detail: serde_json::json!({ "hint": made.hint, "expires": made.expires_at.map(Moment::rfc3339) }),
+            detail: serde_json::json!({
+                "hint": made.hint, "scopes": made.scopes, "expires": made.expires_at.map(Moment::rfc3339),
+            }),
         };
         audit::append(&mut tx, &self.root, holder.scope.owner(), &event).await?;
         tx.commit().await?;

@@ -4,8 +4,10 @@
 pub mod audit;
 pub mod changes;
 pub mod database;
+pub mod idempotency;
 pub mod keys;
 pub mod people;
+pub mod pinned_sessions;
 pub mod plans;
 pub mod prices;
 pub mod root;

@@ -148,7 +148,7 @@ async fn create(console: Data<Console>, mut viewer: Viewer, posted: Posted<Tenan
         slug: form.slug.clone(),
         plan: form.plan.clone(),
         time_zone: form.time_zone.clone(),
-        admin_email: form.admin_email.clone(),
+        admin_email: Some(form.admin_email.clone()),
     };
     let made = confirm::act(&console, &mut viewer, posted.current_password, async |services, actor| {
         services.create_tenant(actor, &new).await

@@ -15,7 +15,7 @@ use super::{Console, confirm, read, session};
 use crate::access::policy::Action;
 use crate::crypto::secret::Secret;
 use crate::domain::ids::TokenId;
-use crate::services::tokens::{MadeToken, NewToken};
+use crate::services::tokens::{MadeToken, NewToken, TokenScope};
 use crate::services::{Problems, ServiceError};
 use crate::storage::tokens::AccessToken;
 
@@ -53,9 +53,20 @@ struct TokensPage {
     made: Option<Made>,
     name: String,
     days: String,
+    scopes: Vec<ScopeBox>,
     once: TokenId,
     asks_password: bool,
     problems: Problems,
+}
+
+struct ScopeBox {
+    scope: TokenScope,
+    ticked: bool,
+}
+
+fn scope_boxes(chosen: &[String]) -> Vec<ScopeBox> {
+    let ticked = |scope: TokenScope| chosen.iter().any(|word| word == scope.as_str());
+    TokenScope::ALL.iter().map(|scope| ScopeBox { scope: *scope, ticked: ticked(*scope) }).collect()
 }
 
 struct Made {
@@ -67,6 +78,7 @@ struct TokenRow {
     id: TokenId,
     name: String,
     hint: String,
+    scopes: String,
     tone: Tone,
     status: &'static str,
     expires: Option<Prose>,
@@ -107,6 +119,7 @@ async fn page(console: &Console, place: &Place) -> Result<TokensPage, WebError> 
         made: None,
         name: String::new(),
         days: String::new(),
+        scopes: scope_boxes(&[TokenScope::Gateway.to_string()]),
         once: TokenId::new(),
         asks_password: place.asks_password(),
         problems: Problems::default(),
@@ -126,6 +139,7 @@ fn row(place: &Place, token: AccessToken) -> TokenRow {
         id: token.id,
         name: token.name,
         hint: token.hint,
+        scopes: token.scopes.join(", "),
         tone,
         status,
         expires,
@@ -145,6 +159,7 @@ async fn show(console: Data<Console>, place: Place) -> Answer {
 struct TokenForm {
     name: String,
     days: String,
+    scopes: Vec<String>,
     /// The id of the token that is made, so that reloading the answer does not make another.
     once: String,
 }
@@ -154,7 +169,7 @@ async fn create(console: Data<Console>, mut place: Place, posted: Posted<TokenFo
     let (form, holder) = (posted.fields, place.holder);
     let id = if form.once.is_empty() { Some(TokenId::new()) } else { TokenId::parse(&form.once) };
     let id = id.ok_or(WebError::BadForm)?;
-    let new = NewToken { id, name: form.name.clone(), days: form.days.clone() };
+    let new = NewToken { id, name: form.name.clone(), days: form.days.clone(), scopes: form.scopes.clone() };
     let made = confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
         services.create_token(actor, holder, &new).await
     })
@@ -176,6 +191,7 @@ async fn create(console: Data<Console>, mut place: Place, posted: Posted<TokenFo
             let mut page = page(&console, &place).await?;
             page.name = form.name;
             page.days = form.days;
+            page.scopes = scope_boxes(&form.scopes);
             page.problems = failure.problems;
             Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
         }

@@ -47,6 +47,7 @@ impl Viewer {
         };
         let origin = origin(&console, request);
         let actor = Actor {
+            by_token: false,
             user_id: person.user.id,
             email: person.user.email.clone(),
             platform_role: person.user.platform_role,

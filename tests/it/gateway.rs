@@ -173,7 +173,7 @@ on_both! {
     async fn an_expired_token_is_refused(world: World) {
         let tenant = world.tenant("acme", UsageMode::Byok).await;
         world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
-        let new = keyward::services::tokens::NewToken { id: keyward::domain::ids::TokenId::new(), name: "Short".into(), days: "2".into() };
+        let new = keyward::services::tokens::NewToken { id: keyward::domain::ids::TokenId::new(), name: "Short".into(), days: "2".into(), scopes: Vec::new() };
         let made = world.services.create_token(&world.admin(&tenant), crate::support::holder(&tenant), &new).await.unwrap();
         let secret = made.secret.expose().to_owned();
         assert_eq!(world.message(&secret).send().await.unwrap().status(), 200);

@@ -201,8 +201,18 @@ impl World {
     }
 
     pub async fn make_token(&self, owner: Owner) -> String {
+        self.token_for(owner, &["gateway"]).await
+    }
+
+    /// A token with scopes of one's choice.
+    pub async fn token_for(&self, owner: Owner, scopes: &[&str]) -> String {
         let holder = Holder { scope: Scope::of_system(owner), changers: KeyChangers::Admins };
-        let new = NewToken { id: TokenId::new(), name: "Test".to_owned(), days: String::new() };
+        let new = NewToken {
+            id: TokenId::new(),
+            name: "Test".to_owned(),
+            days: String::new(),
+            scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
+        };
         let made = self.services.make_token(&AuditActor::system("test"), holder, &new).await.unwrap();
         made.secret.expose().to_owned()
     }
@@ -333,6 +343,7 @@ impl World {
             confirmed_at: self.clock.now(),
             address: None,
             request_id: None,
+            by_token: false,
         }
     }
 

@@ -1,0 +1,222 @@
+//! `/api/v1/tenants`: for the operator's backend, with a service token.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::keys::{SavedKey, provider_of, with_pasted_key};
+use super::problem::Problem;
+use super::{Api, Asked, body_of, idempotency, read};
+use crate::access::actor::Actor;
+use crate::access::scope::Scope;
+use crate::domain::account::KeyChangers;
+use crate::domain::ids::Owner;
+use crate::services::pasted::TypedKey;
+use crate::services::platform::NewTenant;
+use crate::services::provider_keys::{Holder, NewKey};
+use crate::services::tokens::TokenScope;
+use crate::storage::tenants::TenantRecord;
+
+#[derive(Serialize, ToSchema)]
+pub struct Tenant {
+    #[schema(example = "northwind")]
+    slug: String,
+    name: String,
+    /// The plan's slug.
+    plan: String,
+    /// `byok` or `managed`.
+    #[schema(example = "managed")]
+    usage_mode: &'static str,
+    /// `active` or `suspended`.
+    #[schema(example = "active")]
+    state: &'static str,
+    #[schema(example = "Europe/Berlin")]
+    time_zone: String,
+    created_at: String,
+}
+
+impl Tenant {
+    fn of(record: &TenantRecord, plan: &str) -> Self {
+        Self {
+            slug: record.tenant.slug.to_string(),
+            name: record.tenant.name.clone(),
+            plan: plan.to_owned(),
+            usage_mode: record.policy.mode.as_str(),
+            state: record.tenant.state.as_str(),
+            time_zone: record.tenant.time_zone.clone(),
+            created_at: record.tenant.created_at.rfc3339(),
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Tenants {
+    /// By name, at most 200.
+    tenants: Vec<Tenant>,
+}
+
+/// A new tenant. Its first admin is made by `keyward user create` or on the platform's pages.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateTenant {
+    /// Lower-case letters, digits and hyphens.
+    #[schema(example = "northwind")]
+    slug: String,
+    #[schema(example = "Northwind Support")]
+    name: String,
+    /// The plan's slug.
+    #[schema(example = "pro")]
+    plan: String,
+    /// IANA; UTC where it is left out.
+    #[serde(default)]
+    #[schema(example = "Europe/Berlin")]
+    time_zone: Option<String>,
+    /// The tenant's own credential. With it, the tenant begins in the mode `byok`.
+    #[serde(default)]
+    model: Option<Model>,
+}
+
+with_pasted_key! {
+    /// The credential that a tenant begins with.
+    pub struct Model {
+        #[schema(example = "anthropic")]
+        provider: String,
+        /// The key's name; `production` where it is left out.
+        #[serde(default)]
+        key_slug: Option<String>,
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct CreatedTenant {
+    tenant: Tenant,
+    /// The key of `model`, where one was given.
+    key: Option<SavedKey>,
+}
+
+/// Lists tenants.
+#[utoipa::path(get, path = "/api/v1/tenants", tag = "tenants", security(("service_token" = ["keys:read"])),
+    responses((status = 200, body = Tenants), (status = "default", response = super::docs::Failed)))]
+pub async fn list(api: web::Data<Api>, request: HttpRequest) -> HttpResponse {
+    let asked = match Asked::by(api, request, TokenScope::KeysRead).await {
+        Ok(asked) => asked,
+        Err(problem) => return problem.respond(),
+    };
+    let work = async {
+        let actor = operator(&asked)?;
+        let (records, plans) = asked.services().list_tenants(&actor, "").await?;
+        let tenants = records.iter().map(|record| Tenant::of(record, plan_of(record, &plans))).collect();
+        Ok(HttpResponse::Ok().json(Tenants { tenants }))
+    };
+    asked.answer(work.await)
+}
+
+/// Shows one tenant.
+#[utoipa::path(get, path = "/api/v1/tenants/{slug}", tag = "tenants", security(("service_token" = ["keys:read"])),
+    params(("slug" = String, Path, description = "The tenant's slug")),
+    responses((status = 200, body = Tenant), (status = "default", response = super::docs::Failed)))]
+pub async fn show(api: web::Data<Api>, request: HttpRequest, slug: web::Path<String>) -> HttpResponse {
+    let asked = match Asked::by(api, request, TokenScope::KeysRead).await {
+        Ok(asked) => asked,
+        Err(problem) => return problem.respond(),
+    };
+    let work = async {
+        let actor = operator(&asked)?;
+        Ok(HttpResponse::Ok().json(find(&asked, &actor, &slug).await?))
+    };
+    asked.answer(work.await)
+}
+
+/// Makes a tenant, and with `model` its first key. A key that the provider does not take makes no tenant.
+#[utoipa::path(post, path = "/api/v1/tenants", tag = "tenants", security(("service_token" = ["keys:write"])),
+    params(super::docs::IdempotencyHeader), request_body = CreateTenant,
+    responses((status = 201, body = CreatedTenant), (status = "default", response = super::docs::Failed)))]
+pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
+    let asked = match Asked::by(api, request, TokenScope::KeysWrite).await {
+        Ok(asked) => asked,
+        Err(problem) => return problem.respond(),
+    };
+    let body = match body_of(payload).await {
+        Ok(body) => body,
+        Err(problem) => return asked.answer(Err(problem)),
+    };
+    let work = async {
+        let actor = operator(&asked)?;
+        let form: CreateTenant = read(&asked.request, &body)?;
+        make(&asked, &actor, form).await
+    };
+    idempotency::once(&asked, &body, Box::pin(work)).await
+}
+
+async fn make(asked: &Asked, actor: &Actor, form: CreateTenant) -> Result<HttpResponse, Problem> {
+    let services = asked.services();
+    let new = NewTenant {
+        name: form.name,
+        slug: form.slug,
+        plan: form.plan,
+        time_zone: form.time_zone.unwrap_or_else(|| "UTC".to_owned()),
+        admin_email: None,
+    };
+    let first = match form.model {
+        None => None,
+        Some(model) => {
+            let (provider, secret, settings) =
+                (provider_of(&model.provider)?, model.pasted().secret()?, model.pasted().settings());
+            let custom_url = model.base_url.unwrap_or_default();
+            let key = NewKey {
+                provider,
+                secret,
+                name: model.key_slug.unwrap_or_else(|| "production".to_owned()),
+                label: String::new(),
+                custom_url,
+                settings,
+                switch_mode: true,
+            };
+            // Both are judged before either is written.
+            services.judge_tenant(actor, &new).await?;
+            let typed =
+                TypedKey { secret: &key.secret, custom_url: &key.custom_url, settings: &key.settings };
+            services.try_key(provider, &key.name, &typed).await?;
+            Some(key)
+        }
+    };
+    let (slug, _) = services.create_tenant(actor, &new).await?;
+    let key = match first {
+        None => None,
+        Some(key) => {
+            let tenant = services.directory.tenant_id(slug.as_str()).await?;
+            let tenant = tenant.ok_or_else(|| Problem::not_found("The tenant is gone again."))?;
+            let scope = Scope::of_system(Owner::Tenant(tenant));
+            let holder = Holder { scope, changers: KeyChangers::Admins };
+            let saved = services.add_key(&asked.actor(Some(tenant)), holder, key).await?;
+            Some(SavedKey::of(&saved))
+        }
+    };
+    let tenant = find(asked, actor, slug.as_str()).await?;
+    let place = format!("/api/v1/tenants/{slug}");
+    Ok(HttpResponse::Created().insert_header(("location", place)).json(CreatedTenant { tenant, key }))
+}
+
+/// Only service tokens, which a super admin made, act for the platform.
+fn operator(asked: &Asked) -> Result<Actor, Problem> {
+    if asked.bearer.token.tenant_id.is_some() {
+        return Err(Problem::forbidden("Tenants are for service tokens."));
+    }
+    if asked.bearer.tenant.is_some() {
+        return Err(Problem::bad_request(
+            "Leave x-keyward-tenant out here: the path or the body names tenants.",
+        ));
+    }
+    Ok(asked.actor(None))
+}
+
+async fn find(asked: &Asked, actor: &Actor, slug: &str) -> Result<Tenant, Problem> {
+    let (records, plans) = asked.services().list_tenants(actor, slug).await?;
+    let record = records.iter().find(|record| record.tenant.slug.as_str() == slug);
+    let record = record.ok_or_else(|| Problem::not_found(format!("There is no tenant {slug}.")))?;
+    Ok(Tenant::of(record, plan_of(record, &plans)))
+}
+
+fn plan_of<'a>(record: &TenantRecord, plans: &'a [crate::domain::plan::Plan]) -> &'a str {
+    plans.iter().find(|plan| plan.id == record.tenant.plan_id).map_or("", |plan| plan.slug.as_str())
+}
