@@ -7,7 +7,7 @@ use serde_json::Value;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{IntoParams, Modify, OpenApi, ToResponse};
 
-use super::problem::Problem;
+use super::problem::{FieldProblem, Problem};
 use super::{Api, keys, sessions, tenants, usage};
 
 /// Whatever went wrong.
@@ -20,7 +20,7 @@ pub struct Failed(#[expect(dead_code, reason = "read by the derive alone")] Prob
 #[expect(dead_code, reason = "read by the derive alone")]
 pub struct TenantHeader {
     /// The tenant's slug: with service tokens, which need it, and only with them.
-    #[param(rename = "x-keyward-tenant", required = false)]
+    #[param(rename = "x-keyward-tenant", required = false, pattern = "^[a-z0-9]+(-[a-z0-9]+)*$")]
     tenant: Option<String>,
 }
 
@@ -29,7 +29,13 @@ pub struct TenantHeader {
 #[expect(dead_code, reason = "read by the derive alone")]
 pub struct IdempotencyHeader {
     /// Sent again with the same request within a day, it gives the first answer again.
-    #[param(rename = "Idempotency-Key", required = false, max_length = 255)]
+    #[param(
+        rename = "Idempotency-Key",
+        required = false,
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[!-~]+$"
+    )]
     key: Option<String>,
 }
 
@@ -69,7 +75,7 @@ impl Modify for Tokens {
         keys::make_default, keys::set_scope, usage::rows, usage::summary, sessions::create, sessions::show,
         sessions::end, tenants::list, tenants::create, tenants::show,
     ),
-    components(responses(Failed)),
+    components(schemas(Problem, FieldProblem, keys::ProviderName, usage::Grouping), responses(Failed)),
     modifiers(&Tokens),
 )]
 struct Description;

@@ -91,6 +91,19 @@ impl Key {
     }
 }
 
+/// Where a key belongs.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "stands for the word in the description")]
+pub enum ProviderName {
+    Anthropic,
+    Openai,
+    Google,
+    Vertex,
+    Azure,
+    Custom,
+}
+
 #[derive(Serialize, ToSchema)]
 pub struct Keys {
     keys: Vec<Key>,
@@ -152,12 +165,12 @@ with_pasted_key! {
     /// A new key.
     pub struct CreateKey {
         /// What requests name it by: lower-case letters, digits and hyphens.
-        #[schema(example = "production")]
+        #[schema(example = "production", pattern = "^[a-z0-9]+(-[a-z0-9]+)*$", max_length = 40)]
         key_name: String,
-        /// `anthropic`, `openai`, `google`, `vertex`, `azure` or `custom`.
-        #[schema(example = "anthropic")]
+        #[schema(value_type = ProviderName)]
         provider: String,
         #[serde(default)]
+        #[schema(max_length = 80, pattern = r"^[^\x00-\x1f\x7f]*$")]
         label: Option<String>,
     }
 }
@@ -236,9 +249,10 @@ pub fn provider_of(word: &str) -> Result<Provider, Problem> {
 }
 
 /// Lists the tenant's keys: defaults first, then by name.
-#[utoipa::path(get, path = "/api/v1/keys", tag = "keys", security(("token" = ["keys:read"])),
+#[utoipa::path(get,
+    operation_id = "listKeys", path = "/api/v1/keys", tag = "keys", security(("token" = ["keys:read"])),
     params(super::docs::TenantHeader),
-    responses((status = 200, body = Keys), (status = "default", response = super::docs::Failed)))]
+    responses((status = 200, description = "Here it is", body = Keys), (status = "default", response = super::docs::Failed)))]
 pub async fn list(api: web::Data<Api>, request: HttpRequest) -> HttpResponse {
     let asked = match Asked::by(api, request, TokenScope::KeysRead).await {
         Ok(asked) => asked,
@@ -254,9 +268,10 @@ pub async fn list(api: web::Data<Api>, request: HttpRequest) -> HttpResponse {
 }
 
 /// Shows one key.
-#[utoipa::path(get, path = "/api/v1/keys/{name}", tag = "keys", security(("token" = ["keys:read"])),
+#[utoipa::path(get,
+    operation_id = "getKey", path = "/api/v1/keys/{name}", tag = "keys", security(("token" = ["keys:read"])),
     params(super::docs::TenantHeader, ("name" = String, Path, description = "The key's name")),
-    responses((status = 200, body = Key), (status = "default", response = super::docs::Failed)))]
+    responses((status = 200, description = "Here it is", body = Key), (status = "default", response = super::docs::Failed)))]
 pub async fn show(api: web::Data<Api>, request: HttpRequest, name: web::Path<String>) -> HttpResponse {
     let asked = match Asked::by(api, request, TokenScope::KeysRead).await {
         Ok(asked) => asked,
@@ -281,9 +296,10 @@ async fn find(
 }
 
 /// Adds a key after a live check. One that the provider rejects or that cannot be reached is not stored.
-#[utoipa::path(post, path = "/api/v1/keys", tag = "keys", security(("token" = ["keys:write"])),
+#[utoipa::path(post,
+    operation_id = "createKey", path = "/api/v1/keys", tag = "keys", security(("token" = ["keys:write"])),
     params(super::docs::TenantHeader, super::docs::IdempotencyHeader), request_body = CreateKey,
-    responses((status = 201, body = SavedKey), (status = "default", response = super::docs::Failed)))]
+    responses((status = 201, description = "It was made", body = SavedKey), (status = "default", response = super::docs::Failed)))]
 pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
     write(api, request, payload, async |asked, body| {
         let caller = asked.caller().await?;
@@ -306,10 +322,11 @@ pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Pay
 
 /// Replaces a key by a new version after a live check. The next request uses it; the old one can be
 /// brought back for 24 hours.
-#[utoipa::path(post, path = "/api/v1/keys/{name}/rotate", tag = "keys", security(("token" = ["keys:write"])),
+#[utoipa::path(post,
+    operation_id = "rotateKey", path = "/api/v1/keys/{name}/rotate", tag = "keys", security(("token" = ["keys:write"])),
     params(super::docs::TenantHeader, super::docs::IdempotencyHeader, ("name" = String, Path, description = "The key's name")),
     request_body = RotateKey,
-    responses((status = 200, body = SavedKey), (status = "default", response = super::docs::Failed)))]
+    responses((status = 200, description = "Here it is", body = SavedKey), (status = "default", response = super::docs::Failed)))]
 pub async fn rotate(
     api: web::Data<Api>,
     request: HttpRequest,
@@ -329,9 +346,10 @@ pub async fn rotate(
 }
 
 /// Brings the version that was replaced last back, after a live check.
-#[utoipa::path(post, path = "/api/v1/keys/{name}/undo", tag = "keys", security(("token" = ["keys:write"])),
+#[utoipa::path(post,
+    operation_id = "undoRotation", path = "/api/v1/keys/{name}/undo", tag = "keys", security(("token" = ["keys:write"])),
     params(super::docs::TenantHeader, super::docs::IdempotencyHeader, ("name" = String, Path, description = "The key's name")),
-    responses((status = 200, body = SavedKey), (status = "default", response = super::docs::Failed)))]
+    responses((status = 200, description = "Here it is", body = SavedKey), (status = "default", response = super::docs::Failed)))]
 pub async fn undo(
     api: web::Data<Api>,
     request: HttpRequest,
@@ -347,9 +365,10 @@ pub async fn undo(
 }
 
 /// Asks the provider about a key now.
-#[utoipa::path(post, path = "/api/v1/keys/{name}/check", tag = "keys", security(("token" = ["keys:write"])),
+#[utoipa::path(post,
+    operation_id = "checkKey", path = "/api/v1/keys/{name}/check", tag = "keys", security(("token" = ["keys:write"])),
     params(super::docs::TenantHeader, super::docs::IdempotencyHeader, ("name" = String, Path, description = "The key's name")),
-    responses((status = 200, body = Key), (status = "default", response = super::docs::Failed)))]
+    responses((status = 200, description = "Here it is", body = Key), (status = "default", response = super::docs::Failed)))]
 pub async fn check(
     api: web::Data<Api>,
     request: HttpRequest,
@@ -366,9 +385,10 @@ pub async fn check(
 }
 
 /// Makes a key the one that requests to its provider use which name none.
-#[utoipa::path(post, path = "/api/v1/keys/{name}/default", tag = "keys", security(("token" = ["keys:write"])),
+#[utoipa::path(post,
+    operation_id = "makeKeyDefault", path = "/api/v1/keys/{name}/default", tag = "keys", security(("token" = ["keys:write"])),
     params(super::docs::TenantHeader, super::docs::IdempotencyHeader, ("name" = String, Path, description = "The key's name")),
-    responses((status = 200, body = Key), (status = "default", response = super::docs::Failed)))]
+    responses((status = 200, description = "Here it is", body = Key), (status = "default", response = super::docs::Failed)))]
 pub async fn make_default(
     api: web::Data<Api>,
     request: HttpRequest,
@@ -385,10 +405,11 @@ pub async fn make_default(
 }
 
 /// Sets what a key may be used for. Requests outside of it are refused; nothing stands in.
-#[utoipa::path(post, path = "/api/v1/keys/{name}/scope", tag = "keys", security(("token" = ["keys:write"])),
+#[utoipa::path(post,
+    operation_id = "setKeyScope", path = "/api/v1/keys/{name}/scope", tag = "keys", security(("token" = ["keys:write"])),
     params(super::docs::TenantHeader, super::docs::IdempotencyHeader, ("name" = String, Path, description = "The key's name")),
     request_body = Scope,
-    responses((status = 200, body = Key), (status = "default", response = super::docs::Failed)))]
+    responses((status = 200, description = "Here it is", body = Key), (status = "default", response = super::docs::Failed)))]
 pub async fn set_scope(
     api: web::Data<Api>,
     request: HttpRequest,
@@ -407,7 +428,8 @@ pub async fn set_scope(
 }
 
 /// Removes a key for good. Its sealed secrets are deleted at once.
-#[utoipa::path(delete, path = "/api/v1/keys/{name}", tag = "keys", security(("token" = ["keys:write"])),
+#[utoipa::path(delete,
+    operation_id = "removeKey", path = "/api/v1/keys/{name}", tag = "keys", security(("token" = ["keys:write"])),
     params(super::docs::TenantHeader, ("name" = String, Path, description = "The key's name")),
     responses((status = 204, description = "It is gone"), (status = "default", response = super::docs::Failed)))]
 pub async fn remove(api: web::Data<Api>, request: HttpRequest, name: web::Path<String>) -> HttpResponse {

@@ -158,7 +158,7 @@ impl From<BearerError> for Problem {
             BearerError::Scope(scope) => {
                 Self::forbidden(format!("This token lacks the scope {scope}. Make another with it."))
             }
-            BearerError::NamesTenant => Self::bad_request("x-keyward-tenant goes with service tokens only."),
+            BearerError::NamesTenant => Self::forbidden("x-keyward-tenant goes with service tokens only."),
             BearerError::NoTenant(slug) => Self::not_found(format!("There is no tenant {slug}.")),
             BearerError::Storage(error) => error.into(),
         }

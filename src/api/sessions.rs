@@ -18,10 +18,11 @@ pub struct CreateSession {
     #[schema(example = "production")]
     key_slug: Option<String>,
     #[serde(default)]
+    #[schema(value_type = Option<super::keys::ProviderName>)]
     provider: Option<String>,
     /// Takes the place of the model that a request names.
     #[serde(default)]
-    #[schema(example = "claude-haiku-4-5")]
+    #[schema(example = "claude-haiku-4-5", min_length = 1, max_length = 256, pattern = "^[!-~]+$")]
     model: Option<String>,
     /// The feature of requests that name none.
     #[serde(default)]
@@ -60,9 +61,10 @@ impl Session {
 }
 
 /// Makes a session. A key named on a request wins for that request alone, and changes nothing here.
-#[utoipa::path(post, path = "/api/v1/sessions", tag = "sessions", security(("token" = ["gateway"])),
+#[utoipa::path(post,
+    operation_id = "createSession", path = "/api/v1/sessions", tag = "sessions", security(("token" = ["gateway"])),
     params(super::docs::TenantHeader, super::docs::IdempotencyHeader), request_body = CreateSession,
-    responses((status = 201, body = Session), (status = "default", response = super::docs::Failed)))]
+    responses((status = 201, description = "It was made", body = Session), (status = "default", response = super::docs::Failed)))]
 pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
     let asked = match Asked::by(api, request, TokenScope::Gateway).await {
         Ok(asked) => asked,
@@ -90,9 +92,10 @@ pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Pay
 }
 
 /// Shows a session that is not over.
-#[utoipa::path(get, path = "/api/v1/sessions/{id}", tag = "sessions", security(("token" = ["gateway"])),
+#[utoipa::path(get,
+    operation_id = "getSession", path = "/api/v1/sessions/{id}", tag = "sessions", security(("token" = ["gateway"])),
     params(super::docs::TenantHeader, ("id" = String, Path, description = "The session's id")),
-    responses((status = 200, body = Session), (status = "default", response = super::docs::Failed)))]
+    responses((status = 200, description = "Here it is", body = Session), (status = "default", response = super::docs::Failed)))]
 pub async fn show(api: web::Data<Api>, request: HttpRequest, id: web::Path<String>) -> HttpResponse {
     let asked = match Asked::by(api, request, TokenScope::Gateway).await {
         Ok(asked) => asked,
@@ -106,7 +109,8 @@ pub async fn show(api: web::Data<Api>, request: HttpRequest, id: web::Path<Strin
 }
 
 /// Ends a session at once.
-#[utoipa::path(delete, path = "/api/v1/sessions/{id}", tag = "sessions", security(("token" = ["gateway"])),
+#[utoipa::path(delete,
+    operation_id = "endSession", path = "/api/v1/sessions/{id}", tag = "sessions", security(("token" = ["gateway"])),
     params(super::docs::TenantHeader, ("id" = String, Path, description = "The session's id")),
     responses((status = 204, description = "It has ended"), (status = "default", response = super::docs::Failed)))]
 pub async fn end(api: web::Data<Api>, request: HttpRequest, id: web::Path<String>) -> HttpResponse {

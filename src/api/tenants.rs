@@ -60,9 +60,9 @@ pub struct Tenants {
 #[serde(deny_unknown_fields)]
 pub struct CreateTenant {
     /// Lower-case letters, digits and hyphens.
-    #[schema(example = "northwind")]
+    #[schema(example = "northwind", pattern = "^[a-z0-9]+(-[a-z0-9]+)*$", max_length = 40)]
     slug: String,
-    #[schema(example = "Northwind Support")]
+    #[schema(example = "Northwind Support", min_length = 1, max_length = 80, pattern = r"^[^\x00-\x1f\x7f]*$")]
     name: String,
     /// The plan's slug.
     #[schema(example = "pro")]
@@ -79,7 +79,7 @@ pub struct CreateTenant {
 with_pasted_key! {
     /// The credential that a tenant begins with.
     pub struct Model {
-        #[schema(example = "anthropic")]
+        #[schema(value_type = super::keys::ProviderName)]
         provider: String,
         /// The key's name; `production` where it is left out.
         #[serde(default)]
@@ -95,8 +95,9 @@ pub struct CreatedTenant {
 }
 
 /// Lists tenants.
-#[utoipa::path(get, path = "/api/v1/tenants", tag = "tenants", security(("service_token" = ["keys:read"])),
-    responses((status = 200, body = Tenants), (status = "default", response = super::docs::Failed)))]
+#[utoipa::path(get,
+    operation_id = "listTenants", path = "/api/v1/tenants", tag = "tenants", security(("service_token" = ["keys:read"])),
+    responses((status = 200, description = "Here it is", body = Tenants), (status = "default", response = super::docs::Failed)))]
 pub async fn list(api: web::Data<Api>, request: HttpRequest) -> HttpResponse {
     let asked = match Asked::by(api, request, TokenScope::KeysRead).await {
         Ok(asked) => asked,
@@ -112,9 +113,10 @@ pub async fn list(api: web::Data<Api>, request: HttpRequest) -> HttpResponse {
 }
 
 /// Shows one tenant.
-#[utoipa::path(get, path = "/api/v1/tenants/{slug}", tag = "tenants", security(("service_token" = ["keys:read"])),
+#[utoipa::path(get,
+    operation_id = "getTenant", path = "/api/v1/tenants/{slug}", tag = "tenants", security(("service_token" = ["keys:read"])),
     params(("slug" = String, Path, description = "The tenant's slug")),
-    responses((status = 200, body = Tenant), (status = "default", response = super::docs::Failed)))]
+    responses((status = 200, description = "Here it is", body = Tenant), (status = "default", response = super::docs::Failed)))]
 pub async fn show(api: web::Data<Api>, request: HttpRequest, slug: web::Path<String>) -> HttpResponse {
     let asked = match Asked::by(api, request, TokenScope::KeysRead).await {
         Ok(asked) => asked,
@@ -128,9 +130,10 @@ pub async fn show(api: web::Data<Api>, request: HttpRequest, slug: web::Path<Str
 }
 
 /// Makes a tenant, and with `model` its first key. A key that the provider does not take makes no tenant.
-#[utoipa::path(post, path = "/api/v1/tenants", tag = "tenants", security(("service_token" = ["keys:write"])),
+#[utoipa::path(post,
+    operation_id = "createTenant", path = "/api/v1/tenants", tag = "tenants", security(("service_token" = ["keys:write"])),
     params(super::docs::IdempotencyHeader), request_body = CreateTenant,
-    responses((status = 201, body = CreatedTenant), (status = "default", response = super::docs::Failed)))]
+    responses((status = 201, description = "It was made", body = CreatedTenant), (status = "default", response = super::docs::Failed)))]
 pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
     let asked = match Asked::by(api, request, TokenScope::KeysWrite).await {
         Ok(asked) => asked,

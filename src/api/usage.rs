@@ -22,15 +22,16 @@ const LARGEST_PAGE: i64 = 1_000;
 #[into_params(parameter_in = Query)]
 pub struct RowsQuery {
     /// RFC 3339.
-    #[param(example = "2026-11-01T00:00:00Z")]
+    #[param(format = DateTime, example = "2026-11-01T00:00:00Z")]
     from: Option<String>,
     /// RFC 3339.
-    #[param(example = "2026-12-01T00:00:00Z")]
+    #[param(format = DateTime, example = "2026-12-01T00:00:00Z")]
     to: Option<String>,
     /// Rows on a page.
     #[param(minimum = 1, maximum = 1000, example = 100)]
     limit: Option<i64>,
     /// `next_cursor` of the page before.
+    #[param(pattern = r"^\d{1,18}\.[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
     cursor: Option<String>,
 }
 
@@ -39,14 +40,24 @@ pub struct RowsQuery {
 #[into_params(parameter_in = Query)]
 pub struct SummaryQuery {
     /// RFC 3339; counts from the beginning of its quarter-hour.
-    #[param(example = "2026-11-01T00:00:00Z")]
+    #[param(format = DateTime, example = "2026-11-01T00:00:00Z")]
     from: Option<String>,
     /// RFC 3339; counts to the end of its quarter-hour.
-    #[param(example = "2026-12-01T00:00:00Z")]
+    #[param(format = DateTime, example = "2026-12-01T00:00:00Z")]
     to: Option<String>,
     /// `feature`, `model` or `key`; `feature` where it is left out.
-    #[param(example = "model")]
+    #[param(value_type = Option<Grouping>, example = "model")]
     group_by: Option<String>,
+}
+
+/// What sums are grouped by.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "stands for the word in the description")]
+pub enum Grouping {
+    Feature,
+    Model,
+    Key,
 }
 
 /// One request that was sent to a provider. Amounts are in US dollars, exact to the nanodollar.
@@ -233,16 +244,22 @@ fn range(from: Option<&str>, to: Option<&str>, now: Moment) -> Result<(Moment, M
 }
 
 fn query<T: serde::de::DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
-    let read = serde_html_form::from_str(request.query_string());
+    let query = request.query_string();
+    // A value that is left empty would read as one that is not there.
+    if url::form_urlencoded::parse(query.as_bytes()).any(|(_, value)| value.is_empty()) {
+        return Err(Problem::bad_request("A value in the query is empty."));
+    }
+    let read = serde_html_form::from_str(query);
     read.map_err(|_| {
         Problem::bad_request("The query holds what this path does not take, or something twice.")
     })
 }
 
 /// Lists requests, a page at a time, oldest first.
-#[utoipa::path(get, path = "/api/v1/usage", tag = "usage", security(("token" = ["usage:read"])),
+#[utoipa::path(get,
+    operation_id = "listUsage", path = "/api/v1/usage", tag = "usage", security(("token" = ["usage:read"])),
     params(super::docs::TenantHeader, RowsQuery),
-    responses((status = 200, body = Rows), (status = "default", response = super::docs::Failed)))]
+    responses((status = 200, description = "Here it is", body = Rows), (status = "default", response = super::docs::Failed)))]
 pub async fn rows(api: web::Data<Api>, request: HttpRequest) -> HttpResponse {
     let asked = match Asked::by(api, request, TokenScope::UsageRead).await {
         Ok(asked) => asked,
@@ -276,9 +293,10 @@ fn parse_cursor(text: &str) -> Result<(Moment, RequestId), Problem> {
 }
 
 /// Sums up requests by feature, model or key.
-#[utoipa::path(get, path = "/api/v1/usage/summary", tag = "usage", security(("token" = ["usage:read"])),
+#[utoipa::path(get,
+    operation_id = "sumUsage", path = "/api/v1/usage/summary", tag = "usage", security(("token" = ["usage:read"])),
     params(super::docs::TenantHeader, SummaryQuery),
-    responses((status = 200, body = Summary), (status = "default", response = super::docs::Failed)))]
+    responses((status = 200, description = "Here it is", body = Summary), (status = "default", response = super::docs::Failed)))]
 pub async fn summary(api: web::Data<Api>, request: HttpRequest) -> HttpResponse {
     let asked = match Asked::by(api, request, TokenScope::UsageRead).await {
         Ok(asked) => asked,

@@ -211,7 +211,7 @@ on_both! {
         assert_eq!(send(by_service(Method::GET, "/keys", "nobody"), None).await.status, 404);
         assert_eq!(call(world, Method::GET, "/keys", &service, None).await.status, 400, "a service token names the tenant");
         let wrong = world.http.get(format!("{}/api/v1/keys", world.url)).bearer_auth(&token).header("x-keyward-tenant", "acme");
-        assert_eq!(send(wrong, None).await.status, 400);
+        assert_eq!(send(wrong, None).await.status, 403);
         // Another tenant's keys do not exist.
         let stranger = world.tenant("stranger", UsageMode::Byok).await;
         let stranger = world.token_for(Owner::Tenant(stranger.id), ALL).await;
