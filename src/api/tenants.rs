@@ -62,7 +62,12 @@ pub struct CreateTenant {
     /// Lower-case letters, digits and hyphens.
     #[schema(example = "northwind", pattern = "^[a-z0-9]+(-[a-z0-9]+)*$", max_length = 40)]
     slug: String,
-    #[schema(example = "Northwind Support", min_length = 1, max_length = 80, pattern = r"^[^\x00-\x1f\x7f]*$")]
+    #[schema(
+        example = "Northwind Support",
+        min_length = 1,
+        max_length = 80,
+        pattern = r"^[^\x00-\x1f\x7f]*$"
+    )]
     name: String,
     /// The plan's slug.
     #[schema(example = "pro")]

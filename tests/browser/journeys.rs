@@ -3,6 +3,7 @@
 use keyward::domain::account::{PlatformRole, Tenant, TenantRole};
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::MINUTE;
+use keyward::domain::provider_key::Provider;
 use thirtyfour::By;
 
 use crate::browser::{Browser, DESKTOP, Look};
@@ -213,5 +214,77 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
         }
         root.close().await;
     }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_other_providers_defaults_and_scopes() {
+    let (world, tenant) = world().await;
+    let browser = open(&world, DESKTOP).await;
+    browser.sign_in("admin@northwind.example", PASSWORD).await;
+
+    // An Azure key: its form asks for the endpoint, and a wrong one is told at its field.
+    browser.go("/t/northwind/settings/api-keys/new").await;
+    browser.press("Azure OpenAI").await;
+    browser.sees("Add an Azure OpenAI key").await;
+    browser.check_page("Add an Azure key").await;
+    let first = world.key_of(Provider::Azure, "ok").await;
+    browser.fill("api_key", &first).await;
+    browser.fill("custom_url", "https://10.0.0.1/").await;
+    browser.fill("api_version", "2024-10-21").await;
+    browser.fill("key_name", "azure-one").await;
+    browser.press("Verify and save").await;
+    browser.sees("Failed to save Azure OpenAI key.").await;
+    browser.sees("Give a public host name such as llm.example.com").await;
+    browser.check_page("Add an Azure key, refused").await;
+    assert_eq!(browser.run("return document.getElementById('api_key').value").await, "");
+    assert_eq!(browser.run("return document.getElementById('api_version').value").await, "2024-10-21");
+    browser.fill("api_key", &first).await;
+    browser.fill("custom_url", &world.sandbox_url).await;
+    browser.press("Verify and save").await;
+    browser.sees("Using your own Azure OpenAI key.").await;
+    browser.check_page("API keys, Azure").await;
+
+    // A second one beside it takes the default by a button.
+    let second = world.key_of(Provider::Azure, "ok").await;
+    world.add_key_of(crate::support::holder(&tenant), Provider::Azure, "azure-two", &second).await.unwrap();
+    let token = world.token(&tenant).await;
+    let used = async || {
+        let answer = world.ask(Provider::Azure, &token, false).send().await.unwrap();
+        answer.headers()["x-keyward-key"].to_str().unwrap().to_owned()
+    };
+    assert_eq!(used().await, "azure-one@1");
+    browser.go("/t/northwind/settings/api-keys").await;
+    browser.press("Make default").await;
+    browser.sees("azure-two").await;
+    assert_eq!(used().await, "azure-two@1");
+
+    // A key that is for one feature stops the others, and both pages say so.
+    world.add_key(&tenant, "claude", &test_key("ok")).await.unwrap();
+    browser.go("/t/northwind/settings/api-keys/claude").await;
+    browser.run("document.getElementById('all_features').click(); document.getElementById('features-drafts').click()").await;
+    browser.press("Save use").await;
+    browser.sees("requests outside of what claude is for are refused").await;
+    browser.sees("features drafts").await;
+    browser.check_page("Key with a scope").await;
+    browser.go("/t/northwind/settings/api-keys").await;
+    browser.sees("The key claude may not be used for Feature suggestions.").await;
+    let refused = world.message(&token).header("x-keyward-feature", "suggestions").send().await.unwrap();
+    assert_eq!(refused.status(), 403);
+    assert_eq!(
+        world.message(&token).header("x-keyward-feature", "drafts").send().await.unwrap().status(),
+        200
+    );
+
+    // Vertex AI takes a key file.
+    browser.go("/t/northwind/settings/api-keys/new?provider=vertex").await;
+    browser.check_page("Add a Vertex key").await;
+    browser.fill("api_key", "{ \"type\": \"authorized_user\" }").await;
+    browser.press("Verify and save").await;
+    browser.sees("These are a person's own credentials.").await;
+    browser.go("/api/v1/docs").await;
+    browser.sees("Keyward's API").await;
+    browser.check_page("API documentation").await;
+    browser.close().await;
     world.end().await;
 }
