@@ -9,7 +9,7 @@ use sqlx::Row as _;
 use super::load::{Outcome, Spec};
 use super::process::{self, Keyward, Memory, Process, Role};
 use super::report::{self, Aim, median};
-use super::{Failure, Plan, installation};
+use super::{Failure, Plan, installation, reading};
 
 const CONNECTIONS: [usize; 3] = [1, 16, 64];
 /// Two words in every JSON answer, two hundred deltas in every stream.
@@ -26,11 +26,13 @@ struct Target {
     process: Option<u32>,
 }
 
-/// What calls ask for.
+/// What calls ask for, and in which dialect.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub enum Kind {
     Json,
     Stream,
+    OpenaiStream,
+    GeminiStream,
 }
 
 /// One round of one target.
@@ -44,30 +46,32 @@ struct Round {
 pub async fn measure(plan: &Plan, only_memory: bool, aims: &mut Vec<Aim>) -> Result<(), Failure> {
     let folder = tempfile::tempdir()?;
     let (_sandbox, sandbox_address) = process::listening(Role::Sandbox, process::LOAD_CORE, &[])?;
-    let key = installation::sandbox_key("long");
+    let key = installation::key_body("long");
     let origin = format!("http://{sandbox_address}");
-    let (forwarder, forwarder_address) = process::listening(
-        Role::Forwarder,
-        process::TEST_CORE,
-        &["--origin", &origin, "--key", key.expose()],
-    )?;
+    let (forwarder, forwarder_address) =
+        process::listening(Role::Forwarder, process::TEST_CORE, &["--origin", &origin, "--key", &key])?;
     let database = format!("sqlite:{}", folder.path().join("keyward.db").display());
     let services = installation::open(folder.path(), &database, sandbox_address).await?;
-    let token = installation::furnish_one(&services, key.clone()).await?;
+    let token = installation::furnish_one(&services, &key).await?;
     services.db.close().await;
     drop(services);
 
-    let settings = [("KEYWARD_ANTHROPIC_URL", origin.as_str()), ("KEYWARD_SHUTDOWN_SECONDS", "5")];
+    let settings = [
+        ("KEYWARD_ANTHROPIC_URL", origin.as_str()),
+        ("KEYWARD_OPENAI_URL", origin.as_str()),
+        ("KEYWARD_GOOGLE_URL", origin.as_str()),
+        ("KEYWARD_SHUTDOWN_SECONDS", "5"),
+    ];
     let keyward = Keyward::start(folder.path(), &settings)?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let idle = keyward.memory()?;
-    let targets = targets(sandbox_address, key.expose(), (&forwarder, forwarder_address), (&keyward, &token));
+    let targets = targets(sandbox_address, &key, (&forwarder, forwarder_address), (&keyward, &token));
 
     let mut answered = 0;
     if only_memory {
         answered += load_once(plan, &targets[2]).await?;
     } else {
-        for kind in [Kind::Json, Kind::Stream] {
+        for kind in [Kind::Json, Kind::Stream, Kind::OpenaiStream, Kind::GeminiStream] {
             answered += measure_kind(plan, kind, &targets, aims).await?;
         }
     }
@@ -111,6 +115,7 @@ async fn measure_kind(
     // One for the check.
     let mut answered = 1;
     let (mut rows, mut compared) = (Vec::new(), Vec::new());
+    let mut processor = 0.0;
     for connections in CONNECTIONS {
         let spec = |target: &Target, seconds| spec(kind, target, connections, seconds, Some(length));
         for target in targets {
@@ -131,6 +136,9 @@ async fn measure_kind(
             rows.push(row(target.name, connections, own, &rounds[0]));
         }
         compared.push(compare(kind, connections, &rounds, aims));
+        if connections == CONNECTIONS[CONNECTIONS.len() - 1] {
+            processor = median(rounds[2].iter().map(|round| round.processor));
+        }
         eprintln!("measured {} at {connections} connections", kind.name());
     }
     let times = ["median ms", "p99 ms", "first byte ms", "added ms", "CPU µs/call"];
@@ -138,6 +146,9 @@ async fn measure_kind(
     report::table(kind.title(), &head, &rows);
     let head = ["conns", "throughput", "by round", "median over ms", "by round"];
     report::table("Keyward beside the bare forwarder", &head, &compared);
+    if kind != Kind::Json {
+        reading::measure(kind, &fetch(kind, &targets[0]).await?, processor, aims);
+    }
     Ok(answered)
 }
 
@@ -145,65 +156,123 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::Json => "JSON",
-            Self::Stream => "streams",
+            Self::Stream => "Anthropic streams",
+            Self::OpenaiStream => "OpenAI streams",
+            Self::GeminiStream => "Gemini streams",
         }
     }
 
     fn title(self) -> &'static str {
         match self {
             Self::Json => "JSON: a small message and its answer",
-            Self::Stream => "Streaming: 200 deltas, the whole stream",
+            Self::Stream => "Anthropic: 200 deltas, the whole stream",
+            Self::OpenaiStream => "OpenAI: 200 deltas, the whole stream, usage not asked for by the client",
+            Self::GeminiStream => "Gemini: 200 deltas, the whole stream",
+        }
+    }
+
+    fn path(self) -> &'static str {
+        match self {
+            Self::Json | Self::Stream => "/v1/messages",
+            Self::OpenaiStream => "/v1/chat/completions",
+            Self::GeminiStream => "/v1beta/models/gemini-3.1-flash-lite:streamGenerateContent?alt=sse",
         }
     }
 
     fn body(self) -> String {
-        let (max_tokens, stream) = match self {
-            Self::Json => (64, false),
-            Self::Stream => (256, true),
-        };
-        serde_json::json!({
-            "model": MODEL,
-            "max_tokens": max_tokens,
-            "stream": stream,
-            "system": "You answer customers of a shop that sells garden furniture. Be brief and friendly.",
-            "messages": [{ "role": "user", "content": "My chair came with three legs. Is that as it should be?" }],
-        })
+        let system = "You answer customers of a shop that sells garden furniture. Be brief and friendly.";
+        let question = "My chair came with three legs. Is that as it should be?";
+        let message = serde_json::json!([{ "role": "user", "content": question }]);
+        match self {
+            Self::Json | Self::Stream => serde_json::json!({
+                "model": MODEL,
+                "max_tokens": if self == Self::Json { 64 } else { 256 },
+                "stream": self == Self::Stream,
+                "system": system,
+                "messages": message,
+            }),
+            Self::OpenaiStream => serde_json::json!({
+                "model": "gpt-5.4-nano", "max_completion_tokens": 256, "stream": true, "messages": message,
+            }),
+            Self::GeminiStream => serde_json::json!({
+                "systemInstruction": { "parts": [{ "text": system }] },
+                "contents": [{ "role": "user", "parts": [{ "text": question }] }],
+                "generationConfig": { "maxOutputTokens": 256 },
+            }),
+        }
         .to_string()
+    }
+
+    /// The header that authenticates at a target. The sandbox wants the provider's own prefix.
+    fn credential(self, target: &Target) -> (&'static str, String) {
+        let prefixed = |prefix: &str| {
+            if target.name == "direct" {
+                format!("{prefix}{}", target.credential)
+            } else {
+                target.credential.clone()
+            }
+        };
+        match self {
+            Self::Json | Self::Stream => ("x-api-key", prefixed("sk-ant-api03-")),
+            Self::OpenaiStream => ("authorization", format!("Bearer {}", prefixed("sk-proj-"))),
+            Self::GeminiStream => ("x-goog-api-key", prefixed("AQ.")),
+        }
+    }
+
+    /// What stands in a stream once for each delta.
+    fn delta(self) -> &'static str {
+        match self {
+            Self::Json => "",
+            Self::Stream => "event: content_block_delta",
+            Self::OpenaiStream => "\"delta\":{\"content\"",
+            Self::GeminiStream => "\"parts\":[{\"text\":\"",
+        }
     }
 }
 
 fn spec(kind: Kind, target: &Target, connections: usize, seconds: f64, expect_bytes: Option<u64>) -> Spec {
     let body = kind.body();
+    let (header, credential) = kind.credential(target);
     let request = format!(
-        "POST /v1/messages HTTP/1.1\r\nhost: {}\r\nx-api-key: {}\r\nanthropic-version: 2023-06-01\r\n\
+        "POST {} HTTP/1.1\r\nhost: {}\r\n{header}: {credential}\r\nanthropic-version: 2023-06-01\r\n\
          content-type: application/json\r\naccept: application/json\r\nuser-agent: bench\r\n\
          content-length: {}\r\n\r\n{body}",
+        kind.path(),
         target.address,
-        target.credential,
         body.len(),
     );
+    // Chunks of a chat whose usage was asked for each hold a field more.
+    let expect_bytes = expect_bytes.filter(|_| kind != Kind::OpenaiStream);
     Spec { address: target.address, request, connections, seconds, requests: None, expect_bytes }
+}
+
+async fn fetch(kind: Kind, target: &Target) -> Result<String, Failure> {
+    let (header, credential) = kind.credential(target);
+    let call = reqwest::Client::builder()
+        .no_proxy()
+        .build()?
+        .post(format!("http://{}{}", target.address, kind.path()))
+        .header(header, credential)
+        .header("anthropic-version", "2023-06-01")
+        .header("content-type", "application/json")
+        .body(kind.body());
+    let answer = call.send().await?;
+    let status = answer.status();
+    let text = answer.text().await?;
+    if status != 200 {
+        return Err(format!("{} answers {status}: {text}", target.name).into());
+    }
+    Ok(text)
 }
 
 /// One call to each target, whose answers must be the same; gives the length of their bodies.
 async fn check_answers(kind: Kind, targets: &[Target; 3]) -> Result<u64, Failure> {
-    let client = reqwest::Client::builder().no_proxy().build()?;
     let mut lengths = Vec::new();
     for target in targets {
-        let call = client
-            .post(format!("http://{}/v1/messages", target.address))
-            .header("x-api-key", &target.credential)
-            .header("anthropic-version", "2023-06-01")
-            .header("content-type", "application/json")
-            .body(kind.body());
-        let answer = call.send().await?;
-        let status = answer.status();
-        let text = answer.text().await?;
-        if status != 200 {
-            return Err(format!("{} answers {status}: {text}", target.name).into());
-        }
-        let deltas = text.matches("event: content_block_delta").count();
-        if kind == Kind::Stream && deltas != DELTAS {
+        let text = fetch(kind, target).await?;
+        let deltas = if kind == Kind::Json { DELTAS } else { text.matches(kind.delta()).count() };
+        // Gemini's last chunk has an empty text.
+        if deltas.saturating_sub(usize::from(kind == Kind::GeminiStream)) != DELTAS {
             return Err(format!("{} streams {deltas} deltas", target.name).into());
         }
         lengths.push(text.len() as u64);
@@ -211,6 +280,7 @@ async fn check_answers(kind: Kind, targets: &[Target; 3]) -> Result<u64, Failure
     lengths.dedup();
     match lengths[..] {
         [length] => Ok(length),
+        [.., length] if kind == Kind::OpenaiStream => Ok(length),
         _ => Err(format!("the answers differ in length: {lengths:?}").into()),
     }
 }
@@ -260,9 +330,9 @@ fn compare(kind: Kind, connections: usize, rounds: &[Vec<Round>; 3], aims: &mut 
         (Kind::Json, 1) => {
             aims.push(Aim::at_most("JSON, 1 connection: median over the forwarder's", 0.4, later, "ms"));
         }
-        (Kind::Stream, 1) => {
+        (Kind::Stream | Kind::OpenaiStream | Kind::GeminiStream, 1) => {
             aims.push(Aim::at_most(
-                "a stream of 200 chunks, 1 connection: over the forwarder's",
+                format!("{}, 1 connection: median over the forwarder's", kind.name()),
                 2.0,
                 later,
                 "ms",

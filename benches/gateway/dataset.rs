@@ -100,7 +100,8 @@ pub async fn make(folder: &Path, database: &str, sandbox: SocketAddr, rows: usiz
     let mut writer = Writer::new(&services, now).await?;
     for (number, tenant) in ids.iter().enumerate() {
         for name in ["production", "batch"] {
-            installation::add_key(&services, *tenant, name, installation::sandbox_key("ok")).await?;
+            let secret = installation::sandbox_key("ok");
+            installation::add_key(&services, *tenant, Provider::Anthropic, name, secret).await?;
         }
         let keys: Vec<(KeyId, String)> = services
             .key_lines(installation::holder(*tenant))

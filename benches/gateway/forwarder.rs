@@ -46,13 +46,22 @@ async fn forward(request: HttpRequest, body: Bytes, upstream: Data<Upstream>) ->
 }
 
 async fn pass(request: &HttpRequest, body: Bytes, upstream: &Upstream) -> Result<HttpResponse, Failure> {
-    let mut outgoing = upstream.client.post(format!("{}{}", upstream.origin, request.path()));
+    let mut outgoing = upstream.client.post(format!("{}{}", upstream.origin, request.uri()));
     for name in ["content-type", "anthropic-version", "accept"] {
         if let Some(value) = request.headers().get(name) {
             outgoing = outgoing.header(name, value.as_bytes());
         }
     }
-    let outgoing = outgoing.header("accept-encoding", "identity").header("x-api-key", &upstream.key);
+    let outgoing = outgoing.header("accept-encoding", "identity");
+    let outgoing = match request.path() {
+        path if path.starts_with("/v1beta") => {
+            outgoing.header("x-goog-api-key", format!("AQ.{}", upstream.key))
+        }
+        "/v1/chat/completions" => {
+            outgoing.header("authorization", format!("Bearer sk-proj-{}", upstream.key))
+        }
+        _ => outgoing.header("x-api-key", format!("sk-ant-api03-{}", upstream.key)),
+    };
     let answer = outgoing.body(body).send().await?;
     let mut response = HttpResponse::build(StatusCode::from_u16(answer.status().as_u16())?);
     for (name, value) in answer.headers() {

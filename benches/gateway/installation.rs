@@ -37,7 +37,10 @@ pub async fn open(folder: &Path, database: &str, sandbox: SocketAddr) -> Result<
     let origin = format!("http://{sandbox}");
     let folder = folder.to_str().ok_or("the folder's name is not text")?;
     // Each is given as a flag, since a flag goes before whatever the environment holds.
-    let line = ["bench", "--data-dir", folder, "--database-url", database, "--anthropic-url", &origin];
+    let line = ["bench", "--data-dir", folder, "--database-url", database];
+    let origins =
+        ["--anthropic-url", "--openai-url", "--google-url"].into_iter().flat_map(|flag| [flag, &origin]);
+    let line = line.into_iter().chain(origins);
     let settings = Line::try_parse_from(line)?.settings;
     Ok(startup::open(&settings, Replacements::default()).await?)
 }
@@ -82,6 +85,7 @@ pub fn by() -> AuditActor {
 pub async fn add_key(
     services: &Services,
     tenant: TenantId,
+    provider: Provider,
     name: &str,
     secret: Secret,
 ) -> Result<(), Failure> {
@@ -96,7 +100,7 @@ pub async fn add_key(
         by_token: false,
     };
     let new = NewKey {
-        provider: Provider::Anthropic,
+        provider,
         secret,
         name: name.to_owned(),
         label: String::new(),
@@ -109,21 +113,31 @@ pub async fn add_key(
     Ok(())
 }
 
-/// A test key of the sandbox that behaves as `word` says.
-pub fn sandbox_key(word: &str) -> Secret {
+/// What a test key of the sandbox that behaves as `word` says has after its provider's prefix.
+pub fn key_body(word: &str) -> String {
     let random: String = token::random_text().chars().take(16).collect();
-    Secret::new(format!("sk-ant-api03-bench-{word}-{random}"))
+    format!("bench-{word}-{random}")
 }
 
-/// One tenant with one key; gives its access token.
-pub async fn furnish_one(services: &Services, key: Secret) -> Result<String, Failure> {
+/// A test key for Anthropic.
+pub fn sandbox_key(word: &str) -> Secret {
+    Secret::new(format!("sk-ant-api03-{}", key_body(word)))
+}
+
+/// One tenant with a key for each dialect; gives its access token.
+pub async fn furnish_one(services: &Services, key: &str) -> Result<String, Failure> {
     let now = services.clock.now();
     let mut tx = services.db.write().await?;
     let record = tenant("bench", "Bench", first_plan(&mut tx).await?, now)?;
     tenants::insert(&mut tx, &record).await?;
     tx.commit().await?;
     let tenant = record.tenant.id;
-    add_key(services, tenant, "production", key).await?;
+    for (provider, prefix) in
+        [(Provider::Anthropic, "sk-ant-api03-"), (Provider::Openai, "sk-proj-"), (Provider::Google, "AQ.")]
+    {
+        let secret = Secret::new(format!("{prefix}{key}"));
+        add_key(services, tenant, provider, provider.as_str(), secret).await?;
+    }
     let new = NewToken {
         id: keyward::domain::ids::TokenId::new(),
         name: "Bench".to_owned(),

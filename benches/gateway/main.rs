@@ -12,6 +12,7 @@ mod installation;
 mod load;
 mod pages;
 mod process;
+mod reading;
 mod report;
 
 use std::net::TcpListener;
@@ -110,6 +111,7 @@ fn measure(args: &Args) -> Result<(), Failure> {
     let mut aims = Vec::new();
     runtime.block_on(async {
         if wanted(Part::Gateway) {
+            reading::resolution(&mut aims);
             calls::measure(&plan, false, &mut aims).await?;
         } else if wanted(Part::Memory) {
             calls::measure(&plan, true, &mut aims).await?;

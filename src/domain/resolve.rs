@@ -30,6 +30,7 @@ pub struct Situation<'a> {
     pub features: &'a [Feature],
     /// Slugs of features whose master switch the tenant has turned off.
     pub switched_off: &'a [String],
+    /// Defaults first, then by name: see `KeyView::cmp_for_resolution`.
     pub keys: &'a [KeyView],
     pub shared_keys: &'a [KeyView],
 }
@@ -174,7 +175,7 @@ fn choose<'a>(ask: &Ask<'_>, s: &Situation<'a>, feature: &Feature) -> Result<Cho
     if s.policy.mode == UsageMode::Managed || !feature.covered {
         return shared(provider, s, None);
     }
-    let Some(key) = s.keys.iter().find(|key| key.provider == provider && key.is_default) else {
+    let Some(key) = defaults(s.keys).iter().find(|key| key.provider == provider) else {
         return match s.policy.no_key {
             NoKeyPolicy::Managed => shared(provider, s, Some(Fallback::NoKey)),
             NoKeyPolicy::Block => Err(Miss::new(
@@ -201,7 +202,7 @@ fn choose<'a>(ask: &Ask<'_>, s: &Situation<'a>, feature: &Feature) -> Result<Cho
 
 /// A key that a request names is used in either mode and never falls back to anything.
 fn named<'a>(name: &str, ask: &Ask<'_>, s: &Situation<'a>, feature: &Feature) -> Result<Chosen<'a>, Miss> {
-    let Some(key) = s.keys.iter().find(|key| key.name.as_str() == name) else {
+    let Some(key) = by_name(s.keys, name) else {
         return Err(Miss::new(
             RefusalCode::KeyNotFound,
             Opener::KeysPage,
@@ -272,6 +273,18 @@ fn usable(key: &KeyView, now: Moment) -> Result<(), Miss> {
         ),
     };
     Err(Miss { until: key.status.until, ..Miss::new(code, opener, why) })
+}
+
+/// The default keys, which come first.
+fn defaults(keys: &[KeyView]) -> &[KeyView] {
+    let end = keys.iter().position(|key| !key.is_default).unwrap_or(keys.len());
+    &keys[..end]
+}
+
+fn by_name<'a>(keys: &'a [KeyView], name: &str) -> Option<&'a KeyView> {
+    let (defaults, rest) = keys.split_at(defaults(keys).len());
+    let among_rest = || rest.binary_search_by(|key| key.name.as_str().cmp(name)).ok().map(|at| &rest[at]);
+    defaults.iter().find(|key| key.name.as_str() == name).or_else(among_rest)
 }
 
 /// A key that is not for this feature or model closes the gate: nothing else stands in for it.
@@ -381,7 +394,11 @@ mod tests {
                 },
                 features: vec![feature("drafts", true), feature("chat", false), feature("other", true)],
                 off: Vec::new(),
-                keys,
+                keys: {
+                    let mut keys = keys;
+                    keys.sort_by(KeyView::cmp_for_resolution);
+                    keys
+                },
                 shared: vec![KeyView { is_default: true, ..key("shared", Verdict::Works) }],
             }
         }
@@ -501,5 +518,24 @@ mod tests {
         let world = World::new(UsageMode::Byok, vec![key("production", Verdict::RateLimited { until })]);
         let refusal = world.ask(None, None).outcome.unwrap_err();
         assert_eq!((refusal.code, refusal.until), (RefusalCode::RateLimited, Some(until)));
+    }
+
+    #[test]
+    fn each_of_many_keys_is_found() {
+        let mut keys: Vec<KeyView> = (0..100).map(|at| key(&format!("key-{at}"), Verdict::Works)).collect();
+        keys.push(key("production", Verdict::Works));
+        keys.push(KeyView {
+            provider: Provider::Openai,
+            is_default: true,
+            ..key("zz-openai", Verdict::Works)
+        });
+        let world = World::new(UsageMode::Byok, keys);
+        for at in 0..100 {
+            let name = format!("key-{at}");
+            assert_eq!(world.ask(None, Some(&name)).outcome.unwrap().key.name.as_str(), name);
+        }
+        assert_eq!(world.ask(None, Some("production")).outcome.unwrap().key.name.as_str(), "production");
+        assert_eq!(world.ask(None, None).outcome.unwrap().key.name.as_str(), "production");
+        assert!(world.ask(None, Some("key-x")).outcome.is_err());
     }
 }

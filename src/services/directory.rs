@@ -41,8 +41,8 @@ impl KeyRing {
     /// The sealed form of a key that was chosen from `views`.
     #[must_use]
     pub fn sealed_of(&self, view: &KeyView) -> Option<(&SealedKey, &[u8])> {
-        let key = self.sealed.iter().find(|sealed| sealed.key.id == view.id)?;
-        Some((key, self.owner_key.as_deref()?))
+        let at = self.views.element_offset(view)?;
+        Some((self.sealed.get(at)?, self.owner_key.as_deref()?))
     }
 }
 
@@ -287,7 +287,9 @@ impl Directory {
 }
 
 async fn read_keys(tx: &mut crate::storage::Tx, scope: &Scope) -> Result<KeyRing, StorageError> {
-    let sealed = keys::list(tx, scope).await?;
+    let mut sealed = keys::list(tx, scope).await?;
+    // Databases sort text by rules of their own.
+    sealed.sort_by_cached_key(|sealed| (!sealed.key.is_default, sealed.key.name.to_string()));
     Ok(KeyRing {
         views: sealed.iter().map(|sealed| sealed.key.view()).collect(),
         owner_key: root::find_owner_key(tx, scope).await?,
