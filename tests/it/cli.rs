@@ -1,8 +1,10 @@
 //! The commands, as an operator runs them.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
 
 fn keyward(dir: &Path, args: &[&str]) -> Output {
     command(dir).args(args).output().expect("the command runs")
@@ -149,4 +151,51 @@ fn the_demo_carries_on_with_the_same_tokens() {
         let mode = std::fs::metadata(dir.path().join("demo.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
+}
+
+#[test]
+fn endpoint_check_names_the_rule() {
+    let dir = tempfile::tempdir().unwrap();
+    let hosts = dir.path().join("hosts");
+    std::fs::write(&hosts, "inside.example\t93.184.215.14,10.0.0.9\nnowhere.example\t\n").unwrap();
+    let check = |provider: &str, typed: &str| -> Vec<Value> {
+        let mut child = command(dir.path())
+            .args(["endpoint", "check", "--provider", provider, "--hosts"])
+            .arg(&hosts)
+            .env("KEYWARD_ALLOWED_ENDPOINTS", "http://10.1.2.3:8080")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        text(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let typed = [
+        ("https://LLM.Example.com:443/v1", "accept"),
+        ("http://llm.example.com/v1", "reject"),
+        ("https://user:pass@llm.example.com", "reject"),
+        ("https://llm.example.com:8443", "reject"),
+        ("https://0x7f.1/", "reject"),
+        ("https://inside.example", "reject"),
+        ("https://nowhere.example", "reject"),
+        ("http://10.1.2.3:8080", "accept"),
+        ("", "reject"),
+    ];
+    let mut lines: Vec<String> = typed.iter().map(|(url, _)| serde_json::json!(url).to_string()).collect();
+    lines.push("not json\n".to_owned());
+    let told = check("custom", &lines.join("\n"));
+    assert_eq!(told.len(), typed.len() + 1);
+    for ((url, verdict), told) in typed.iter().zip(&told) {
+        assert_eq!(told["verdict"], *verdict, "{url}: {told}");
+        assert_eq!(told["rule"].is_string(), *verdict == "reject", "{url}: {told}");
+    }
+    assert_eq!(told.last().unwrap()["rule"], "json");
+    // What is accepted comes back in the form in which it is stored, and is accepted as that again.
+    let stored = told[0]["url"].as_str().unwrap();
+    assert!(stored.starts_with("https://llm.example.com/v1"), "{stored}");
+    let again = check("custom", &format!("{}\n", serde_json::json!(stored)));
+    assert_eq!(again[0]["url"], stored);
+    assert_eq!(check("anthropic", "\"\"\n")[0], serde_json::json!({ "verdict": "accept", "url": null }));
 }

@@ -77,6 +77,7 @@ const POSTS: &[Post] = &[
     ("/t/acme/settings/api-keys/production/default", &[], "403 404 - - 403 404"),
     ("/t/acme/settings/api-keys/production/label", &[("label", "x")], "403 404 - - 403 404"),
     ("/t/acme/settings/api-keys/production/resume", &[], "403 404 - - 403 404"),
+    ("/t/acme/settings/api-keys/production/scope", &[("features", "drafts")], "403 404 - - 403 404"),
     ("/t/acme/settings/api-keys/production/disable", &[], "- 404 - - 403 404"),
     ("/t/acme/settings/api-keys/production/enable", &[], "- 404 - - 403 404"),
     ("/t/acme/settings/tokens", &[("name", "x"), ("days", "")], "403 404 - 403 403 404"),
@@ -140,7 +141,7 @@ on_both! {
         let mut tx = world.services.db.read().await.unwrap();
         let rows = audit::list(&mut tx, Owner::Tenant(cast.tenant.id), 500).await.unwrap();
         let refused: Vec<&str> = rows.iter().filter(|row| row.action == "policy.refused").map(|row| row.actor.as_str()).collect();
-        assert_eq!(refused.iter().filter(|actor| **actor == "member@acme.example").count(), 16, "{refused:?}");
+        assert_eq!(refused.iter().filter(|actor| **actor == "member@acme.example").count(), 17, "{refused:?}");
     }
 }
 
@@ -498,6 +499,11 @@ on_both! {
         let headers = reader.headers().unwrap().clone();
         let rows: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
         assert_eq!(rows.len(), 4);
+        let column = |name: &str| headers.iter().position(|one| one == name).unwrap_or_else(|| panic!("no column {name}"));
+        let sent = &world.rows(&cast.tenant).await[0].tokens;
+        for (name, tokens) in [("input_tokens", sent.input), ("output_tokens", sent.output), ("tool_tokens", 0), ("audio_output_tokens", 0)] {
+            assert!(rows.iter().all(|row| row[column(name)] == tokens.to_string()), "{name}");
+        }
         let column = headers.iter().position(|name| name == "endpoint").expect("an endpoint column");
         let mut endpoints: Vec<&str> = rows.iter().map(|row| &row[column]).collect();
         endpoints.sort_unstable();

@@ -7,9 +7,11 @@ use base64::Engine as _;
 use keyward::domain::account::TenantRole;
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::DAY;
-use serde_json::json;
+use keyward::domain::ids::Owner;
+use keyward::domain::provider_key::Provider;
+use serde_json::{Value, json};
 
-use crate::support::{On, World, holder, message, new_key, test_key};
+use crate::support::{On, World, holder, message, new_key, sha256, test_key};
 use crate::visitor::Visitor;
 
 const PASSWORD: &str = "violet ladder 9 reed";
@@ -35,6 +37,21 @@ fn disguises(secret: &str) -> Vec<(&'static str, Vec<u8>)> {
         ("base64, shifted by two", shifted(2)),
         ("reversed", secret.bytes().rev().collect()),
     ]
+}
+
+/// What to search for where this key is: the key itself; of a service account, lines from the middle
+/// of its private key (by which also a copy in another wrapping is found), and the access token that
+/// the sandbox gives for it.
+fn canaries(provider: Provider, secret: &str) -> Vec<String> {
+    if provider != Provider::Vertex {
+        return vec![secret.to_owned()];
+    }
+    let account: Value = serde_json::from_str(secret).unwrap();
+    let lines: Vec<&str> = account["private_key"].as_str().unwrap().lines().collect();
+    let inner = &lines[1..lines.len() - 2];
+    assert!(inner.len() > 10, "an RSA key in PEM");
+    let token = &sha256(account["client_email"].as_str().unwrap())[..24];
+    vec![inner[3].to_owned(), inner[inner.len() - 3].to_owned(), format!("-ok-{token}")]
 }
 
 fn search(place: &str, haystack: &[u8], secrets: &[String]) {
@@ -138,6 +155,9 @@ async fn no_key_is_written_or_said() {
             said.push(answer.text().await.unwrap_or_default());
         }
     }
+    let others = every_provider(&world, &tenant, &mut said).await;
+    secrets.extend(others);
+    secrets.extend(by_the_api(&world, &tenant, &mut said).await);
     // The token in the wrong places.
     for request in [
         world.http.post(format!("{}/v1/messages?key={token}", world.url)).body("{}"),
@@ -221,4 +241,155 @@ async fn no_key_is_written_or_said() {
     }
     search("the log", &log.0.lock().unwrap(), &secrets);
     world.end().await;
+}
+
+/// Plants a key of every provider, calls with it plain and streaming, refused and answered, then
+/// rotates it; returns what must not be found.
+async fn every_provider(
+    world: &World,
+    tenant: &keyward::domain::account::Tenant,
+    said: &mut Vec<String>,
+) -> Vec<String> {
+    let mut secrets = Vec::new();
+    let token = world.token(tenant).await;
+    for &kind in Provider::ALL {
+        for word in ["ok", "revoked", "ratelimited"] {
+            let secret = world.key_of(kind, word).await;
+            secrets.extend(canaries(kind, &secret));
+            let name = format!("{kind}-{word}");
+            said.push(format!("{:?}", world.add_key_of(holder(tenant), kind, &name, &secret).await));
+            if word == "ok" {
+                // Later refused, as a key is that its owner has revoked.
+                for stream in [false, true] {
+                    let asked = world.ask(kind, &token, stream).header("x-keyward-key", &name);
+                    let answer = asked.send().await.unwrap();
+                    assert_eq!(answer.status(), 200, "{kind}");
+                    said.push(format!("{:?}", answer.headers()));
+                    said.push(answer.text().await.unwrap());
+                }
+                let rotated = world.key_of(kind, "ok").await;
+                secrets.extend(canaries(kind, &rotated));
+                said.push(format!(
+                    "{:?}",
+                    world.rotate(&world.admin(tenant), holder(tenant), &name, &rotated).await
+                ));
+                world.impose(&impostor(kind, &rotated), "revoked").await;
+                let answer =
+                    world.ask(kind, &token, false).header("x-keyward-key", &name).send().await.unwrap();
+                said.push(format!("{:?}", answer.headers()));
+                said.push(answer.text().await.unwrap());
+            }
+        }
+        // A key of one provider in the field of another, and one that is cut short.
+        let stray = world.key_of(kind, "ok").await;
+        secrets.extend(canaries(kind, &stray));
+        for &other in Provider::ALL {
+            if other != kind {
+                let saved = world.add_key_of(holder(tenant), other, "stray", &stray).await;
+                said.push(format!("{saved:?}"));
+                let _ =
+                    world.services.remove_key(&world.admin(tenant), holder(tenant), "stray", "stray").await;
+            }
+        }
+        let cut = &stray[..stray.len() - 9];
+        said.push(format!("{:?}", world.add_key_of(holder(tenant), kind, "cut", cut).await));
+        let _ = world.services.remove_key(&world.admin(tenant), holder(tenant), "cut", "cut").await;
+    }
+    secrets
+}
+
+/// What the sandbox knows a key by: the key, or a service account's address.
+fn impostor(provider: Provider, secret: &str) -> String {
+    match provider {
+        Provider::Vertex => {
+            let account: Value = serde_json::from_str(secret).unwrap();
+            account["client_email"].as_str().unwrap().to_owned()
+        }
+        _ => secret.to_owned(),
+    }
+}
+
+/// Keys through the REST API, well and wrongly given, repeated by `Idempotency-Key`; returns what
+/// must not be found. The answers and the table of remembered answers are searched with the rest.
+async fn by_the_api(
+    world: &World,
+    tenant: &keyward::domain::account::Tenant,
+    said: &mut Vec<String>,
+) -> Vec<String> {
+    const SCOPES: &[&str] = &["gateway", "usage:read", "keys:read", "keys:write"];
+    let token = world.token_for(Owner::Tenant(tenant.id), SCOPES).await;
+    let service = world.token_for(Owner::Platform, SCOPES).await;
+    let mut secrets = vec![token.clone(), service.clone()];
+    let calls: Vec<(&str, &str, Value, bool)> = {
+        let mut fresh = |word: &str| {
+            let secret = test_key(word);
+            secrets.push(secret.clone());
+            secret
+        };
+        vec![
+            (
+                "/keys",
+                &token,
+                json!({ "key_name": "api", "provider": "anthropic", "api_key": fresh("ok") }),
+                true,
+            ),
+            (
+                "/keys",
+                &token,
+                json!({ "key_name": "api", "provider": "anthropic", "api_key": fresh("ok") }),
+                false,
+            ),
+            (
+                "/keys",
+                &token,
+                json!({ "key_name": "x", "provider": "anthropic", "api_key": fresh("revoked") }),
+                false,
+            ),
+            (
+                "/keys",
+                &token,
+                json!({ "key_name": fresh("ok"), "provider": fresh("ok"), "api_key": 1 }),
+                false,
+            ),
+            ("/keys", &token, json!([fresh("ok")]), false),
+            ("/keys/api/rotate", &token, json!({ "api_key": fresh("ok") }), true),
+            ("/keys/api/rotate", &token, json!({ "api_key": fresh("revoked") }), false),
+            ("/keys/api/check", &token, json!({}), true),
+            ("/sessions", &token, json!({ "key_slug": "api" }), true),
+            ("/sessions", &token, json!({ "key_slug": fresh("ok") }), false),
+            (
+                "/tenants",
+                &service,
+                json!({ "slug": "by-api", "name": "By API", "plan": "pro",
+                    "model": { "provider": "anthropic", "api_key": fresh("ok") } }),
+                true,
+            ),
+        ]
+    };
+    for (number, (path, token, body, works)) in calls.iter().enumerate() {
+        for _ in 0..2 {
+            let answer = world
+                .http
+                .post(format!("{}/api/v1{path}", world.url))
+                .bearer_auth(token)
+                .header("idempotency-key", format!("canary-{number}"))
+                .json(body)
+                .send()
+                .await
+                .unwrap();
+            let status = answer.status();
+            said.push(format!("{:?}", answer.headers()));
+            let text = answer.text().await.unwrap();
+            assert_eq!(status.is_success(), *works, "{path}: {text}");
+            said.push(text);
+        }
+    }
+    for path in ["/keys", "/keys/api", "/usage", "/usage/summary", "/openapi.json", "/docs"] {
+        let url = format!("{}/api/v1{path}", world.url);
+        let answer = world.http.get(url).bearer_auth(&token).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+        said.push(format!("{:?}", answer.headers()));
+        said.push(answer.text().await.unwrap());
+    }
+    secrets
 }

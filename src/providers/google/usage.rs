@@ -1,6 +1,9 @@
 //! Reads Gemini's usage from a body or a stream as it passes by. In a stream every chunk holds the
 //! totals so far, and the last one counts. Output is candidates and thoughts together.
 
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -152,7 +155,9 @@ pub fn reader() -> Box<dyn UsageReader> {
 }
 
 /// A stream of chunks: server-sent events, or one JSON list that grows. Either way the chunks are
-/// the objects in it, found by their braces.
+/// the objects in it: what a line of an event holds, or else what lies between braces.
+///
+/// Every chunk repeats the totals, so most are only kept until the next one comes.
 #[derive(Default)]
 struct Stream {
     /// The beginning of an object whose end has not come yet.
@@ -161,11 +166,42 @@ struct Stream {
     in_text: bool,
     escaped: bool,
     skipping: bool,
+    /// The latest chunk with totals and nothing else to tell, not yet read.
+    latest: Vec<u8>,
     reading: Reading,
 }
 
 impl UsageReader for Stream {
     fn push(&mut self, chunk: &[u8]) {
+        let mut rest = chunk;
+        while self.depth == 0
+            && let Some((json, after)) = whole_event(rest)
+        {
+            self.whole(json);
+            rest = after;
+        }
+        self.by_braces(rest);
+    }
+
+    fn finish(mut self: Box<Self>) -> Report {
+        self.read_latest();
+        let mut reading = self.reading;
+        reading.report.complete = reading.ended && self.depth == 0;
+        reading.finish()
+    }
+}
+
+/// The object of an event that begins here, if its line ends here too, and what follows it.
+fn whole_event(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let blank = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let line = bytes[blank..].strip_prefix(b"data: ")?;
+    let (line, after) = line.split_at(memchr::memchr(b'\n', line)?);
+    let json = line.strip_suffix(b"\r").unwrap_or(line);
+    (json.starts_with(b"{") && json.ends_with(b"}")).then_some((json, after))
+}
+
+impl Stream {
+    fn by_braces(&mut self, chunk: &[u8]) {
         let mut from = 0;
         for (at, byte) in chunk.iter().enumerate() {
             if self.depth > 0 && self.in_text {
@@ -200,14 +236,6 @@ impl UsageReader for Stream {
         }
     }
 
-    fn finish(self: Box<Self>) -> Report {
-        let mut reading = self.reading;
-        reading.report.complete = reading.ended && self.depth == 0;
-        reading.finish()
-    }
-}
-
-impl Stream {
     fn keep(&mut self, piece: &[u8]) {
         if self.skipping || self.object.len() + piece.len() > MAX_CHUNK {
             self.skipping = true;
@@ -228,11 +256,34 @@ impl Stream {
             whole.extend_from_slice(last);
             &whole
         };
+        self.whole(json);
+    }
+
+    fn whole(&mut self, json: &[u8]) {
         // The envelope of a chunk is some 300 characters; the rest is output.
         self.reading.report.output_chars += (json.len() as u64).saturating_sub(300);
-        self.reading.take(json);
+        if TELLING.iter().any(|name| name.find(json).is_some()) {
+            self.read_latest();
+            self.reading.take(json);
+        } else if TOTALS.find(json).is_some() {
+            self.latest.clear();
+            self.latest.extend_from_slice(json);
+        }
+    }
+
+    fn read_latest(&mut self) {
+        if !self.latest.is_empty() {
+            self.reading.take(&self.latest);
+            self.latest.clear();
+        }
     }
 }
+
+/// What a chunk holds that must be read whatever comes after it.
+static TELLING: LazyLock<[Finder<'static>; 4]> = LazyLock::new(|| {
+    ["\"finishReason\"", "\"groundingMetadata\"", "\"promptFeedback\"", "\"error\""].map(Finder::new)
+});
+static TOTALS: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("\"usageMetadata\""));
 
 #[cfg(test)]
 mod tests {

@@ -14,7 +14,7 @@ use crate::web::error::WebError;
 use crate::web::page::Answer;
 use crate::web::place::Place;
 
-const COLUMNS: [&str; 32] = [
+const COLUMNS: [&str; 35] = [
     "started_at",
     "request_id",
     "feature",
@@ -31,11 +31,14 @@ const COLUMNS: [&str; 32] = [
     "session",
     "prompt",
     "input_tokens",
+    "audio_input_tokens",
     "cache_read_tokens",
     "cache_write_5m_tokens",
     "cache_write_1h_tokens",
     "output_tokens",
+    "audio_output_tokens",
     "reasoning_tokens",
+    "tool_tokens",
     "web_searches",
     "service_tier",
     "cost_usd",
@@ -93,7 +96,7 @@ async fn next(mut cursor: Cursor) -> Result<(Bytes, Cursor), WebError> {
     Ok((Bytes::from(bytes), cursor))
 }
 
-fn record(row: &UsageRow) -> [String; 32] {
+fn record(row: &UsageRow) -> [String; 35] {
     let text = |text: &str| harmless(text);
     let maybe = |text: Option<&str>| text.map(harmless).unwrap_or_default();
     let millis = |micros: Option<i64>| micros.map(|micros| (micros / 1_000).to_string()).unwrap_or_default();
@@ -114,11 +117,14 @@ fn record(row: &UsageRow) -> [String; 32] {
         maybe(row.labels.session.as_deref()),
         maybe(row.labels.prompt.as_deref()),
         row.tokens.input.to_string(),
+        row.tokens.audio_input.to_string(),
         row.tokens.cache_read.to_string(),
         row.tokens.cache_write_5m.to_string(),
         row.tokens.cache_write_1h.to_string(),
         row.tokens.output.to_string(),
+        row.tokens.audio_output.to_string(),
         row.tokens.reasoning.to_string(),
+        row.tokens.tool.to_string(),
         row.tokens.web_searches.to_string(),
         row.served_as.tier.to_string(),
         row.cost.exact(),
