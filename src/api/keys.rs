@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::Problem;
-use super::{Api, Asked, body_of, idempotency, read};
+use super::{Api, Asked, body_of, idempotency, read, to_the_end};
 use crate::crypto::secret::Secret;
 use crate::domain::clock::Moment;
 use crate::domain::provider_key::{KeyScope, KeySettings, Provider, ProviderKey};
@@ -157,7 +157,8 @@ macro_rules! with_pasted_key {
 pub(super) use with_pasted_key;
 
 with_pasted_key! {
-    /// A key as it is pasted.
+    /// A key as it is pasted. URL and settings that are left out stay as they were; an empty URL is
+    /// the provider's own.
     pub struct RotateKey {}
 }
 
@@ -206,13 +207,22 @@ impl PastedKey<'_> {
     }
 
     pub fn settings(&self) -> KeySettings {
+        self.settings_over(KeySettings::default())
+    }
+
+    /// What is left out stays as it was.
+    fn settings_over(&self, mut before: KeySettings) -> KeySettings {
+        if self.stream_usage == Some(false) {
+            before.0.remove(crate::providers::STREAM_USAGE);
+        }
         let stream_usage = self.stream_usage.filter(|yes| *yes).map(|_| "yes".to_owned());
         let all = [
             (crate::providers::LOCATION, self.location.map(str::to_owned)),
             (crate::providers::API_VERSION, self.api_version.map(str::to_owned)),
             (crate::providers::STREAM_USAGE, stream_usage),
         ];
-        KeySettings(all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect())
+        before.0.extend(all.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+        before
     }
 }
 
@@ -301,7 +311,7 @@ async fn find(
     params(super::docs::TenantHeader, super::docs::IdempotencyHeader), request_body = CreateKey,
     responses((status = 201, description = "It was made", body = SavedKey), (status = "default", response = super::docs::Failed)))]
 pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    write(api, request, payload, async |asked, body| {
+    write(api, request, payload, async move |asked, body| {
         let caller = asked.caller().await?;
         let form: CreateKey = read(&asked.request, body)?;
         let new = NewKey {
@@ -333,11 +343,15 @@ pub async fn rotate(
     name: web::Path<String>,
     payload: web::Payload,
 ) -> HttpResponse {
-    write(api, request, payload, async |asked, body| {
+    write(api, request, payload, async move |asked, body| {
         let caller = asked.caller().await?;
         let form: RotateKey = read(&asked.request, body)?;
-        let (secret, settings) = (form.pasted().secret()?, form.pasted().settings());
-        let custom_url = form.base_url.unwrap_or_default();
+        let secret = form.pasted().secret()?;
+        let known = asked.services().keys(caller.holder).await?;
+        let current = known.into_iter().find(|key| key.name.as_str() == *name).map(|key| key.current);
+        let current = current.ok_or(ServiceError::NotFound)?;
+        let settings = form.pasted().settings_over(current.settings);
+        let custom_url = form.base_url.or(current.custom_url).unwrap_or_default();
         let typed = TypedKey { secret: &secret, custom_url: &custom_url, settings: &settings };
         let saved = asked.services().rotate_key(&caller.actor, caller.holder, &name, &typed).await?;
         Ok(HttpResponse::Ok().json(SavedKey::of(&saved)))
@@ -356,7 +370,7 @@ pub async fn undo(
     name: web::Path<String>,
     payload: web::Payload,
 ) -> HttpResponse {
-    write(api, request, payload, async |asked, _| {
+    write(api, request, payload, async move |asked, _| {
         let caller = asked.caller().await?;
         let saved = asked.services().undo_rotation(&caller.actor, caller.holder, &name).await?;
         Ok(HttpResponse::Ok().json(SavedKey::of(&saved)))
@@ -375,7 +389,7 @@ pub async fn check(
     name: web::Path<String>,
     payload: web::Payload,
 ) -> HttpResponse {
-    write(api, request, payload, async |asked, _| {
+    write(api, request, payload, async move |asked, _| {
         let caller = asked.caller().await?;
         asked.services().check_key(&caller.actor, caller.holder, &name).await?;
         let key = find(asked, &caller.holder, &name).await?;
@@ -395,7 +409,7 @@ pub async fn make_default(
     name: web::Path<String>,
     payload: web::Payload,
 ) -> HttpResponse {
-    write(api, request, payload, async |asked, _| {
+    write(api, request, payload, async move |asked, _| {
         let caller = asked.caller().await?;
         asked.services().set_default_key(&caller.actor, caller.holder, &name).await?;
         let key = find(asked, &caller.holder, &name).await?;
@@ -416,7 +430,7 @@ pub async fn set_scope(
     name: web::Path<String>,
     payload: web::Payload,
 ) -> HttpResponse {
-    write(api, request, payload, async |asked, body| {
+    write(api, request, payload, async move |asked, body| {
         let caller = asked.caller().await?;
         let form: Scope = read(&asked.request, body)?;
         let scope = KeyScope { features: form.features, models: form.models };
@@ -451,14 +465,19 @@ async fn write(
     api: web::Data<Api>,
     request: HttpRequest,
     payload: web::Payload,
-    work: impl AsyncFnOnce(&Asked, &[u8]) -> Result<HttpResponse, Problem>,
+    work: impl AsyncFnOnce(&Asked, &[u8]) -> Result<HttpResponse, Problem> + 'static,
 ) -> HttpResponse {
     let asked = match Asked::by(api, request, TokenScope::KeysWrite).await {
         Ok(asked) => asked,
         Err(problem) => return problem.respond(),
     };
-    match body_of(payload).await {
-        Ok(body) => idempotency::once(&asked, &body, Box::pin(work(&asked, &body))).await,
-        Err(problem) => asked.answer(Err(problem)),
-    }
+    let body = match body_of(payload).await {
+        Ok(body) => body,
+        Err(problem) => return asked.answer(Err(problem)),
+    };
+    let all = async move {
+        let work = asked.recorded(work(&asked, &body));
+        idempotency::once(&asked, &body, Box::pin(work)).await
+    };
+    to_the_end(all).await
 }

@@ -9,6 +9,7 @@ mod sessions;
 mod tenants;
 mod usage;
 
+use std::future::Future;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ use serde::de::DeserializeOwned;
 
 use crate::access::actor::Actor;
 use crate::access::scope::Scope;
-use crate::domain::ids::{TenantId, TokenId};
+use crate::domain::ids::{Owner, TenantId, TokenId};
 use crate::services::Services;
 use crate::services::provider_keys::Holder;
 use crate::services::tokens::{Bearer, TokenScope};
@@ -174,7 +175,8 @@ impl Asked {
             Ok(state) => Limits { remaining: state.remaining_burst_capacity(), reset: 1 },
             Err(until) => {
                 let wait = until.wait_time_from(DefaultClock::default().now());
-                return Err(Problem::too_many_requests(wait.as_secs() + 1));
+                let seconds = wait.as_secs() + 1;
+                return Err(Problem::too_many_requests(seconds));
             }
         };
         if api.limiter.len() > MANY_TOKENS {
@@ -205,11 +207,36 @@ impl Asked {
         Actor::of_token(token.id, &token.name, tenant, service, self.services().clock.now())
     }
 
+    /// Does the work, and writes down what the policy refused. A refusal that cannot be written
+    /// down is still a refusal.
+    async fn recorded(
+        &self,
+        work: impl Future<Output = Result<HttpResponse, Problem>>,
+    ) -> Result<HttpResponse, Problem> {
+        let result = work.await;
+        if result.as_ref().is_err_and(|problem| problem.denied) {
+            let tenant = self.bearer.tenant;
+            let route = self.request.match_pattern().unwrap_or_default();
+            let what = format!("{} {route}", self.request.method());
+            let chain = tenant.map_or(Owner::Platform, Owner::Tenant);
+            if let Err(error) = self.services().record_refusal(&self.actor(tenant), chain, &what).await {
+                tracing::error!(error = &error as &dyn std::error::Error, "a refusal could not be recorded");
+            }
+        }
+        result
+    }
+
     fn answer(&self, result: Result<HttpResponse, Problem>) -> HttpResponse {
         let mut response = result.unwrap_or_else(|problem| problem.respond());
         self.limits.put(&mut response);
         response
     }
+}
+
+/// Runs a change to its end, whether or not its client waits for it: what was begun is kept with its
+/// answer.
+async fn to_the_end(work: impl Future<Output = HttpResponse> + 'static) -> HttpResponse {
+    actix_web::rt::spawn(work).await.unwrap_or_else(|_| Problem::unavailable().respond())
 }
 
 /// A header that may be sent once, as text.

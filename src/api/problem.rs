@@ -5,6 +5,7 @@ use actix_web::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::Limits;
 use crate::services::tokens::BearerError;
 use crate::services::{Problems, ServiceError};
 use crate::storage::StorageError;
@@ -33,6 +34,9 @@ pub struct Problem {
     /// Seconds after which the request may be sent again.
     #[serde(skip)]
     retry_after: Option<u64>,
+    /// The policy refused it: that goes on the record.
+    #[serde(skip)]
+    pub denied: bool,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -45,7 +49,7 @@ pub struct FieldProblem {
 impl Problem {
     fn new(status: u16, kind: &'static str, title: &'static str) -> Self {
         let code = kind.strip_prefix("urn:keyward:").unwrap_or(kind);
-        Self { kind, title, status, detail: None, code, errors: Vec::new(), retry_after: None }
+        Self { kind, title, status, detail: None, code, errors: Vec::new(), retry_after: None, denied: false }
     }
 
     fn because(self, detail: impl Into<String>) -> Self {
@@ -97,7 +101,7 @@ impl Problem {
         Self { retry_after: Some(seconds), ..problem }
     }
 
-    fn unavailable() -> Self {
+    pub fn unavailable() -> Self {
         let problem = Self::new(503, "urn:keyward:unavailable", "Keyward cannot do that now");
         problem.because("Try again in a moment.")
     }
@@ -106,7 +110,7 @@ impl Problem {
         let errors = problems.fields.into_iter();
         Self {
             detail: problems.summary,
-            errors: errors.map(|(field, detail)| FieldProblem { field: field.to_owned(), detail }).collect(),
+            errors: errors.map(|(field, detail)| FieldProblem { field: named(field), detail }).collect(),
             ..Self::new(422, "urn:keyward:invalid", "The request is not valid")
         }
     }
@@ -121,8 +125,17 @@ impl Problem {
             response.insert_header(("www-authenticate", "Bearer"));
         }
         let body = serde_json::to_string(self).unwrap_or_default();
-        response.content_type("application/problem+json").body(body)
+        let mut response = response.content_type("application/problem+json").body(body);
+        if let Some(seconds) = self.retry_after {
+            Limits { remaining: 0, reset: seconds }.put(&mut response);
+        }
+        response
     }
+}
+
+/// What the API calls a field of the console's forms.
+fn named(field: &str) -> String {
+    if field == "custom_url" { "base_url".to_owned() } else { field.to_owned() }
 }
 
 impl From<StorageError> for Problem {
@@ -137,7 +150,9 @@ impl From<ServiceError> for Problem {
         match error {
             ServiceError::NotFound => Self::not_found("There is none of that name or id here."),
             ServiceError::Denied | ServiceError::Confirm => {
-                Self::forbidden("This token may not do that: see who may change provider keys.")
+                let problem =
+                    Self::forbidden("This token may not do that: see who may change provider keys.");
+                Self { denied: true, ..problem }
             }
             ServiceError::Invalid(problems) => Self::invalid(problems),
             ServiceError::Conflict(message) => Self::conflict(message),

@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Api, Asked, body_of, idempotency, read};
+use super::{Api, Asked, body_of, idempotency, read, to_the_end};
 use crate::services::pinned_sessions::NewSession;
 use crate::services::tokens::TokenScope;
 use crate::storage::pinned_sessions::PinnedSession;
@@ -74,21 +74,24 @@ pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Pay
         Ok(body) => body,
         Err(problem) => return asked.answer(Err(problem)),
     };
-    let work = async {
-        let caller = asked.caller().await?;
-        let form: CreateSession = read(&asked.request, &body)?;
-        let new = NewSession {
-            key_slug: form.key_slug,
-            provider: form.provider,
-            model: form.model,
-            feature: form.feature,
-            expires_in: form.expires_in,
+    let all = async move {
+        let work = async {
+            let caller = asked.caller().await?;
+            let form: CreateSession = read(&asked.request, &body)?;
+            let new = NewSession {
+                key_slug: form.key_slug,
+                provider: form.provider,
+                model: form.model,
+                feature: form.feature,
+                expires_in: form.expires_in,
+            };
+            let made = asked.services().create_session(caller.tenant, &new).await?;
+            let place = format!("/api/v1/sessions/{}", made.id);
+            Ok(HttpResponse::Created().insert_header(("location", place)).json(Session::of(made)))
         };
-        let made = asked.services().create_session(caller.tenant, &new).await?;
-        let place = format!("/api/v1/sessions/{}", made.id);
-        Ok(HttpResponse::Created().insert_header(("location", place)).json(Session::of(made)))
+        idempotency::once(&asked, &body, Box::pin(work)).await
     };
-    idempotency::once(&asked, &body, Box::pin(work)).await
+    to_the_end(all).await
 }
 
 /// Shows a session that is not over.

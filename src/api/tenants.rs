@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::keys::{SavedKey, provider_of, with_pasted_key};
 use super::problem::Problem;
-use super::{Api, Asked, body_of, idempotency, read};
+use super::{Api, Asked, body_of, idempotency, read, to_the_end};
 use crate::access::actor::Actor;
 use crate::access::scope::Scope;
 use crate::domain::account::KeyChangers;
@@ -148,12 +148,15 @@ pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Pay
         Ok(body) => body,
         Err(problem) => return asked.answer(Err(problem)),
     };
-    let work = async {
-        let actor = operator(&asked)?;
-        let form: CreateTenant = read(&asked.request, &body)?;
-        make(&asked, &actor, form).await
+    let all = async move {
+        let work = asked.recorded(async {
+            let actor = operator(&asked)?;
+            let form: CreateTenant = read(&asked.request, &body)?;
+            make(&asked, &actor, form).await
+        });
+        idempotency::once(&asked, &body, Box::pin(work)).await
     };
-    idempotency::once(&asked, &body, Box::pin(work)).await
+    to_the_end(all).await
 }
 
 async fn make(asked: &Asked, actor: &Actor, form: CreateTenant) -> Result<HttpResponse, Problem> {
@@ -184,19 +187,19 @@ async fn make(asked: &Asked, actor: &Actor, form: CreateTenant) -> Result<HttpRe
             services.judge_tenant(actor, &new).await?;
             let typed =
                 TypedKey { secret: &key.secret, custom_url: &key.custom_url, settings: &key.settings };
-            services.try_key(provider, &key.name, &typed).await?;
-            Some(key)
+            let status = services.try_key(provider, &key.name, &typed).await?;
+            Some((key, status))
         }
     };
     let (slug, _) = services.create_tenant(actor, &new).await?;
     let key = match first {
         None => None,
-        Some(key) => {
+        Some((key, status)) => {
             let tenant = services.directory.tenant_id(slug.as_str()).await?;
             let tenant = tenant.ok_or_else(|| Problem::not_found("The tenant is gone again."))?;
             let scope = Scope::of_system(Owner::Tenant(tenant));
             let holder = Holder { scope, changers: KeyChangers::Admins };
-            let saved = services.add_key(&asked.actor(Some(tenant)), holder, key).await?;
+            let saved = services.add_checked_key(&asked.actor(Some(tenant)), holder, key, status).await?;
             Some(SavedKey::of(&saved))
         }
     };

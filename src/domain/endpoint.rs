@@ -192,11 +192,12 @@ fn api_path(path: &str, provider: Provider) -> Result<String, UrlRule> {
         [.., "v1"] => "/messages",
         _ => "/v1/messages",
     };
+    let full = format!("{path}{ending}");
     // What follows the messages endpoint would be sent to something else.
-    if ending == "/v1/messages" && segments.windows(2).any(|pair| pair == ["v1", "messages"]) {
+    let head = full.strip_suffix("/v1/messages").unwrap_or_default();
+    if format!("{head}/").contains("/v1/messages/") {
         return Err(UrlRule::Path);
     }
-    let full = format!("{path}{ending}");
     if full.matches('/').count() > 8 { Err(UrlRule::Path) } else { Ok(full) }
 }
 
@@ -305,6 +306,9 @@ mod tests {
             ("https://a.example.com//v1", Path),
             ("https://a.example.com/a:b", Path),
             ("https://a.example.com/v1/messages/batches", Path),
+            ("https://a.example.com/v1/messages/v1", Path),
+            ("https://a.example.com/v1/messages/x/v1/messages", Path),
+            ("https://a.example.com/v1/messages/v1/messages", Path),
             (deep.as_str(), Path),
             ("https://example.xn--a", Host),
             ("https://xn--a.example.com", Ambiguous),

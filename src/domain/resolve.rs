@@ -188,11 +188,9 @@ fn choose<'a>(ask: &Ask<'_>, s: &Situation<'a>, feature: &Feature) -> Result<Cho
             )),
         };
     };
+    within_scope(key, ask, feature)?;
     match usable(key, s.now) {
-        Ok(()) => {
-            within_scope(key, ask, feature)?;
-            Ok(Chosen { key, shared: false, mode: UsageMode::Byok, fallback: None })
-        }
+        Ok(()) => Ok(Chosen { key, shared: false, mode: UsageMode::Byok, fallback: None }),
         Err(_) if key.state_at(s.now).is_limit() && s.policy.on_limit == LimitPolicy::Managed => {
             shared(provider, s, Some(Fallback::Limit))
         }
@@ -537,5 +535,18 @@ mod tests {
         assert_eq!(world.ask(None, Some("production")).outcome.unwrap().key.name.as_str(), "production");
         assert_eq!(world.ask(None, None).outcome.unwrap().key.name.as_str(), "production");
         assert!(world.ask(None, Some("key-x")).outcome.is_err());
+    }
+
+    #[test]
+    fn a_scope_holds_while_its_key_is_at_a_limit() {
+        let drafts =
+            KeyScope { features: Some(BTreeSet::from(["drafts".to_owned()])), ..KeyScope::default() };
+        let limited = KeyView { scope: drafts, ..key("production", Verdict::OutOfCredit) };
+        let mut world = World::new(UsageMode::Byok, vec![limited]);
+        world.policy.on_limit = LimitPolicy::Managed;
+        let fallback = world.ask(Some("drafts"), None).outcome.unwrap().fallback;
+        assert_eq!(fallback, Some(Fallback::Limit));
+        let refused = world.ask(Some("general"), None).outcome.unwrap_err();
+        assert_eq!(refused.code, RefusalCode::GateClosed);
     }
 }

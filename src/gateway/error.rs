@@ -23,11 +23,13 @@ pub struct GatewayError {
     message: String,
     /// Seconds after which a retry may succeed.
     retry_after: Option<i64>,
+    /// No retry will succeed, whatever the status says.
+    lasting: bool,
 }
 
 impl GatewayError {
     fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None }
+        Self { status, code, message: message.into(), retry_after: None, lasting: false }
     }
 
     pub fn token_invalid(message: impl Into<String>) -> Self {
@@ -70,6 +72,18 @@ impl GatewayError {
         Self::new(502, "keyward_upstream_unreachable", message)
     }
 
+    /// The URL policy refuses where this key leads.
+    pub fn url_refused() -> Self {
+        let error = Self::upstream_unreachable("The custom URL of this key is not allowed.");
+        Self { lasting: true, ..error }
+    }
+
+    /// The key does not open: its row was changed behind Keyward's back.
+    pub fn key_unusable(key: &KeyView) -> Self {
+        let message = format!("The key {} cannot be opened. Remove it and add it again.", key.name);
+        Self { lasting: true, ..Self::new(503, "keyward_unavailable", message) }
+    }
+
     /// What became of the call upstream.
     pub fn upstream(error: SendError, provider: &str) -> Self {
         match error {
@@ -77,7 +91,7 @@ impl GatewayError {
                 Self::new(504, "keyward_upstream_timeout", format!("{provider} did not answer in time."))
             }
             SendError::Unreachable => Self::upstream_unreachable(format!("{provider} could not be reached.")),
-            SendError::Refused => Self::upstream_unreachable("The custom URL of this key is not allowed."),
+            SendError::Refused => Self::url_refused(),
             SendError::Broken => Self::upstream_unreachable(format!("The answer of {provider} broke off.")),
         }
     }
@@ -199,7 +213,7 @@ impl GatewayError {
             Some(seconds) => {
                 response.insert_header(("retry-after", seconds.to_string()));
             }
-            None if self.status < 500 => {
+            None if self.status < 500 || self.lasting => {
                 response.insert_header(("x-should-retry", "false"));
             }
             None => {}

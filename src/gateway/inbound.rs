@@ -150,16 +150,26 @@ pub fn passing(request: &HttpRequest, provider: &dyn Provider) -> HeaderMap {
     headers
 }
 
+/// How credentials of known kinds begin.
+const SECRETS: [&str; 6] = ["kwt_", "kws_", "sk-", "ya29.", "AIza", "AQ."];
+
 /// A credential in a URL ends in logs; a request that carries one there is refused.
 fn refuse_credentials_in(query: &str) -> Result<(), GatewayError> {
     let carries = url::form_urlencoded::parse(query.as_bytes()).any(|(name, value)| {
         let name = name.to_ascii_lowercase().replace(['-', '_'], "");
         matches!(
             name.as_str(),
-            "key" | "apikey" | "xapikey" | "accesstoken" | "token" | "auth" | "authorization" | "bearer"
-        ) || value.contains("kwt_")
-            || value.contains("kws_")
-            || value.contains("sk-")
+            "key"
+                | "apikey"
+                | "xapikey"
+                | "xgoogapikey"
+                | "accesstoken"
+                | "oauthtoken"
+                | "token"
+                | "auth"
+                | "authorization"
+                | "bearer"
+        ) || SECRETS.iter().any(|mark| value.contains(mark))
     });
     if carries {
         Err(GatewayError::invalid("Send the access token in a header, not in the URL."))

@@ -389,9 +389,7 @@ async fn prepare(
     let provider = sealed.key.provider;
     let custom_url = version.custom_url.as_deref();
     if custom_url.is_some_and(|url| !services.url_still_allowed(url, provider)) {
-        return Err(GatewayError::upstream_unreachable(
-            "The custom URL of this key is not allowed any more.",
-        ));
+        return Err(GatewayError::url_refused());
     }
     let seat = Seat {
         owner: sealed.key.owner,
@@ -403,7 +401,7 @@ async fn prepare(
     };
     let secret = custody::open(&services.keyring, owner_key, &sealed.sealed, &seat).map_err(|error| {
         tracing::error!(error = &error as &dyn std::error::Error, key = %sealed.key.id, "a provider key did not open");
-        GatewayError::unavailable()
+        GatewayError::key_unusable(chosen.key)
     })?;
     let bearer = match services.bearer(chosen.key, &secret).await {
         Ok(bearer) => bearer,

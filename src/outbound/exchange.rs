@@ -11,7 +11,7 @@ use super::{Outbound, SendError, Trust};
 use crate::crypto::secret::Secret;
 use crate::domain::clock::{MINUTE, Moment, SECOND};
 use crate::domain::ids::KeyId;
-use crate::providers::Outgoing;
+use crate::providers::{Outgoing, is_error_code};
 
 /// An exchange takes some hundred milliseconds.
 const WAIT: Duration = Duration::from_secs(20);
@@ -61,7 +61,10 @@ impl Outbound {
         }
         match serde_json::from_slice::<Refusal>(&body) {
             // invalid_grant and the like: RFC 6749, section 5.2.
-            Ok(refusal) if (400..=401).contains(&answer.status) => Err(ExchangeError::Refused(refusal.error)),
+            Ok(refusal) if (400..=401).contains(&answer.status) => {
+                let code = Some(refusal.error).filter(|code| is_error_code(code));
+                Err(ExchangeError::Refused(code.unwrap_or_else(|| "refused".to_owned())))
+            }
             _ => Err(SendError::Broken.into()),
         }
     }

@@ -195,6 +195,23 @@ pub struct Judged {
     pub code: Option<String>,
 }
 
+impl Judged {
+    pub(crate) fn new(verdict: Verdict, code: Option<String>) -> Self {
+        Self { verdict, code: code.filter(|code| is_error_code(code)) }
+    }
+}
+
+/// Whether a provider's error code is one: words of letters and numbers of digits. Whatever else
+/// stands in its place, such as a key that an endpoint sends back, is written and shown nowhere.
+#[must_use]
+pub fn is_error_code(code: &str) -> bool {
+    let word = |word: &str| {
+        let all = |one: fn(&u8) -> bool| word.bytes().all(|byte| one(&byte));
+        !word.is_empty() && word.len() <= 32 && (all(u8::is_ascii_alphabetic) || all(u8::is_ascii_digit))
+    };
+    code.len() <= 64 && code.split(['_', '.', '-']).all(word)
+}
+
 /// What was read of a request's usage when its answer ended.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
@@ -419,6 +436,20 @@ mod tests {
             google: url("https://generativelanguage.googleapis.com"),
             vertex: None,
             google_token: url("https://oauth2.googleapis.com/token"),
+        }
+    }
+
+    #[test]
+    fn only_words_pass_for_error_codes() {
+        for code in
+            ["invalid_api_key", "RESOURCE_EXHAUSTED", "DeploymentNotFound", "429", "http_401", "a.b-c"]
+        {
+            assert!(super::is_error_code(code), "{code}");
+        }
+        for other in
+            ["", "_", "sk-ant-api03-canary-ok", "AIzaSyA1", "two words", "a\nb", "e9b1c4", &"a".repeat(33)]
+        {
+            assert!(!super::is_error_code(other), "{other}");
         }
     }
 }

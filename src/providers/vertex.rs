@@ -247,7 +247,9 @@ impl Provider for Vertex {
             endpoint => (version, "google", google::action(endpoint)?, inbound.body.clone()),
         };
         let mut url = extended(&origin, &format!("/{version}/{place}/publishers/{publisher}/models/{rest}"));
-        url.set_query(inbound.query.as_deref().filter(|query| !query.is_empty()));
+        // What Anthropic's clients put into the query, such as `beta=true`, is nothing to Google.
+        let passes = !matches!(inbound.endpoint, Endpoint::Messages | Endpoint::CountTokens);
+        url.set_query(inbound.query.as_deref().filter(|query| passes && !query.is_empty()));
         let mut headers = inbound.headers;
         prepare_headers(&mut headers, &inbound.endpoint);
         headers.insert(AUTHORIZATION, secret_header("Bearer ", token)?);

@@ -77,6 +77,7 @@ impl Services {
         // On the process's runtime: connections belong to the runtime that opened them.
         let asked = self.runtime.spawn(async move {
             let mut taken = false;
+            let mut doubt = None;
             for (endpoint, request) in requests {
                 let Ok((status, judged)) = ask(&outbound, provider, &endpoint, request, trust, now).await
                 else {
@@ -91,12 +92,12 @@ impl Services {
                         let told = judged.code.is_some_and(|code| code.parse::<u16>().is_err());
                         taken |= endpoint.is_metered() && (400..500).contains(&status) && told;
                     }
-                    Verdict::Doubtful => {}
+                    Verdict::Doubtful => doubt = judged.code.or(doubt),
                     verdict => return Checked { verdict, code: judged.code },
                 }
             }
             let verdict = if taken { Verdict::Works } else { Verdict::Unreachable };
-            Checked { verdict, code: None }
+            Checked { verdict, code: doubt.filter(|_| !taken) }
         });
         asked.await.unwrap_or(unreachable)
     }

@@ -174,6 +174,13 @@ pub(super) fn status_or_problem(
             "api_key",
             format!("{name} rejected this key. Check that you copied all of it and that it was not revoked."),
         ),
+        Verdict::Unreachable if checked.code.is_some() => Problems::field(
+            "api_key",
+            format!(
+                "{name} answered, but lets this key do nothing that was tried ({}). Nothing was stored. Give it access, and try again.",
+                checked.code.as_deref().unwrap_or_default()
+            ),
+        ),
         Verdict::Unreachable if custom_url => Problems::field(
             "custom_url",
             format!("No {name}-compatible API answered at this URL. Nothing was stored."),

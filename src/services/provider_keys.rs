@@ -62,6 +62,30 @@ impl Services {
     /// # Errors
     /// `Invalid` with the reason at its field; nothing is stored then.
     pub async fn add_key(&self, actor: &Actor, holder: Holder, new: NewKey) -> Result<Saved, ServiceError> {
+        self.store_new(actor, holder, new, None).await
+    }
+
+    /// Stores a new key whose live check was made by `try_key`.
+    ///
+    /// # Errors
+    /// As of `add_key`.
+    pub async fn add_checked_key(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        new: NewKey,
+        status: KeyStatus,
+    ) -> Result<Saved, ServiceError> {
+        self.store_new(actor, holder, new, Some(status)).await
+    }
+
+    async fn store_new(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        new: NewKey,
+        checked: Option<KeyStatus>,
+    ) -> Result<Saved, ServiceError> {
         self.permit_keys(actor, &holder.scope, holder.changers)?;
         let provider = new.provider;
         let mut problems = Problems::default();
@@ -82,7 +106,10 @@ impl Services {
         let (Some(name), Some(pasted), true) = (name, pasted, problems.is_empty()) else {
             return Err(failed_to_save(provider, problems));
         };
-        let status = self.check_pasted(provider, &pasted).await?;
+        let status = match checked {
+            Some(status) => status,
+            None => self.check_pasted(provider, &pasted).await?,
+        };
 
         let now = self.clock.now();
         let scope = &holder.scope;
@@ -137,7 +164,7 @@ impl Services {
         provider: Provider,
         name: &str,
         typed: &TypedKey<'_>,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<KeyStatus, ServiceError> {
         let mut problems = Problems::default();
         if Slug::parse(name.trim()).is_none() {
             problems.add("key_name", Slug::RULE);
@@ -148,7 +175,7 @@ impl Services {
         let (Some(pasted), true) = (pasted, problems.is_empty()) else {
             return Err(failed_to_save(provider, problems));
         };
-        self.check_pasted(provider, &pasted).await.map(|_| ())
+        self.check_pasted(provider, &pasted).await
     }
 
     async fn switch_to_byok(&self, tx: &mut Tx, scope: &Scope, now: Moment) -> Result<bool, ServiceError> {

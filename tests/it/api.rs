@@ -70,6 +70,12 @@ on_both! {
         let eu = call(world, Method::GET, "/keys/eu", &token, None).await.body;
         assert_eq!((&eu["provider"], &eu["settings"]), (&json!("azure"), &json!({ "api_version": "2024-10-21" })));
         assert_eq!(eu["base_url"], format!("{}/", world.sandbox_url));
+        // Rotated without them, it keeps its URL and settings.
+        let next = json!({ "api_key": world.key_of(Provider::Azure, "ok").await });
+        let rotated = call(world, Method::POST, "/keys/eu/rotate", &token, Some(&next)).await;
+        assert_eq!(rotated.status, 200, "{}", rotated.text);
+        let kept = call(world, Method::GET, "/keys/eu", &token, None).await.body;
+        assert_eq!((&kept["base_url"], &kept["settings"]), (&eu["base_url"], &eu["settings"]));
         let shown = call(world, Method::GET, "/keys/production", &token, None).await.body;
         assert_eq!((&shown["is_default"], &shown["label"], &shown["state"]), (&json!(true), &json!("Support"), &json!("valid")));
         assert_eq!(shown["fingerprint"].as_str().unwrap().len(), 12);
@@ -118,9 +124,9 @@ on_both! {
             (with(json!({ "api_key": "sk-ant-admin01-x" })), 422, "api_key"),
             (with(json!({ "api_key": null })), 422, "api_key"),
             (with(json!({ "credentials": {} })), 422, "credentials"),
-            (with(json!({ "base_url": "https://10.0.0.1/" })), 422, "custom_url"),
+            (with(json!({ "base_url": "https://10.0.0.1/" })), 422, "base_url"),
             (with(json!({ "location": "eu" })), 422, "settings"),
-            (with(json!({ "provider": "azure" })), 422, "custom_url"),
+            (with(json!({ "provider": "azure" })), 422, "base_url"),
             (with(json!({ "surprise": 1 })), 400, ""),
             (with(json!({ "api_key": 7 })), 400, ""),
             (json!({}), 400, ""),
@@ -203,6 +209,11 @@ on_both! {
         world.services.set_key_changers(&admin, &holder(&tenant).scope, &tenant, KeyChangers::SuperAdmins).await.unwrap();
         let new = |name: &str| json!({ "key_name": name, "provider": "anthropic", "api_key": test_key("ok") });
         assert_eq!(call(world, Method::POST, "/keys", &token, Some(&new("a"))).await.status, 403);
+        let mut tx = world.services.db.read().await.unwrap();
+        let rows = keyward::storage::audit::list(&mut tx, Owner::Tenant(tenant.id), 50).await.unwrap();
+        drop(tx);
+        let refused = rows.iter().find(|row| row.action == "policy.refused").expect("the refusal is on record");
+        assert_eq!((refused.actor.as_str(), refused.target.as_str()), ("token Test", "POST /api/v1/keys"));
         assert_eq!(call(world, Method::GET, "/keys", &token, None).await.status, 200);
         let by_service = |method: Method, path: &str, tenant: &str| {
             world.http.request(method, format!("{}/api/v1{path}", world.url)).bearer_auth(&service).header("x-keyward-tenant", tenant)
@@ -435,5 +446,6 @@ on_both! {
         }
         let refused = refused.expect("600 in a minute are enough");
         assert!(refused.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() >= 1);
+        assert_eq!((&refused.headers["ratelimit-limit"], &refused.headers["ratelimit-remaining"]), (&"600".parse().unwrap(), &"0".parse().unwrap()));
     }
 }

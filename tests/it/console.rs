@@ -518,6 +518,19 @@ on_both! {
 }
 
 on_both! {
+    async fn endpoints_that_the_operator_allows_are_on_record(world: World) {
+        cast(world).await;
+        let shown = sign_in(world, "root").await.get("/platform/shared-keys").await;
+        shown.says("Allowed endpoints");
+        shown.says(&world.sandbox_url);
+        let mut tx = world.services.db.read().await.unwrap();
+        let rows = audit::list(&mut tx, Owner::Platform, 500).await.unwrap();
+        let row = rows.iter().find(|row| row.action == "platform.endpoints_allowed").expect("a row of the record");
+        assert!(row.detail.contains(&world.sandbox_url), "{}", row.detail);
+    }
+}
+
+on_both! {
     async fn an_operator_starts_from_nothing(world: World) {
         // As on a first start: no user, no tenant, no shared key.
         let link = world.services.first_admin_link().await.unwrap().unwrap();

@@ -87,6 +87,8 @@ on_both! {
             }
             for (way, request, expected) in ways {
                 world.forget_arrived().await;
+                // Whose account pays is for the key to say, not for the caller.
+                let request = request.header("openai-organization", "org-other").header("openai-project", "proj-other");
                 let answer = request.send().await.unwrap();
                 let (status, mode) = (answer.status(), answer.headers().get("x-keyward-usage-mode").cloned());
                 let body = answer.text().await.unwrap();
@@ -97,7 +99,7 @@ on_both! {
                 assert_eq!(arrived[0]["credential_sha256"], credential(kind, expected), "{kind}: {way}: the key");
                 assert_eq!(arrived[0]["credential_header"], credential_header(kind), "{kind}: {way}: its header");
                 let names = arrived[0]["header_names"].to_string();
-                let others = ["\"authorization\"", "\"x-api-key\"", "\"x-goog-api-key\"", "\"api-key\"", "keyward"];
+                let others = ["\"authorization\"", "\"x-api-key\"", "\"x-goog-api-key\"", "\"api-key\"", "keyward", "organization", "openai-project"];
                 for other in others.into_iter().filter(|other| other.trim_matches('"') != credential_header(kind)) {
                     assert!(!names.contains(other), "{kind}: {way}: {names}");
                 }

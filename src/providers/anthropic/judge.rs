@@ -38,7 +38,7 @@ pub(super) fn judge(
     now: Moment,
 ) -> Judged {
     if (200..300).contains(&status) {
-        return Judged { verdict: Verdict::Works, code: None };
+        return Judged::new(Verdict::Works, None);
     }
     let error = serde_json::from_slice::<ErrorBody<'_>>(body).ok().map(|body| body.error);
     let error_code = error.as_ref().and_then(|error| error.details.as_ref()?.error_code.as_deref());
@@ -54,7 +54,7 @@ pub(super) fn judge(
         (429, _) => limited(error_code, headers, now),
         _ => Verdict::Neutral,
     };
-    Judged { verdict, code: error_code.or(kind).map(str::to_owned) }
+    Judged::new(verdict, error_code.or(kind).map(str::to_owned))
 }
 
 fn refused_400(error_code: Option<&str>, message: &str) -> Verdict {

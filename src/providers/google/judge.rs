@@ -34,7 +34,7 @@ struct Detail {
 
 pub fn judge(endpoint: &Endpoint, status: u16, headers: &HeaderMap, body: &[u8], now: Moment) -> Judged {
     if (200..300).contains(&status) {
-        return Judged { verdict: Verdict::Works, code: None };
+        return Judged::new(Verdict::Works, None);
     }
     let error = error(body).unwrap_or_default();
     let reason = error.details.iter().find_map(|detail| detail.reason.as_deref());
@@ -69,7 +69,7 @@ pub fn judge(endpoint: &Endpoint, status: u16, headers: &HeaderMap, body: &[u8],
         _ => Verdict::Neutral,
     };
     let code = reason.map(str::to_owned).or(error.status);
-    Judged { verdict, code }
+    Judged::new(verdict, code)
 }
 
 /// An error comes as an object, or in a stream's answer as the only member of a list.

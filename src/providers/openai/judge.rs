@@ -36,7 +36,7 @@ enum Code<'a> {
 
 pub fn judge(endpoint: &Endpoint, status: u16, headers: &HeaderMap, body: &[u8], now: Moment) -> Judged {
     if (200..300).contains(&status) {
-        return Judged { verdict: Verdict::Works, code: None };
+        return Judged::new(Verdict::Works, None);
     }
     let error = serde_json::from_slice::<ErrorBody<'_>>(body).ok().map(|body| body.error);
     let error = error.unwrap_or_default();
@@ -48,6 +48,10 @@ pub fn judge(endpoint: &Endpoint, status: u16, headers: &HeaderMap, body: &[u8],
     let verdict = match (status, code.as_deref()) {
         // A key of few rights may not list models, and serve all the same.
         (401 | 403, Some("missing_scope" | "insufficient_permissions")) => Verdict::Neutral,
+        // The request named an account that is not the key's: that says nothing of the key.
+        (401 | 403, Some("mismatched_organization" | "mismatched_project" | "invalid_organization")) => {
+            Verdict::Neutral
+        }
         (401, _) | (403, Some("account_deactivated" | "organization_deactivated")) => Verdict::Rejected,
         (403, _) if *endpoint == Endpoint::Models => Verdict::Neutral,
         (403, _) if code.is_some() || kind.is_some() => Verdict::Doubtful,
@@ -62,7 +66,7 @@ pub fn judge(endpoint: &Endpoint, status: u16, headers: &HeaderMap, body: &[u8],
         (429, _) => limited(headers, now),
         _ => Verdict::Neutral,
     };
-    Judged { verdict, code: code.or(error.kind.map(Cow::into_owned)) }
+    Judged::new(verdict, code.or(error.kind.map(Cow::into_owned)))
 }
 
 fn limited(headers: &HeaderMap, now: Moment) -> Verdict {

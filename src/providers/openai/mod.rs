@@ -164,11 +164,14 @@ pub(super) fn understands(endpoint: &Endpoint, body: &[u8]) -> bool {
     }
 }
 
+/// These choose whose account pays: that is for the key alone to say.
+const SELECTS_ACCOUNT: [&str; 2] = ["openai-organization", "openai-project"];
+
 pub(super) fn passes(header: &str) -> bool {
     matches!(
         header,
         "content-type" | "accept" | "idempotency-key" | "x-client-request-id" | "x-ms-client-request-id"
-    ) || header.starts_with("openai-")
+    ) || header.starts_with("openai-") && !SELECTS_ACCOUNT.contains(&header)
 }
 
 /// The path of an endpoint after the version.

@@ -5,6 +5,7 @@ use crate::domain::money::Nanos;
 use crate::domain::price::PriceBook;
 use crate::domain::usage::{TokenUsage, UsageRow, UsageState};
 use crate::providers::Report;
+use crate::providers::is_error_code;
 
 /// How an answer ended, as the gateway saw it.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +44,7 @@ pub fn settle(
     row.model_served = report.model.filter(|model| is_name(model));
     row.served_as = report.served_as;
     row.raw_usage = report.raw.filter(|raw| raw.len() <= LONGEST_RAW && !raw.contains('\0'));
-    row.error_code = ending.error_code.or(report.error_code.filter(|code| is_name(code)));
+    row.error_code = ending.error_code.or(report.error_code.filter(|code| is_error_code(code)));
     let seen = (report.output_chars / 4).min(MOST_TOKENS);
     (row.tokens, row.state) = match report.tokens.filter(believable) {
         Some(tokens) if report.complete && !ending.cut => (tokens, UsageState::Final),
