@@ -12,7 +12,7 @@ use keyward::domain::clock::Moment;
 use keyward::domain::ids::{KeyId, PlanId};
 use keyward::domain::plan::Plan;
 use keyward::domain::provider_key::{KeyScope, KeyStatus, KeyView, Provider, Verdict};
-use keyward::domain::resolve::{Ask, Situation, resolve};
+use keyward::domain::resolve::{Ask, Keys, Situation, resolve};
 use keyward::domain::usage::Dialect;
 use keyward::providers::openai::UsageFilter;
 use keyward::providers::{self, Endpoint};
@@ -70,7 +70,7 @@ fn stream_name(kind: Kind) -> &'static str {
 
 /// Chooses a key among one and among a hundred, by default and by name.
 pub fn resolution(aims: &mut Vec<Aim>) {
-    let time = |keys: &[KeyView], name: Option<&str>| {
+    let time = |keys: &Keys, name: Option<&str>| {
         let plan =
             Plan { id: PlanId::new(), slug: String::new(), name: String::new(), features: BTreeSet::new() };
         let situation = Situation {
@@ -98,11 +98,7 @@ pub fn resolution(aims: &mut Vec<Aim>) {
             begun.elapsed().as_secs_f64() * 1e9 / 10_000.0
         }))
     };
-    let keys = |count: usize| {
-        let mut keys: Vec<KeyView> = (0..count).filter_map(key).collect();
-        keys.sort_by(KeyView::cmp_for_resolution);
-        keys
-    };
+    let keys = |count: usize| Keys::new((0..count).filter_map(key).collect());
     let (one, many) = (keys(1), keys(100));
     let rows = [("the default key", None, None), ("a named key", Some("key-0"), Some("key-57"))];
     let mut table = Vec::new();

@@ -269,13 +269,6 @@ pub struct KeyView {
 }
 
 impl KeyView {
-    /// The order in which resolution finds keys without walking through them all: defaults first,
-    /// of which there is one for each provider, then by name.
-    #[must_use]
-    pub fn cmp_for_resolution(&self, other: &Self) -> std::cmp::Ordering {
-        (!self.is_default, &self.name).cmp(&(!other.is_default, &other.name))
-    }
-
     #[must_use]
     pub fn state_at(&self, now: Moment) -> KeyState {
         if self.disabled.is_some() { KeyState::Disabled } else { self.status.state_at(now) }

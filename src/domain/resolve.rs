@@ -1,6 +1,8 @@
 //! Choosing the key. One pure function decides for the gateway, for the pages and for the API
 //! which key version a request runs on, or which gates are closed and who can open them.
 
+use std::collections::HashMap;
+
 use super::account::TenantState;
 use super::billing::{Fallback, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
 use super::clock::Moment;
@@ -20,6 +22,39 @@ pub struct Ask<'a> {
     pub model: Option<&'a str>,
 }
 
+/// An owner's keys, any of which is found at the same cost however many there are.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// Defaults first, of which there is one for each provider.
+    views: Vec<KeyView>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Keys {
+    #[must_use]
+    pub fn new(mut views: Vec<KeyView>) -> Self {
+        views.sort_by_key(|key| !key.is_default);
+        let by_name = views.iter().enumerate().map(|(at, key)| (key.name.to_string(), at)).collect();
+        Self { views, by_name }
+    }
+
+    fn default_of(&self, provider: Provider) -> Option<&KeyView> {
+        self.views.iter().take_while(|key| key.is_default).find(|key| key.provider == provider)
+    }
+
+    fn named(&self, name: &str) -> Option<&KeyView> {
+        self.views.get(*self.by_name.get(name)?)
+    }
+}
+
+impl std::ops::Deref for Keys {
+    type Target = [KeyView];
+
+    fn deref(&self) -> &[KeyView] {
+        &self.views
+    }
+}
+
 /// All that is known about the tenant and the platform at the moment of asking.
 #[derive(Clone, Copy, Debug)]
 pub struct Situation<'a> {
@@ -30,8 +65,7 @@ pub struct Situation<'a> {
     pub features: &'a [Feature],
     /// Slugs of features whose master switch the tenant has turned off.
     pub switched_off: &'a [String],
-    /// Defaults first, then by name: see `KeyView::cmp_for_resolution`.
-    pub keys: &'a [KeyView],
+    pub keys: &'a Keys,
     pub shared_keys: &'a [KeyView],
 }
 
@@ -175,7 +209,7 @@ fn choose<'a>(ask: &Ask<'_>, s: &Situation<'a>, feature: &Feature) -> Result<Cho
     if s.policy.mode == UsageMode::Managed || !feature.covered {
         return shared(provider, s, None);
     }
-    let Some(key) = defaults(s.keys).iter().find(|key| key.provider == provider) else {
+    let Some(key) = s.keys.default_of(provider) else {
         return match s.policy.no_key {
             NoKeyPolicy::Managed => shared(provider, s, Some(Fallback::NoKey)),
             NoKeyPolicy::Block => Err(Miss::new(
@@ -200,7 +234,7 @@ fn choose<'a>(ask: &Ask<'_>, s: &Situation<'a>, feature: &Feature) -> Result<Cho
 
 /// A key that a request names is used in either mode and never falls back to anything.
 fn named<'a>(name: &str, ask: &Ask<'_>, s: &Situation<'a>, feature: &Feature) -> Result<Chosen<'a>, Miss> {
-    let Some(key) = by_name(s.keys, name) else {
+    let Some(key) = s.keys.named(name) else {
         return Err(Miss::new(
             RefusalCode::KeyNotFound,
             Opener::KeysPage,
@@ -271,18 +305,6 @@ fn usable(key: &KeyView, now: Moment) -> Result<(), Miss> {
         ),
     };
     Err(Miss { until: key.status.until, ..Miss::new(code, opener, why) })
-}
-
-/// The default keys, which come first.
-fn defaults(keys: &[KeyView]) -> &[KeyView] {
-    let end = keys.iter().position(|key| !key.is_default).unwrap_or(keys.len());
-    &keys[..end]
-}
-
-fn by_name<'a>(keys: &'a [KeyView], name: &str) -> Option<&'a KeyView> {
-    let (defaults, rest) = keys.split_at(defaults(keys).len());
-    let among_rest = || rest.binary_search_by(|key| key.name.as_str().cmp(name)).ok().map(|at| &rest[at]);
-    defaults.iter().find(|key| key.name.as_str() == name).or_else(among_rest)
 }
 
 /// A key that is not for this feature or model closes the gate: nothing else stands in for it.
@@ -364,7 +386,7 @@ mod tests {
         plan: Plan,
         features: Vec<Feature>,
         off: Vec<String>,
-        keys: Vec<KeyView>,
+        keys: Keys,
         shared: Vec<KeyView>,
     }
 
@@ -392,11 +414,7 @@ mod tests {
                 },
                 features: vec![feature("drafts", true), feature("chat", false), feature("other", true)],
                 off: Vec::new(),
-                keys: {
-                    let mut keys = keys;
-                    keys.sort_by(KeyView::cmp_for_resolution);
-                    keys
-                },
+                keys: Keys::new(keys),
                 shared: vec![KeyView { is_default: true, ..key("shared", Verdict::Works) }],
             }
         }
@@ -474,14 +492,14 @@ mod tests {
         assert_eq!(world.used(None, Some("batch")), ("batch".into(), UsageMode::Byok, None));
         assert_eq!(world.used(None, None), ("shared".into(), UsageMode::Managed, None));
         assert_eq!(world.code(None, Some("absent")), RefusalCode::KeyNotFound);
-        world.keys = vec![key("batch", Verdict::OutOfCredit)];
+        world.keys = Keys::new(vec![key("batch", Verdict::OutOfCredit)]);
         assert_eq!(world.code(None, Some("batch")), RefusalCode::Paused);
     }
 
     #[test]
     fn a_disabled_key_is_refused_by_name_and_by_default() {
         let mut world = World::new(UsageMode::Byok, vec![key("production", Verdict::Works)]);
-        world.keys[0].disabled = Some(DisabledBy::Tenant);
+        world.keys.views[0].disabled = Some(DisabledBy::Tenant);
         assert_eq!(world.code(None, None), RefusalCode::GateClosed);
         assert_eq!(world.code(None, Some("production")), RefusalCode::GateClosed);
     }
@@ -492,7 +510,7 @@ mod tests {
         assert_eq!(world.code(Some("nonsense"), None), RefusalCode::FeatureUnknown);
         assert_eq!(world.code(Some("other"), None), RefusalCode::GateClosed);
         world.off = vec!["other".into()];
-        world.keys[0].status = KeyStatus::from_check(Verdict::OutOfCredit, NOW);
+        world.keys.views[0].status = KeyStatus::from_check(Verdict::OutOfCredit, NOW);
         let decision = world.ask(Some("other"), None);
         let closed: Vec<GateKind> =
             decision.gates.iter().filter(|gate| gate.closed.is_some()).map(|gate| gate.kind).collect();

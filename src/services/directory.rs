@@ -21,6 +21,7 @@ use crate::domain::ids::{Owner, TenantId};
 use crate::domain::plan::{Feature, Plan};
 use crate::domain::price::PriceBook;
 use crate::domain::provider_key::KeyView;
+use crate::domain::resolve::Keys;
 use crate::storage::keys::SealedKey;
 use crate::storage::pinned_sessions::PinnedSession;
 use crate::storage::tokens::AccessToken;
@@ -31,7 +32,7 @@ use crate::storage::{
 /// An owner's keys: as resolution sees them, and sealed, in the same order.
 #[derive(Default)]
 pub struct KeyRing {
-    pub views: Vec<KeyView>,
+    pub views: Keys,
     pub sealed: Vec<SealedKey>,
     /// The owner's own key, sealed; `None` while it has no provider keys.
     pub owner_key: Option<Vec<u8>>,
@@ -288,10 +289,10 @@ impl Directory {
 
 async fn read_keys(tx: &mut crate::storage::Tx, scope: &Scope) -> Result<KeyRing, StorageError> {
     let mut sealed = keys::list(tx, scope).await?;
-    // Databases sort text by rules of their own.
-    sealed.sort_by_cached_key(|sealed| (!sealed.key.is_default, sealed.key.name.to_string()));
+    // As `Keys` has them.
+    sealed.sort_by_key(|sealed| !sealed.key.is_default);
     Ok(KeyRing {
-        views: sealed.iter().map(|sealed| sealed.key.view()).collect(),
+        views: Keys::new(sealed.iter().map(|sealed| sealed.key.view()).collect()),
         owner_key: root::find_owner_key(tx, scope).await?,
         sealed,
     })

@@ -4,12 +4,16 @@ use super::checks::Checked;
 use super::provider_keys::Holder;
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
+use crate::access::scope::Scope;
 use crate::crypto::secret::Secret;
+use crate::domain::account::{KeyChangers, Slug};
 use crate::domain::clock::Moment;
+use crate::domain::ids::{Owner, TenantId};
 use crate::domain::provider_key::{self, KeySettings, KeyStatus, KeyVersion, Provider, Verdict};
 use crate::providers::{self, Need, Spec, is_path_segment};
 use crate::storage::keys;
 
+const MAX_LABEL: usize = 80;
 const MAX_SECRET: usize = 512;
 /// A service account's key file has some 2,400.
 const MAX_DOCUMENT: usize = 16 * 1_024;
@@ -51,6 +55,29 @@ impl Pasted {
 }
 
 impl Services {
+    /// Judges a key for a tenant that is not there yet: by its form and by a live check. Stores nothing.
+    ///
+    /// # Errors
+    /// `Invalid` with the reason at its field.
+    pub async fn try_key(
+        &self,
+        provider: Provider,
+        name: &str,
+        typed: &TypedKey<'_>,
+    ) -> Result<KeyStatus, ServiceError> {
+        let mut problems = Problems::default();
+        if Slug::parse(name.trim()).is_none() {
+            problems.add("key_name", Slug::RULE);
+        }
+        let nobody = Scope::of_system(Owner::Tenant(TenantId::new()));
+        let holder = Holder { scope: nobody, changers: KeyChangers::Admins };
+        let pasted = self.read_pasted(&holder, provider, typed, &mut problems).await?;
+        let (Some(pasted), true) = (pasted, problems.is_empty()) else {
+            return Err(failed_to_save(provider, problems));
+        };
+        self.check_pasted(provider, &pasted).await
+    }
+
     /// Reads a pasted key by form alone; nothing is sent yet.
     pub(super) async fn read_pasted(
         &self,
@@ -159,6 +186,14 @@ fn read_settings(spec: &Spec, typed: &KeySettings, problems: &mut Problems) -> K
         settings.0.insert(field.name.to_owned(), value.to_owned());
     }
     settings
+}
+
+pub(super) fn read_label(label: &str, problems: &mut Problems) -> Option<String> {
+    let label = label.trim();
+    if label.chars().count() > MAX_LABEL || label.chars().any(char::is_control) {
+        problems.add("label", format!("Use at most {MAX_LABEL} characters on one line."));
+    }
+    (!label.is_empty()).then(|| label.to_owned())
 }
 
 /// The state to begin with, or why nothing is stored.

@@ -1,7 +1,7 @@
 //! Provider keys: add, check, rotate, undo, forget, remove and the smaller changes.
 
 use super::custody::{self, Seat};
-use super::pasted::{TypedKey, failed_to_save, status_or_problem};
+use super::pasted::{TypedKey, failed_to_save, read_label, status_or_problem};
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::access::policy::Action;
@@ -11,7 +11,7 @@ use crate::domain::account::{KeyChangers, Slug};
 use crate::domain::audit::AuditAction;
 use crate::domain::billing::UsageMode;
 use crate::domain::clock::{DAY, Moment};
-use crate::domain::ids::{KeyId, Owner, TenantId};
+use crate::domain::ids::KeyId;
 use crate::domain::plan::GENERAL;
 use crate::domain::provider_key::{
     DisabledBy, KeyScope, KeySettings, KeyState, KeyStatus, KeyVersion, Provider, ProviderKey,
@@ -22,7 +22,6 @@ use crate::storage::{Tx, changes, keys, tenants};
 /// How long a replaced version can be brought back.
 pub const UNDO_FOR: i64 = DAY;
 
-const MAX_LABEL: usize = 80;
 const MAX_MODELS: usize = 100;
 
 /// Whose keys, and by whose leave they change.
@@ -153,29 +152,6 @@ impl Services {
         tx.commit().await?;
         self.directory.forget(scope.owner());
         Ok(Saved { name, version: 1, state: status.state, disabled: false, switched_mode })
-    }
-
-    /// Judges a key for a tenant that is not there yet: by its form and by a live check. Stores nothing.
-    ///
-    /// # Errors
-    /// `Invalid` with the reason at its field.
-    pub async fn try_key(
-        &self,
-        provider: Provider,
-        name: &str,
-        typed: &TypedKey<'_>,
-    ) -> Result<KeyStatus, ServiceError> {
-        let mut problems = Problems::default();
-        if Slug::parse(name.trim()).is_none() {
-            problems.add("key_name", Slug::RULE);
-        }
-        let nobody = Scope::of_system(Owner::Tenant(TenantId::new()));
-        let holder = Holder { scope: nobody, changers: KeyChangers::Admins };
-        let pasted = self.read_pasted(&holder, provider, typed, &mut problems).await?;
-        let (Some(pasted), true) = (pasted, problems.is_empty()) else {
-            return Err(failed_to_save(provider, problems));
-        };
-        self.check_pasted(provider, &pasted).await
     }
 
     async fn switch_to_byok(&self, tx: &mut Tx, scope: &Scope, now: Moment) -> Result<bool, ServiceError> {
@@ -580,14 +556,6 @@ impl Services {
             crate::storage::root::find_owner_key(tx, scope).await?.ok_or(ServiceError::NotFound)?;
         Ok(custody::open(&self.keyring, &owner_key, sealed, &seat(key, version))?)
     }
-}
-
-fn read_label(label: &str, problems: &mut Problems) -> Option<String> {
-    let label = label.trim();
-    if label.chars().count() > MAX_LABEL || label.chars().any(char::is_control) {
-        problems.add("label", format!("Use at most {MAX_LABEL} characters on one line."));
-    }
-    (!label.is_empty()).then(|| label.to_owned())
 }
 
 /// Whether requests could name a model so.

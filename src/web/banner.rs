@@ -376,7 +376,7 @@ mod tests {
         let own = own.map(|verdict| key(Owner::Tenant(tenant), verdict));
         let shared = shared.map(|verdict| key(Owner::Platform, verdict));
         let ring = |key: &Option<ProviderKey>| KeyRing {
-            views: key.iter().map(ProviderKey::view).collect(),
+            views: crate::domain::resolve::Keys::new(key.iter().map(ProviderKey::view).collect()),
             ..KeyRing::default()
         };
         let plan = Plan { id: PlanId::new(), slug: "pro".into(), name: "Pro".into(), features: [].into() };

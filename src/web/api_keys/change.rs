@@ -13,8 +13,8 @@ use super::{base, title};
 use crate::access::actor::Actor;
 use crate::access::policy::Action;
 use crate::domain::billing::UsageMode;
-use crate::domain::provider_key::{KeyView, Provider, ProviderKey};
-use crate::domain::resolve::{Situation, resolve};
+use crate::domain::provider_key::{Provider, ProviderKey};
+use crate::domain::resolve::{Keys, Situation, resolve};
 use crate::services::overview::{Standing, ask};
 use crate::services::{Problems, ServiceError, Services};
 use crate::web::error::WebError;
@@ -272,8 +272,8 @@ fn consequences(
     };
     let mut lines = Vec::new();
     if key.is_default && standing.tenant.policy.mode == UsageMode::Byok {
-        let rest: Vec<KeyView> =
-            standing.tenant.keys.views.iter().filter(|view| view.id != key.id).cloned().collect();
+        let rest = standing.tenant.keys.views.iter().filter(|view| view.id != key.id).cloned();
+        let rest = Keys::new(rest.collect());
         let without = Situation { keys: &rest, ..standing.situation() };
         let (mut managed, mut stopped) = (0, 0);
         for (feature, before) in standing.features() {
