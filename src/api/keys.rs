@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::problem::Problem;
-use super::{Api, Asked, body_of, idempotency, read, to_the_end};
+use super::{Api, Asked, read, write};
 use crate::crypto::secret::Secret;
 use crate::domain::clock::Moment;
 use crate::domain::provider_key::{KeyScope, KeySettings, Provider, ProviderKey};
@@ -311,7 +311,7 @@ async fn find(
     params(super::docs::TenantHeader, super::docs::IdempotencyHeader), request_body = CreateKey,
     responses((status = 201, description = "It was made", body = SavedKey), (status = "default", response = super::docs::Failed)))]
 pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    write(api, request, payload, async move |asked, body| {
+    write(api, request, payload, TokenScope::KeysWrite, async move |asked, body| {
         let caller = asked.caller().await?;
         let form: CreateKey = read(&asked.request, body)?;
         let new = NewKey {
@@ -343,7 +343,7 @@ pub async fn rotate(
     name: web::Path<String>,
     payload: web::Payload,
 ) -> HttpResponse {
-    write(api, request, payload, async move |asked, body| {
+    write(api, request, payload, TokenScope::KeysWrite, async move |asked, body| {
         let caller = asked.caller().await?;
         let form: RotateKey = read(&asked.request, body)?;
         let secret = form.pasted().secret()?;
@@ -370,7 +370,7 @@ pub async fn undo(
     name: web::Path<String>,
     payload: web::Payload,
 ) -> HttpResponse {
-    write(api, request, payload, async move |asked, _| {
+    write(api, request, payload, TokenScope::KeysWrite, async move |asked, _| {
         let caller = asked.caller().await?;
         let saved = asked.services().undo_rotation(&caller.actor, caller.holder, &name).await?;
         Ok(HttpResponse::Ok().json(SavedKey::of(&saved)))
@@ -389,7 +389,7 @@ pub async fn check(
     name: web::Path<String>,
     payload: web::Payload,
 ) -> HttpResponse {
-    write(api, request, payload, async move |asked, _| {
+    write(api, request, payload, TokenScope::KeysWrite, async move |asked, _| {
         let caller = asked.caller().await?;
         asked.services().check_key(&caller.actor, caller.holder, &name).await?;
         let key = find(asked, &caller.holder, &name).await?;
@@ -409,7 +409,7 @@ pub async fn make_default(
     name: web::Path<String>,
     payload: web::Payload,
 ) -> HttpResponse {
-    write(api, request, payload, async move |asked, _| {
+    write(api, request, payload, TokenScope::KeysWrite, async move |asked, _| {
         let caller = asked.caller().await?;
         asked.services().set_default_key(&caller.actor, caller.holder, &name).await?;
         let key = find(asked, &caller.holder, &name).await?;
@@ -430,7 +430,7 @@ pub async fn set_scope(
     name: web::Path<String>,
     payload: web::Payload,
 ) -> HttpResponse {
-    write(api, request, payload, async move |asked, body| {
+    write(api, request, payload, TokenScope::KeysWrite, async move |asked, body| {
         let caller = asked.caller().await?;
         let form: Scope = read(&asked.request, body)?;
         let scope = KeyScope { features: form.features, models: form.models };
@@ -446,38 +446,17 @@ pub async fn set_scope(
     operation_id = "removeKey", path = "/api/v1/keys/{name}", tag = "keys", security(("token" = ["keys:write"])),
     params(super::docs::TenantHeader, ("name" = String, Path, description = "The key's name")),
     responses((status = 204, description = "It is gone"), (status = "default", response = super::docs::Failed)))]
-pub async fn remove(api: web::Data<Api>, request: HttpRequest, name: web::Path<String>) -> HttpResponse {
-    let asked = match Asked::by(api, request, TokenScope::KeysWrite).await {
-        Ok(asked) => asked,
-        Err(problem) => return problem.respond(),
-    };
-    let work = async {
+pub async fn remove(
+    api: web::Data<Api>,
+    request: HttpRequest,
+    name: web::Path<String>,
+    payload: web::Payload,
+) -> HttpResponse {
+    write(api, request, payload, TokenScope::KeysWrite, async move |asked, _| {
         let caller = asked.caller().await?;
         // The name in the path is what a person would type to confirm.
         asked.services().remove_key(&caller.actor, caller.holder, &name, &name).await?;
         Ok(HttpResponse::NoContent().finish())
-    };
-    asked.answer(work.await)
-}
-
-/// What every POST here goes through: the token, its scope and limit, and the `Idempotency-Key`.
-async fn write(
-    api: web::Data<Api>,
-    request: HttpRequest,
-    payload: web::Payload,
-    work: impl AsyncFnOnce(&Asked, &[u8]) -> Result<HttpResponse, Problem> + 'static,
-) -> HttpResponse {
-    let asked = match Asked::by(api, request, TokenScope::KeysWrite).await {
-        Ok(asked) => asked,
-        Err(problem) => return problem.respond(),
-    };
-    let body = match body_of(payload).await {
-        Ok(body) => body,
-        Err(problem) => return asked.answer(Err(problem)),
-    };
-    let all = async move {
-        let work = asked.recorded(work(&asked, &body));
-        idempotency::once(&asked, &body, Box::pin(work)).await
-    };
-    to_the_end(all).await
+    })
+    .await
 }

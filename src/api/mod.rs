@@ -233,10 +233,28 @@ impl Asked {
     }
 }
 
-/// Runs a change to its end, whether or not its client waits for it: what was begun is kept with its
-/// answer.
-async fn to_the_end(work: impl Future<Output = HttpResponse> + 'static) -> HttpResponse {
-    actix_web::rt::spawn(work).await.unwrap_or_else(|_| Problem::unavailable().respond())
+/// What every change goes through: the token, its scope and limit, and the `Idempotency-Key`.
+async fn write(
+    api: web::Data<Api>,
+    request: HttpRequest,
+    payload: web::Payload,
+    scope: TokenScope,
+    work: impl AsyncFnOnce(&Asked, &[u8]) -> Result<HttpResponse, Problem> + 'static,
+) -> HttpResponse {
+    let asked = match Asked::by(api, request, scope).await {
+        Ok(asked) => asked,
+        Err(problem) => return problem.respond(),
+    };
+    let body = match body_of(payload).await {
+        Ok(body) => body,
+        Err(problem) => return asked.answer(Err(problem)),
+    };
+    let all = async move {
+        let work = asked.recorded(work(&asked, &body));
+        idempotency::once(&asked, &body, Box::pin(work)).await
+    };
+    // To its end, whether or not its client waits: what was begun is kept with its answer.
+    actix_web::rt::spawn(all).await.unwrap_or_else(|_| Problem::unavailable().respond())
 }
 
 /// A header that may be sent once, as text.

@@ -4,7 +4,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{Api, Asked, body_of, idempotency, read, to_the_end};
+use super::{Api, Asked, read, write};
 use crate::services::pinned_sessions::NewSession;
 use crate::services::tokens::TokenScope;
 use crate::storage::pinned_sessions::PinnedSession;
@@ -66,32 +66,21 @@ impl Session {
     params(super::docs::TenantHeader, super::docs::IdempotencyHeader), request_body = CreateSession,
     responses((status = 201, description = "It was made", body = Session), (status = "default", response = super::docs::Failed)))]
 pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    let asked = match Asked::by(api, request, TokenScope::Gateway).await {
-        Ok(asked) => asked,
-        Err(problem) => return problem.respond(),
-    };
-    let body = match body_of(payload).await {
-        Ok(body) => body,
-        Err(problem) => return asked.answer(Err(problem)),
-    };
-    let all = async move {
-        let work = async {
-            let caller = asked.caller().await?;
-            let form: CreateSession = read(&asked.request, &body)?;
-            let new = NewSession {
-                key_slug: form.key_slug,
-                provider: form.provider,
-                model: form.model,
-                feature: form.feature,
-                expires_in: form.expires_in,
-            };
-            let made = asked.services().create_session(caller.tenant, &new).await?;
-            let place = format!("/api/v1/sessions/{}", made.id);
-            Ok(HttpResponse::Created().insert_header(("location", place)).json(Session::of(made)))
+    write(api, request, payload, TokenScope::Gateway, async |asked, body| {
+        let caller = asked.caller().await?;
+        let form: CreateSession = read(&asked.request, body)?;
+        let new = NewSession {
+            key_slug: form.key_slug,
+            provider: form.provider,
+            model: form.model,
+            feature: form.feature,
+            expires_in: form.expires_in,
         };
-        idempotency::once(&asked, &body, Box::pin(work)).await
-    };
-    to_the_end(all).await
+        let made = asked.services().create_session(caller.tenant, &new).await?;
+        let place = format!("/api/v1/sessions/{}", made.id);
+        Ok(HttpResponse::Created().insert_header(("location", place)).json(Session::of(made)))
+    })
+    .await
 }
 
 /// Shows a session that is not over.

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::keys::{SavedKey, provider_of, with_pasted_key};
 use super::problem::Problem;
-use super::{Api, Asked, body_of, idempotency, read, to_the_end};
+use super::{Api, Asked, read, write};
 use crate::access::actor::Actor;
 use crate::access::scope::Scope;
 use crate::domain::account::KeyChangers;
@@ -140,23 +140,12 @@ pub async fn show(api: web::Data<Api>, request: HttpRequest, slug: web::Path<Str
     params(super::docs::IdempotencyHeader), request_body = CreateTenant,
     responses((status = 201, description = "It was made", body = CreatedTenant), (status = "default", response = super::docs::Failed)))]
 pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Payload) -> HttpResponse {
-    let asked = match Asked::by(api, request, TokenScope::KeysWrite).await {
-        Ok(asked) => asked,
-        Err(problem) => return problem.respond(),
-    };
-    let body = match body_of(payload).await {
-        Ok(body) => body,
-        Err(problem) => return asked.answer(Err(problem)),
-    };
-    let all = async move {
-        let work = asked.recorded(async {
-            let actor = operator(&asked)?;
-            let form: CreateTenant = read(&asked.request, &body)?;
-            make(&asked, &actor, form).await
-        });
-        idempotency::once(&asked, &body, Box::pin(work)).await
-    };
-    to_the_end(all).await
+    write(api, request, payload, TokenScope::KeysWrite, async |asked, body| {
+        let actor = operator(asked)?;
+        let form: CreateTenant = read(&asked.request, body)?;
+        make(asked, &actor, form).await
+    })
+    .await
 }
 
 async fn make(asked: &Asked, actor: &Actor, form: CreateTenant) -> Result<HttpResponse, Problem> {
