@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::problem::Problem;
 use super::{Asked, header};
-use crate::storage::idempotency::{self, Claim};
+use crate::storage::idempotency::{self, Answer, Claim};
 
 const LONGEST_KEY: usize = 255;
 
@@ -58,11 +58,14 @@ async fn replayed(asked: &Asked, body: &[u8]) -> Result<Outcome, Problem> {
         Claim::UnderWay => {
             Err(Problem::conflict("The first request with this Idempotency-Key is under way."))
         }
-        Claim::Done { status, body } => {
+        Claim::Done(Answer { status, body, location }) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
             let kind = if status.is_success() { "application/json" } else { "application/problem+json" };
             let mut response = HttpResponse::build(status);
             response.insert_header(("idempotency-replayed", "true"));
+            if let Some(location) = location {
+                response.insert_header(("location", location));
+            }
             let response =
                 if body.is_empty() { response.finish() } else { response.content_type(kind).body(body) };
             Ok(Outcome::Known(response))
@@ -73,14 +76,18 @@ async fn replayed(asked: &Asked, body: &[u8]) -> Result<Outcome, Problem> {
 async fn kept(asked: &Asked, key: &str, response: HttpResponse) -> HttpResponse {
     let services = asked.services();
     let token = asked.bearer.token.id;
-    let status = response.status().as_u16();
     let (head, body) = response.into_parts();
     let bytes = body.try_into_bytes().unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let location = head.headers().get("location").and_then(|place| place.to_str().ok());
+    let answer = Answer {
+        status: head.status().as_u16(),
+        body: String::from_utf8_lossy(&bytes).into_owned(),
+        location: location.map(str::to_owned),
+    };
     let written = async {
         let mut tx = services.db.write().await?;
-        if status < 500 && status != 429 {
-            idempotency::finish(&mut tx, token, key, status, &text).await?;
+        if answer.status < 500 && answer.status != 429 {
+            idempotency::finish(&mut tx, token, key, &answer).await?;
         } else {
             idempotency::release(&mut tx, token, key).await?;
         }

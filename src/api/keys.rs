@@ -176,6 +176,13 @@ with_pasted_key! {
     }
 }
 
+const API_KEY: &str = "api_key";
+
+/// A problem of a service, with what is wrong with the key told at the field that it came in.
+pub fn told_at(place: &str, error: ServiceError) -> Problem {
+    Problem::from(error).with_names(|field| if field == API_KEY { place } else { field }.to_owned())
+}
+
 /// A pasted key, whatever body it came in.
 #[derive(Clone, Copy)]
 pub struct PastedKey<'a> {
@@ -204,6 +211,11 @@ impl PastedKey<'_> {
                 Err(ServiceError::Invalid(none).into())
             }
         }
+    }
+
+    /// The field that the key came in: what is wrong with the key is told there.
+    pub fn place(&self) -> &'static str {
+        if self.credentials.is_some() { "credentials" } else { API_KEY }
     }
 
     pub fn settings(&self) -> KeySettings {
@@ -314,6 +326,7 @@ pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Pay
     write(api, request, payload, TokenScope::KeysWrite, async move |asked, body| {
         let caller = asked.caller().await?;
         let form: CreateKey = read(&asked.request, body)?;
+        let place = form.pasted().place();
         let new = NewKey {
             provider: provider_of(&form.provider)?,
             secret: form.pasted().secret()?,
@@ -323,7 +336,8 @@ pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Pay
             label: form.label.unwrap_or_default(),
             switch_mode: false,
         };
-        let saved = asked.services().add_key(&caller.actor, caller.holder, new).await?;
+        let saved = asked.services().add_key(&caller.actor, caller.holder, new).await;
+        let saved = saved.map_err(|error| told_at(place, error))?;
         let place = format!("/api/v1/keys/{}", saved.name);
         Ok(HttpResponse::Created().insert_header(("location", place)).json(SavedKey::of(&saved)))
     })
@@ -351,9 +365,10 @@ pub async fn rotate(
         let current = known.into_iter().find(|key| key.name.as_str() == *name).map(|key| key.current);
         let current = current.ok_or(ServiceError::NotFound)?;
         let settings = form.pasted().settings_over(current.settings);
-        let custom_url = form.base_url.or(current.custom_url).unwrap_or_default();
+        let custom_url = form.base_url.clone().or(current.custom_url).unwrap_or_default();
         let typed = TypedKey { secret: &secret, custom_url: &custom_url, settings: &settings };
-        let saved = asked.services().rotate_key(&caller.actor, caller.holder, &name, &typed).await?;
+        let saved = asked.services().rotate_key(&caller.actor, caller.holder, &name, &typed).await;
+        let saved = saved.map_err(|error| told_at(form.pasted().place(), error))?;
         Ok(HttpResponse::Ok().json(SavedKey::of(&saved)))
     })
     .await

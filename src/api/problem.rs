@@ -115,6 +115,14 @@ impl Problem {
         }
     }
 
+    /// Calls the fields by other names.
+    pub fn with_names(mut self, name: impl Fn(&str) -> String) -> Self {
+        for error in &mut self.errors {
+            error.field = name(&error.field);
+        }
+        self
+    }
+
     pub fn respond(&self) -> HttpResponse {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = HttpResponse::build(status);

@@ -4,16 +4,12 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::keys::{SavedKey, provider_of, with_pasted_key};
+use super::keys::{SavedKey, provider_of, told_at, with_pasted_key};
 use super::problem::Problem;
 use super::{Api, Asked, read, write};
 use crate::access::actor::Actor;
-use crate::access::scope::Scope;
-use crate::domain::account::KeyChangers;
-use crate::domain::ids::Owner;
-use crate::services::pasted::TypedKey;
 use crate::services::platform::NewTenant;
-use crate::services::provider_keys::{Holder, NewKey};
+use crate::services::provider_keys::NewKey;
 use crate::services::tokens::TokenScope;
 use crate::storage::tenants::TenantRecord;
 
@@ -149,52 +145,43 @@ pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Pay
 }
 
 async fn make(asked: &Asked, actor: &Actor, form: CreateTenant) -> Result<HttpResponse, Problem> {
-    let services = asked.services();
+    let place = form.model.as_ref().map_or("", |model| model.pasted().place());
+    let first_key = form.model.map(first_key).transpose().map_err(in_model)?;
     let new = NewTenant {
         name: form.name,
         slug: form.slug,
         plan: form.plan,
         time_zone: form.time_zone.unwrap_or_else(|| "UTC".to_owned()),
         admin_email: None,
+        first_key,
     };
-    let first = match form.model {
-        None => None,
-        Some(model) => {
-            let (provider, secret, settings) =
-                (provider_of(&model.provider)?, model.pasted().secret()?, model.pasted().settings());
-            let custom_url = model.base_url.unwrap_or_default();
-            let key = NewKey {
-                provider,
-                secret,
-                name: model.key_slug.unwrap_or_else(|| "production".to_owned()),
-                label: String::new(),
-                custom_url,
-                settings,
-                switch_mode: true,
-            };
-            // Both are judged before either is written.
-            services.judge_tenant(actor, &new).await?;
-            let typed =
-                TypedKey { secret: &key.secret, custom_url: &key.custom_url, settings: &key.settings };
-            let status = services.try_key(provider, &key.name, &typed).await?;
-            Some((key, status))
-        }
-    };
-    let (slug, _) = services.create_tenant(actor, &new).await?;
-    let key = match first {
-        None => None,
-        Some((key, status)) => {
-            let tenant = services.directory.tenant_id(slug.as_str()).await?;
-            let tenant = tenant.ok_or_else(|| Problem::not_found("The tenant is gone again."))?;
-            let scope = Scope::of_system(Owner::Tenant(tenant));
-            let holder = Holder { scope, changers: KeyChangers::Admins };
-            let saved = services.add_checked_key(&asked.actor(Some(tenant)), holder, key, status).await?;
-            Some(SavedKey::of(&saved))
-        }
-    };
-    let tenant = find(asked, actor, slug.as_str()).await?;
-    let place = format!("/api/v1/tenants/{slug}");
+    let made = asked.services().create_tenant(actor, new).await;
+    let made = made.map_err(|error| in_model(told_at(place, error)))?;
+    let tenant = find(asked, actor, made.slug.as_str()).await?;
+    let place = format!("/api/v1/tenants/{}", made.slug);
+    let key = made.key.as_ref().map(SavedKey::of);
     Ok(HttpResponse::Created().insert_header(("location", place)).json(CreatedTenant { tenant, key }))
+}
+
+fn first_key(model: Model) -> Result<NewKey, Problem> {
+    Ok(NewKey {
+        provider: provider_of(&model.provider)?,
+        secret: model.pasted().secret()?,
+        settings: model.pasted().settings(),
+        name: model.key_slug.unwrap_or_else(|| "production".to_owned()),
+        label: String::new(),
+        custom_url: model.base_url.unwrap_or_default(),
+        switch_mode: true,
+    })
+}
+
+/// Names the fields of `model` by their place.
+fn in_model(problem: Problem) -> Problem {
+    problem.with_names(|field| match field {
+        "slug" | "name" | "plan" | "time_zone" | "" => field.to_owned(),
+        "key_name" => "model.key_slug".to_owned(),
+        field => format!("model.{field}"),
+    })
 }
 
 /// Only service tokens, which a super admin made, act for the platform.

@@ -193,7 +193,12 @@ impl KeyStatus {
         match verdict {
             Verdict::Rejected => self.moved(KeyState::Rejected, None, now),
             // A check that the provider answered at all shows that it takes the key.
-            Verdict::Doubtful | Verdict::Neutral => self.moved(KeyState::Valid, None, now),
+            Verdict::Neutral => self.moved(KeyState::Valid, None, now),
+            // Known, and let do nothing that was tried: what it may do otherwise was not asked.
+            Verdict::Doubtful if self.state == KeyState::Unreachable => {
+                self.moved(KeyState::Valid, None, now)
+            }
+            Verdict::Doubtful => Self { probe_at: self.probe_at.map(|_| now.plus(PROBE_EVERY)), ..*self },
             verdict => self.after(verdict, now),
         }
     }
@@ -424,6 +429,16 @@ mod tests {
         assert_eq!(later.state, KeyState::OutOfCredit);
         assert_eq!(later.probe_at, Some(NOW.plus(2 * PROBE_EVERY)));
         assert_eq!(valid().after_check(Verdict::Unreachable, NOW).state, KeyState::Unreachable);
+    }
+
+    #[test]
+    fn a_check_that_is_let_do_nothing_moves_no_state() {
+        assert_eq!(valid().after_check(Verdict::Doubtful, NOW).state, KeyState::Valid);
+        let paused = valid().after_check(Verdict::OutOfCredit, NOW);
+        let later = paused.after_check(Verdict::Doubtful, NOW.plus(PROBE_EVERY));
+        assert_eq!((later.state, later.probe_at), (KeyState::OutOfCredit, Some(NOW.plus(2 * PROBE_EVERY))));
+        let away = valid().after_check(Verdict::Unreachable, NOW);
+        assert_eq!(away.after_check(Verdict::Doubtful, NOW).state, KeyState::Valid);
     }
 
     #[test]

@@ -97,6 +97,8 @@ pub struct Field {
 pub const LOCATION: &str = "location";
 pub const API_VERSION: &str = "api_version";
 pub const STREAM_USAGE: &str = "stream_usage";
+/// Every setting that some provider has.
+pub const SETTINGS: [&str; 3] = [LOCATION, API_VERSION, STREAM_USAGE];
 
 /// What a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -28,7 +28,8 @@ impl Checked {
     #[must_use]
     pub fn told(&self) -> &'static str {
         match self.verdict {
-            Verdict::Works | Verdict::Neutral | Verdict::Doubtful => "works",
+            Verdict::Works | Verdict::Neutral => "works",
+            Verdict::Doubtful => "not_permitted",
             Verdict::Rejected => "rejected",
             Verdict::OutOfCredit => "out_of_credit",
             Verdict::SpendLimit { .. } => "spend_limit",
@@ -92,12 +93,15 @@ impl Services {
                         let told = judged.code.is_some_and(|code| code.parse::<u16>().is_err());
                         taken |= endpoint.is_metered() && (400..500).contains(&status) && told;
                     }
-                    Verdict::Doubtful => doubt = judged.code.or(doubt),
+                    Verdict::Doubtful => doubt = Some(judged),
                     verdict => return Checked { verdict, code: judged.code },
                 }
             }
-            let verdict = if taken { Verdict::Works } else { Verdict::Unreachable };
-            Checked { verdict, code: doubt.filter(|_| !taken) }
+            match doubt {
+                _ if taken => Checked { verdict: Verdict::Works, code: None },
+                Some(Judged { verdict, code, .. }) => Checked { verdict, code },
+                None => Checked { verdict: Verdict::Unreachable, code: None },
+            }
         });
         asked.await.unwrap_or(unreachable)
     }

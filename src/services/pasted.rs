@@ -4,11 +4,8 @@ use super::checks::Checked;
 use super::provider_keys::Holder;
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
-use crate::access::scope::Scope;
 use crate::crypto::secret::Secret;
-use crate::domain::account::{KeyChangers, Slug};
 use crate::domain::clock::Moment;
-use crate::domain::ids::{Owner, TenantId};
 use crate::domain::provider_key::{self, KeySettings, KeyStatus, KeyVersion, Provider, Verdict};
 use crate::providers::{self, Need, Spec, is_path_segment};
 use crate::storage::keys;
@@ -55,29 +52,6 @@ impl Pasted {
 }
 
 impl Services {
-    /// Judges a key for a tenant that is not there yet: by its form and by a live check. Stores nothing.
-    ///
-    /// # Errors
-    /// `Invalid` with the reason at its field.
-    pub async fn try_key(
-        &self,
-        provider: Provider,
-        name: &str,
-        typed: &TypedKey<'_>,
-    ) -> Result<KeyStatus, ServiceError> {
-        let mut problems = Problems::default();
-        if Slug::parse(name.trim()).is_none() {
-            problems.add("key_name", Slug::RULE);
-        }
-        let nobody = Scope::of_system(Owner::Tenant(TenantId::new()));
-        let holder = Holder { scope: nobody, changers: KeyChangers::Admins };
-        let pasted = self.read_pasted(&holder, provider, typed, &mut problems).await?;
-        let (Some(pasted), true) = (pasted, problems.is_empty()) else {
-            return Err(failed_to_save(provider, problems));
-        };
-        self.check_pasted(provider, &pasted).await
-    }
-
     /// Reads a pasted key by form alone; nothing is sent yet.
     pub(super) async fn read_pasted(
         &self,
@@ -172,7 +146,8 @@ fn read_settings(spec: &Spec, typed: &KeySettings, problems: &mut Problems) -> K
     let mut settings = KeySettings::default();
     for (name, value) in &typed.0 {
         let Some(field) = spec.fields.iter().find(|field| field.name == name) else {
-            problems.add("settings", format!("{} keys have no setting {name}.", spec.kind.label()));
+            let field = providers::SETTINGS.into_iter().find(|known| known == name).unwrap_or("settings");
+            problems.add(field, format!("{} keys have no setting {name}.", spec.kind.label()));
             continue;
         };
         let value = value.trim();
@@ -209,11 +184,11 @@ pub(super) fn status_or_problem(
             "api_key",
             format!("{name} rejected this key. Check that you copied all of it and that it was not revoked."),
         ),
-        Verdict::Unreachable if checked.code.is_some() => Problems::field(
+        Verdict::Doubtful => Problems::field(
             "api_key",
             format!(
                 "{name} answered, but lets this key do nothing that was tried ({}). Nothing was stored. Give it access, and try again.",
-                checked.code.as_deref().unwrap_or_default()
+                checked.code.as_deref().unwrap_or("403")
             ),
         ),
         Verdict::Unreachable if custom_url => Problems::field(

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::provider_keys::Holder;
+use super::provider_keys::{Holder, NewKey, Saved};
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::access::policy::{About, Action};
@@ -17,7 +17,7 @@ use crate::storage::tenants::TenantRecord;
 use crate::storage::{Database, StorageError, audit, changes, people, plans, prices, tenants};
 
 /// A tenant as it was asked for.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct NewTenant {
     pub name: String,
     pub slug: String,
@@ -26,6 +26,17 @@ pub struct NewTenant {
     /// The first admin; gets a one-time link to choose a password if there is no such user yet.
     /// `None`: there is no person yet, as when a backend makes the tenant.
     pub admin_email: Option<String>,
+    /// The tenant's own key; checked with a live call before anything is written.
+    pub first_key: Option<NewKey>,
+}
+
+/// A tenant that was made.
+#[derive(Debug)]
+pub struct MadeTenant {
+    pub slug: Slug,
+    /// The first admin's one-time link, if one was made.
+    pub link: Option<String>,
+    pub key: Option<Saved>,
 }
 
 /// Puts in what every database holds: the price list and a plan to put tenants on.
@@ -112,20 +123,17 @@ impl Services {
         Ok(people::list(&mut tx).await?)
     }
 
-    /// Makes a tenant with its first admin. Gives the admin's one-time link, if one was made.
+    /// Makes a tenant, with its first admin and its first key where they are given: all or nothing.
     ///
     /// # Errors
     /// `Invalid` with the reason at its field.
-    pub async fn create_tenant(
-        &self,
-        actor: &Actor,
-        new: &NewTenant,
-    ) -> Result<(Slug, Option<String>), ServiceError> {
-        let (slug, plan, admin) = self.judge_tenant(actor, new).await?;
+    pub async fn create_tenant(&self, actor: &Actor, new: NewTenant) -> Result<MadeTenant, ServiceError> {
+        let (slug, plan, admin) = self.judge_tenant(actor, &new).await?;
         let now = self.clock.now();
+        let id = TenantId::new();
         let record = TenantRecord {
             tenant: Tenant {
-                id: TenantId::new(),
+                id,
                 slug: slug.clone(),
                 name: new.name.trim().to_owned(),
                 plan_id: plan.id,
@@ -141,27 +149,42 @@ impl Services {
                 on_limit: LimitPolicy::Pause,
             },
         };
+        let scope = Scope::of_system(Owner::Tenant(id));
+        let ready = match new.first_key {
+            Some(key) => {
+                let holder = Holder { scope, changers: KeyChangers::Admins };
+                Some(self.ready_key(&holder, key).await?)
+            }
+            None => None,
+        };
         let mut tx = self.db.write().await?;
-        tenants::insert(&mut tx, &record).await?;
+        match tenants::insert(&mut tx, &record).await {
+            Err(error) if error.is_conflict() => return Err(ServiceError::Invalid(taken_slug())),
+            done => done?,
+        }
         let link = match &admin {
             Some(admin) => {
-                let place = Some((record.tenant.id, TenantRole::Admin));
+                let place = Some((id, TenantRole::Admin));
                 self.make_user(&mut tx, &actor.for_audit(), admin, None, place, None).await?
             }
+            None => None,
+        };
+        let key = match ready {
+            Some(ready) => Some(self.insert_key(&mut tx, actor, &scope, ready).await?),
             None => None,
         };
         let detail = serde_json::json!({ "plan": plan.slug, "admin": admin.as_ref().map(Email::as_str) });
         self.record(&mut tx, Owner::Platform, actor, AuditAction::TenantCreated, slug.as_str(), detail)
             .await?;
         tx.commit().await?;
-        Ok((slug, link))
+        Ok(MadeTenant { slug, link, key })
     }
 
     /// What a new tenant would be, if all of it is right. Writes nothing.
     ///
     /// # Errors
     /// `Invalid` with the reason at its field.
-    pub async fn judge_tenant(
+    async fn judge_tenant(
         &self,
         actor: &Actor,
         new: &NewTenant,
@@ -195,7 +218,7 @@ impl Services {
             problems.add("plan", "Choose a plan.");
         }
         if taken {
-            problems.add("slug", "There is a tenant of that name already.");
+            problems.fields.extend(taken_slug().fields);
         }
         match (slug, plan, problems.is_empty()) {
             (Some(slug), Some(plan), true) => Ok((slug, plan, admin.flatten())),
@@ -227,4 +250,8 @@ impl Services {
         self.directory.forget(scope.owner());
         Ok(())
     }
+}
+
+fn taken_slug() -> Problems {
+    Problems::field("slug", "There is a tenant of that name already.")
 }

@@ -1,7 +1,8 @@
 //! Provider keys: add, check, rotate, undo, forget, remove and the smaller changes.
 
+use super::checks::Checked;
 use super::custody::{self, Seat};
-use super::pasted::{TypedKey, failed_to_save, read_label, status_or_problem};
+use super::pasted::{Pasted, TypedKey, failed_to_save, read_label, status_or_problem};
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::access::policy::Action;
@@ -44,6 +45,16 @@ pub struct NewKey {
     pub switch_mode: bool,
 }
 
+/// A new key that the provider took, on its way into the database.
+pub(super) struct ReadyKey {
+    provider: Provider,
+    name: Slug,
+    label: Option<String>,
+    pasted: Pasted,
+    status: KeyStatus,
+    switch_mode: bool,
+}
+
 /// A key that was saved, and how the provider answered to it.
 #[derive(Clone, Debug)]
 pub struct Saved {
@@ -61,31 +72,20 @@ impl Services {
     /// # Errors
     /// `Invalid` with the reason at its field; nothing is stored then.
     pub async fn add_key(&self, actor: &Actor, holder: Holder, new: NewKey) -> Result<Saved, ServiceError> {
-        self.store_new(actor, holder, new, None).await
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let ready = self.ready_key(&holder, new).await?;
+        let mut tx = self.db.write().await?;
+        let saved = self.insert_key(&mut tx, actor, &holder.scope, ready).await?;
+        tx.commit().await?;
+        self.directory.forget(holder.scope.owner());
+        Ok(saved)
     }
 
-    /// Stores a new key whose live check was made by `try_key`.
+    /// A new key by its form and by a live check. Stores nothing.
     ///
     /// # Errors
-    /// As of `add_key`.
-    pub async fn add_checked_key(
-        &self,
-        actor: &Actor,
-        holder: Holder,
-        new: NewKey,
-        status: KeyStatus,
-    ) -> Result<Saved, ServiceError> {
-        self.store_new(actor, holder, new, Some(status)).await
-    }
-
-    async fn store_new(
-        &self,
-        actor: &Actor,
-        holder: Holder,
-        new: NewKey,
-        checked: Option<KeyStatus>,
-    ) -> Result<Saved, ServiceError> {
-        self.permit_keys(actor, &holder.scope, holder.changers)?;
+    /// `Invalid` with the reason at its field.
+    pub(super) async fn ready_key(&self, holder: &Holder, new: NewKey) -> Result<ReadyKey, ServiceError> {
         let provider = new.provider;
         let mut problems = Problems::default();
         let name = Slug::parse(new.name.trim());
@@ -101,20 +101,25 @@ impl Services {
         }
         let label = read_label(&new.label, &mut problems);
         let typed = TypedKey { secret: &new.secret, custom_url: &new.custom_url, settings: &new.settings };
-        let pasted = self.read_pasted(&holder, provider, &typed, &mut problems).await?;
+        let pasted = self.read_pasted(holder, provider, &typed, &mut problems).await?;
         let (Some(name), Some(pasted), true) = (name, pasted, problems.is_empty()) else {
             return Err(failed_to_save(provider, problems));
         };
-        let status = match checked {
-            Some(status) => status,
-            None => self.check_pasted(provider, &pasted).await?,
-        };
+        let status = self.check_pasted(provider, &pasted).await?;
+        Ok(ReadyKey { provider, name, label, pasted, status, switch_mode: new.switch_mode })
+    }
 
+    pub(super) async fn insert_key(
+        &self,
+        tx: &mut Tx,
+        actor: &Actor,
+        scope: &Scope,
+        ready: ReadyKey,
+    ) -> Result<Saved, ServiceError> {
+        let ReadyKey { provider, name, label, pasted, status, switch_mode } = ready;
         let now = self.clock.now();
-        let scope = &holder.scope;
-        let mut tx = self.db.write().await?;
-        changes::bump(&mut tx, scope.owner(), now).await?;
-        let has_default = keys::list(&mut tx, scope)
+        changes::bump(tx, scope.owner(), now).await?;
+        let has_default = keys::list(tx, scope)
             .await?
             .iter()
             .any(|known| known.key.provider == provider && known.key.is_default);
@@ -133,24 +138,22 @@ impl Services {
             current: pasted.version(1, status, actor, now),
             last_used_at: None,
         };
-        let sealed = self.seal(&mut tx, scope, &seat(&key, &key.current), &pasted.secret, now).await?;
-        match keys::insert(&mut tx, &key, &sealed).await {
+        let sealed = self.seal(tx, scope, &seat(&key, &key.current), &pasted.secret, now).await?;
+        match keys::insert(tx, &key, &sealed).await {
             Err(error) if error.is_conflict() => {
                 let taken = Problems::field("key_name", "There is a key of that name already.");
                 return Err(failed_to_save(provider, taken));
             }
             done => done?,
         }
-        let switched_mode = new.switch_mode && self.switch_to_byok(&mut tx, scope, now).await?;
+        let switched_mode = switch_mode && self.switch_to_byok(tx, scope, now).await?;
         let detail = serde_json::json!({
             "provider": provider, "hint": key.current.hint, "fingerprint": short(&key.current.fingerprint),
             "version": 1, "state": status.state, "custom_url": key.current.custom_url,
             "settings": key.current.settings,
             "switched_to_own_key": switched_mode,
         });
-        self.record(&mut tx, scope.owner(), actor, AuditAction::KeyAdded, name.as_str(), detail).await?;
-        tx.commit().await?;
-        self.directory.forget(scope.owner());
+        self.record(tx, scope.owner(), actor, AuditAction::KeyAdded, name.as_str(), detail).await?;
         Ok(Saved { name, version: 1, state: status.state, disabled: false, switched_mode })
     }
 
@@ -335,7 +338,7 @@ impl Services {
         actor: &Actor,
         holder: Holder,
         name: &str,
-    ) -> Result<(Provider, KeyState), ServiceError> {
+    ) -> Result<(Provider, KeyState, Checked), ServiceError> {
         self.permit_keys(actor, &holder.scope, holder.changers)?;
         let scope = &holder.scope;
         let mut tx = self.db.read().await?;
@@ -356,7 +359,7 @@ impl Services {
             Ok(keys::set_status(tx, found.key.id, current.version, &status, Some(now)).await?)
         })
         .await?;
-        Ok((found.key.provider, state))
+        Ok((found.key.provider, state, checked))
     }
 
     /// Ends a pause by hand.

@@ -7,6 +7,15 @@ use crate::domain::ids::TokenId;
 /// A request that has not ended by then never will: its process died.
 const LOST_AFTER: i64 = 5 * MINUTE;
 
+/// What a request was answered, as far as its repetition is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+    /// Where the thing that was made is found.
+    pub location: Option<String>,
+}
+
 /// Whether a key is free.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Claim {
@@ -16,10 +25,7 @@ pub enum Claim {
     UnderWay,
     /// The key belongs to another request.
     Other,
-    Done {
-        status: u16,
-        body: String,
-    },
+    Done(Answer),
 }
 
 #[derive(sqlx::FromRow)]
@@ -27,6 +33,7 @@ struct Row {
     request_hash: Vec<u8>,
     status: Option<i64>,
     body: Option<String>,
+    location: Option<String>,
 }
 
 /// Takes a key for a request, or tells what became of it.
@@ -45,28 +52,26 @@ pub async fn claim(
     if execute!(tx, sql, token.0, key, request, now.0, now.minus(LOST_AFTER).0)? == 1 {
         return Ok(Claim::First);
     }
-    let sql =
-        "SELECT request_hash, status, body FROM idempotency WHERE token_id = $1 AND idempotency_key = $2";
+    let sql = "SELECT request_hash, status, body, location FROM idempotency
+               WHERE token_id = $1 AND idempotency_key = $2";
     let found = fetch_optional!(tx, Row, sql, token.0, key)?;
     Ok(match found {
         Some(row) if row.request_hash != request => Claim::Other,
-        Some(Row { status: Some(status), body, .. }) => {
-            Claim::Done { status: u16::try_from(status).unwrap_or(200), body: body.unwrap_or_default() }
-        }
+        Some(Row { status: Some(status), body, location, .. }) => Claim::Done(Answer {
+            status: u16::try_from(status).unwrap_or(200),
+            body: body.unwrap_or_default(),
+            location,
+        }),
         _ => Claim::UnderWay,
     })
 }
 
 /// Keeps the answer.
-pub async fn finish(
-    tx: &mut Tx,
-    token: TokenId,
-    key: &str,
-    status: u16,
-    body: &str,
-) -> Result<(), StorageError> {
-    let sql = "UPDATE idempotency SET status = $1, body = $2 WHERE token_id = $3 AND idempotency_key = $4";
-    execute!(tx, sql, i64::from(status), body, token.0, key)?;
+pub async fn finish(tx: &mut Tx, token: TokenId, key: &str, answer: &Answer) -> Result<(), StorageError> {
+    let sql = "UPDATE idempotency SET status = $1, body = $2, location = $3
+               WHERE token_id = $4 AND idempotency_key = $5";
+    let Answer { status, body, location } = answer;
+    execute!(tx, sql, i64::from(*status), body.as_str(), location.as_deref(), token.0, key)?;
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use crate::access::policy::{self, Action};
 use crate::domain::account::{PlatformRole, TenantState};
 use crate::domain::plan::Plan;
 use crate::services::Problems;
-use crate::services::platform::NewTenant;
+use crate::services::platform::{MadeTenant, NewTenant};
 use crate::storage::tenants::TenantRecord;
 
 pub fn routes(cfg: &mut ServiceConfig) {
@@ -149,14 +149,15 @@ async fn create(console: Data<Console>, mut viewer: Viewer, posted: Posted<Tenan
         plan: form.plan.clone(),
         time_zone: form.time_zone.clone(),
         admin_email: Some(form.admin_email.clone()),
+        first_key: None,
     };
     let made = confirm::act(&console, &mut viewer, posted.current_password, async |services, actor| {
-        services.create_tenant(actor, &new).await
+        services.create_tenant(actor, new).await
     })
     .await;
     match made {
         // Answered at once: a redirect would have to carry the one-time link.
-        Ok((slug, link)) => {
+        Ok(MadeTenant { slug, link, .. }) => {
             let page = MadeTenantPage {
                 chrome: Chrome::new(&viewer, &Here::Platform, form.name.trim(), "/platform/tenants"),
                 name: form.name.trim().to_owned(),

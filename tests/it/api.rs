@@ -1,14 +1,18 @@
 //! The REST API: who may do what, what comes back, and what never does.
 
+use std::time::Duration;
+
 use keyward::domain::account::{KeyChangers, Tenant};
 use keyward::domain::billing::UsageMode;
 use keyward::domain::ids::Owner;
 use keyward::domain::provider_key::Provider;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use wiremock::matchers::any;
+use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::on_both;
-use crate::support::{World, holder, message, test_key};
+use crate::support::{On, Setup, World, holder, message, test_key};
 
 const ALL: &[&str] = &["gateway", "usage:read", "keys:read", "keys:write"];
 
@@ -125,7 +129,8 @@ on_both! {
             (with(json!({ "api_key": null })), 422, "api_key"),
             (with(json!({ "credentials": {} })), 422, "credentials"),
             (with(json!({ "base_url": "https://10.0.0.1/" })), 422, "base_url"),
-            (with(json!({ "location": "eu" })), 422, "settings"),
+            (with(json!({ "location": "eu" })), 422, "location"),
+            (json!({ "key_name": "cloud", "provider": "vertex", "credentials": {} }), 422, "credentials"),
             (with(json!({ "provider": "azure" })), 422, "base_url"),
             (with(json!({ "surprise": 1 })), 400, ""),
             (with(json!({ "api_key": 7 })), 400, ""),
@@ -247,6 +252,7 @@ on_both! {
         assert_eq!(first.text, second.text);
         assert!(!first.headers.contains_key("idempotency-replayed"));
         assert_eq!(second.headers["idempotency-replayed"], "true");
+        assert_eq!(second.headers["location"], first.headers["location"]);
         let other = json!({ "key_name": "other", "provider": "anthropic", "api_key": test_key("ok") });
         let reused = again("one", "/keys", &other).await;
         assert_eq!((reused.status.as_u16(), &reused.body["code"]), (422, &json!("idempotency_key_reused")));
@@ -266,6 +272,40 @@ on_both! {
         assert_eq!(made.len(), 1, "{} {}", a.text, b.text);
         assert!([&a, &b].iter().all(|answer| matches!(answer.status.as_u16(), 201 | 409)));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_finished_though_its_client_left() {
+    let provider = MockServer::start().await;
+    let answer = json!({ "type": "message", "data": [], "usage": { "input_tokens": 1, "output_tokens": 1 } });
+    let slowly = ResponseTemplate::new(200).set_body_json(answer).set_delay(Duration::from_millis(500));
+    Mock::given(any()).respond_with(slowly).mount(&provider).await;
+    let setup = Setup { anthropic_url: Some(provider.uri()), ..Setup::default() };
+    let world = World::with(On::Sqlite, setup).await;
+    let (tenant, token) = acme(&world, ALL).await;
+    let new = json!({ "key_name": "production", "provider": "anthropic", "api_key": test_key("ok") });
+    let send_once = || {
+        let request = world.http.post(format!("{}/api/v1/keys", world.url)).bearer_auth(&token);
+        send(request.header("idempotency-key", "left"), Some(&new))
+    };
+    let mut waiting = Box::pin(send_once());
+    while provider.received_requests().await.unwrap().is_empty() {
+        let answered = tokio::time::timeout(Duration::from_millis(10), &mut waiting).await;
+        assert!(answered.is_err(), "the provider is asked first");
+    }
+    drop(waiting);
+    let answer = loop {
+        let answer = send_once().await;
+        if answer.status != 409 {
+            break answer;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!((answer.status.as_u16(), &answer.body["version"]), (201, &json!(1)), "{}", answer.text);
+    assert_eq!(answer.headers["idempotency-replayed"], "true");
+    assert_eq!(answer.headers["location"], "/api/v1/keys/production");
+    assert_eq!(world.services.keys(holder(&tenant)).await.unwrap().len(), 1);
+    world.end().await;
 }
 
 on_both! {
@@ -378,9 +418,10 @@ on_both! {
         let service = world.token_for(Owner::Platform, ALL).await;
         let with = |model: Value| json!({ "slug": "fresh", "name": "Fresh Ltd", "plan": "pro", "model": model });
         for (body, field) in [
-            (with(json!({ "provider": "anthropic", "api_key": test_key("revoked") })), "api_key"),
-            (with(json!({ "provider": "nobody", "api_key": "x" })), "provider"),
-            (with(json!({ "provider": "anthropic", "api_key": test_key("ok"), "key_slug": "Not a name" })), "key_name"),
+            (with(json!({ "provider": "anthropic", "api_key": test_key("revoked") })), "model.api_key"),
+            (with(json!({ "provider": "vertex", "credentials": { "type": "none" } })), "model.credentials"),
+            (with(json!({ "provider": "nobody", "api_key": "x" })), "model.provider"),
+            (with(json!({ "provider": "anthropic", "api_key": test_key("ok"), "key_slug": "Not a name" })), "model.key_slug"),
             (json!({ "slug": "fresh", "name": "", "plan": "pro" }), "name"),
             (json!({ "slug": "fresh", "name": "Fresh", "plan": "none" }), "plan"),
         ] {

@@ -3,13 +3,16 @@
 use keyward::domain::account::TenantRole;
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::{DAY, HOUR, MINUTE};
-use keyward::domain::provider_key::{KeyState, Verdict};
+use keyward::domain::provider_key::{KeyState, Provider, Verdict};
 use keyward::services::ServiceError;
 use keyward::services::key_states::Observation;
 use keyward::services::provider_keys::NewKey;
+use serde_json::json;
+use wiremock::matchers::any;
+use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::on_both;
-use crate::support::{holder, new_key, sha256, test_key};
+use crate::support::{On, Setup, World, holder, new_key, sha256, test_key};
 
 fn problem(result: Result<impl std::fmt::Debug, ServiceError>, field: &str) -> String {
     match result {
@@ -209,6 +212,32 @@ on_both! {
         let token = world.token(&tenant).await;
         assert_eq!(world.message(&token).send().await.unwrap().status(), 200);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_let_do_nothing_is_told_from_one_that_was_not_reached() {
+    let provider = MockServer::start().await;
+    let served = ResponseTemplate::new(200).set_body_json(json!({ "data": [], "choices": [] }));
+    Mock::given(any()).respond_with(served).mount(&provider).await;
+    let world = World::with(On::Sqlite, Setup { openai_url: Some(provider.uri()), ..Setup::default() }).await;
+    let tenant = world.tenant("acme", UsageMode::Byok).await;
+    let (admin, holder) = (world.admin(&tenant), holder(&tenant));
+    let secret = world.key_of(Provider::Openai, "ok").await;
+    world.add_key_of(holder, Provider::Openai, "restricted", &secret).await.unwrap();
+    provider.reset().await;
+    let error = json!({ "error": { "type": "request_forbidden", "code": "unsupported_country_region_territory", "message": "No." } });
+    let refusal = ResponseTemplate::new(403).set_body_json(error);
+    Mock::given(any()).respond_with(refusal).mount(&provider).await;
+    let (_, state, found) = world.services.check_key(&admin, holder, "restricted").await.unwrap();
+    assert_eq!((state, found.told()), (KeyState::Valid, "not_permitted"), "{found:?}");
+    let other = world.key_of(Provider::Openai, "ok").await;
+    let Err(ServiceError::Invalid(problems)) =
+        world.add_key_of(holder, Provider::Openai, "other", &other).await
+    else {
+        panic!("a key that may do nothing was saved");
+    };
+    assert!(problems.of("api_key").unwrap().contains("unsupported_country_region_territory"), "{problems:?}");
+    world.end().await;
 }
 
 on_both! {

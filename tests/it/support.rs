@@ -87,6 +87,7 @@ pub struct Setup {
     pub outbound: Option<Parts>,
     /// Where Anthropic requests go in place of the sandbox.
     pub anthropic_url: Option<String>,
+    pub openai_url: Option<String>,
 }
 
 impl World {
@@ -112,7 +113,7 @@ impl World {
             database_url_file: None,
             master_keys_file: None,
             anthropic_url: setup.anthropic_url.unwrap_or_else(|| sandbox_url.clone()),
-            openai_url: sandbox_url.clone(),
+            openai_url: setup.openai_url.unwrap_or_else(|| sandbox_url.clone()),
             google_url: sandbox_url.clone(),
             vertex_url: Some(sandbox_url.clone()),
             google_token_url: sandbox_url.clone(),

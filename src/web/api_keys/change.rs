@@ -13,8 +13,9 @@ use super::{base, title};
 use crate::access::actor::Actor;
 use crate::access::policy::Action;
 use crate::domain::billing::UsageMode;
-use crate::domain::provider_key::{Provider, ProviderKey};
+use crate::domain::provider_key::{Provider, ProviderKey, Verdict};
 use crate::domain::resolve::{Keys, Situation, resolve};
+use crate::services::checks::Checked;
 use crate::services::overview::{Standing, ask};
 use crate::services::{Problems, ServiceError, Services};
 use crate::web::error::WebError;
@@ -67,14 +68,19 @@ pub async fn check(
 ) -> Answer {
     let (holder, key) = (place.holder, path.key.as_str());
     press(&console, place, &request, key, "Check now", posted, async |services, actor| {
-        let (provider, state) = services.check_key(actor, holder, key).await?;
-        Ok(checked(key, provider, state))
+        let (provider, state, found) = services.check_key(actor, holder, key).await?;
+        Ok(checked(key, provider, state, &found))
     })
     .await
 }
 
-fn checked(key: &str, provider: Provider, state: KeyState) -> (bool, String) {
+fn checked(key: &str, provider: Provider, state: KeyState, found: &Checked) -> (bool, String) {
     match state {
+        _ if found.verdict == Verdict::Doubtful => {
+            let code = found.code.as_deref().unwrap_or("403");
+            let provider = provider.label();
+            (false, format!("{provider} knows {key}, but lets it do nothing that was tried ({code})."))
+        }
         KeyState::Valid => (true, format!("{key} was checked just now and works.")),
         KeyState::Unreachable => {
             (false, format!("{key} could not be checked: {} did not answer.", provider.label()))
