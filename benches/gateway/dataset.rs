@@ -259,6 +259,7 @@ impl<'a> Writer<'a> {
             price_id: rated.map(|rated| rated.price_id),
             cost: rated.map(|rated| rated.cost).unwrap_or_default(),
             billed: Nanos::ZERO,
+            held: Nanos::ZERO,
             unpriced: false,
             state: UsageState::Final,
             status: Some(if failed { 529 } else { 200 }),

@@ -545,6 +545,7 @@ fn past_row(
         price_id: rated.map(|rated| rated.price_id),
         cost: rated.map(|rated| rated.cost).unwrap_or_default(),
         billed: crate::domain::money::Nanos::ZERO,
+        held: crate::domain::money::Nanos::ZERO,
         unpriced: false,
         state: UsageState::Final,
         status: Some(if failed { 529 } else { 200 }),

@@ -45,6 +45,7 @@ ids! {
     KeyId,
     TokenId,
     PriceId,
+    BudgetId,
     SessionId,
     /// One request through the gateway: the id of its usage row and of its answer.
     RequestId,

@@ -8,9 +8,43 @@
 pub struct Nanos(pub i64);
 
 const PER_DOLLAR: i128 = 1_000_000_000;
+/// Ten million dollars: more is a slip of the finger.
+const MOST_TYPED: i64 = 10_000_000 * 1_000_000_000;
 
 impl Nanos {
     pub const ZERO: Self = Self(0);
+
+    /// An amount as a person types it: dollars with at most two decimal places, `1250`, `$1,250.50`.
+    /// `None` for everything else: signs, exponents, other separators, more places, more than the
+    /// books can hold.
+    #[must_use]
+    pub fn parse_dollars(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let text = text.strip_prefix('$').unwrap_or(text);
+        let (whole, cents) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if !digits(cents) || cents.len() > 2 || whole.len() > 15 {
+            return None;
+        }
+        let mut groups = whole.split(',');
+        let first = groups.next()?;
+        let grouped = whole.contains(',');
+        let regular = digits(first) && (!grouped || first.len() <= 3);
+        if !regular || !groups.all(|group| digits(group) && group.len() == 3) {
+            return None;
+        }
+        let dollars: i64 = whole.replace(',', "").parse().ok()?;
+        let cents: i64 = format!("{cents:0<2}").parse().ok()?;
+        let nanos = dollars.checked_mul(1_000_000_000)?.checked_add(cents.checked_mul(10_000_000)?)?;
+        (nanos <= MOST_TYPED).then_some(Self(nanos))
+    }
+
+    /// As `parse_dollars` reads it: `1250.50`.
+    #[must_use]
+    pub fn typed(self) -> String {
+        let text = self.dollars().replace(['$', ','], "");
+        text.strip_suffix(".00").map_or(text.clone(), str::to_owned)
+    }
 
     #[must_use]
     pub fn saturating_add(self, other: Self) -> Self {
@@ -143,6 +177,48 @@ mod tests {
         assert_eq!(Nanos(1_017_300_000_000).precise(), "$1,017.30");
         assert_eq!(Nanos(0).precise(), "$0.00");
         assert_eq!(Nanos(-1).precise(), "-$0.000000001");
+    }
+
+    #[test]
+    fn typed_amounts_are_read_exactly_or_not_at_all() {
+        for (text, nanos) in [
+            ("0", 0),
+            ("250", 250_000_000_000),
+            (" $1,250.5 ", 1_250_500_000_000),
+            ("0.01", 10_000_000),
+            ("10,000,000.00", MOST_TYPED),
+        ] {
+            let read = Nanos::parse_dollars(text);
+            assert_eq!(read, Some(Nanos(nanos)), "{text}");
+            assert_eq!(read.and_then(|amount| Nanos::parse_dollars(&amount.typed())), read, "{text}");
+        }
+        for text in [
+            "",
+            "$",
+            "-1",
+            "+1",
+            "1e3",
+            "NaN",
+            "inf",
+            "0x10",
+            "1.",
+            ".5",
+            "1.005",
+            "1,25",
+            "12,34.5",
+            ",100",
+            "1,2345",
+            "1 000",
+            "1.5.5",
+            "10000000.01",
+            "99999999999999999999",
+            "१",
+            "0,100.",
+            "1_000",
+            "1,,000",
+        ] {
+            assert_eq!(Nanos::parse_dollars(text), None, "{text}");
+        }
     }
 
     #[test]

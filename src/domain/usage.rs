@@ -176,6 +176,8 @@ pub struct UsageRow {
     pub cost: Nanos,
     /// What the operator bills for it: zero on the tenant's own key and where it is included.
     pub billed: Nanos,
+    /// What was kept back from credits and budgets while the call ran.
+    pub held: Nanos,
     pub unpriced: bool,
     pub state: UsageState,
     /// HTTP status of the upstream's answer; `None` when there was none.
@@ -191,6 +193,12 @@ impl UsageRow {
     #[must_use]
     pub fn failed(&self) -> bool {
         self.status.is_none_or(|status| status >= 400) || self.error_code.is_some()
+    }
+
+    /// Whether it is paid from the tenant's credits.
+    #[must_use]
+    pub fn is_prepaid(&self) -> bool {
+        self.mode == UsageMode::Managed && self.funding == Funding::Credits
     }
 
     /// The model that rollups and pages name: the one that served, or else the one asked for.
@@ -216,6 +224,17 @@ pub fn estimate(body_bytes: usize, max_output: Option<u64>) -> TokenUsage {
     TokenUsage {
         input: (body_bytes as u64).div_ceil(4),
         output: max_output.unwrap_or(4_096).min(4_096),
+        ..TokenUsage::default()
+    }
+}
+
+/// The most that a request is likely to use: what credits and budgets must have left for it. Asked for
+/// no number, a model is taken to write 4,096 tokens, or as many as it can if those are fewer.
+#[must_use]
+pub fn ceiling(body_bytes: usize, max_output: Option<u64>, model_limit: Option<u64>) -> TokenUsage {
+    TokenUsage {
+        input: (body_bytes as u64).div_ceil(4),
+        output: max_output.unwrap_or(4_096).min(model_limit.unwrap_or(u64::MAX)),
         ..TokenUsage::default()
     }
 }

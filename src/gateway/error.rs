@@ -4,6 +4,7 @@
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
 
+use crate::domain::billing::Shortage;
 use crate::domain::clock::SECOND;
 use crate::domain::ids::RequestId;
 use crate::domain::provider_key::KeyView;
@@ -11,6 +12,7 @@ use crate::domain::resolve::{Gate, Opener, Refusal, RefusalCode};
 use crate::domain::usage::Dialect;
 use crate::outbound::SendError;
 use crate::providers::{self, Endpoint};
+use crate::services::meter::NotRecorded;
 use crate::services::overview::Standing;
 use crate::services::tokens::BearerError;
 use crate::services::{Options, ServiceError};
@@ -127,6 +129,31 @@ impl GatewayError {
         let retry_after = (refusal.code == RefusalCode::RateLimited)
             .then(|| refusal.until.map_or(1, |until| until.since(standing.now) / SECOND + 1).max(1));
         Self { retry_after, ..Self::new(status, code, message) }
+    }
+
+    /// Nobody knows what the model costs, so nothing can be kept back for it.
+    pub fn unpriced(model: &str, from: &str) -> Self {
+        let message =
+            format!("The model {model} has no price, so it cannot be paid from {from}. Use another.");
+        Self::new(403, "keyward_gate_closed", message)
+    }
+
+    fn short(shortage: Shortage) -> Self {
+        let (code, message) = match shortage {
+            Shortage::Credits => (
+                "keyward_credits_exhausted",
+                "The credits that are left do not cover this request. Buy more on the Credits page.",
+            ),
+            Shortage::TenantBudget => (
+                "keyward_budget_exceeded",
+                "What is left of this month's budget does not cover this request. An admin can raise it on the Billing page.",
+            ),
+            Shortage::KeyBudget => (
+                "keyward_budget_exceeded",
+                "What is left of this key's budget for the month does not cover this request. An admin can raise it on the Billing page.",
+            ),
+        };
+        Self::new(402, code, message)
     }
 
     /// The code for usage rows.
@@ -269,6 +296,15 @@ impl From<BearerError> for GatewayError {
             BearerError::NamesTenant => Self::invalid("x-keyward-tenant goes with service tokens only."),
             BearerError::NoTenant(slug) => Self::tenant_not_found(format!("There is no tenant {slug}.")),
             BearerError::Storage(error) => error.into(),
+        }
+    }
+}
+
+impl From<NotRecorded> for GatewayError {
+    fn from(error: NotRecorded) -> Self {
+        match error {
+            NotRecorded::Away => Self::unavailable(),
+            NotRecorded::Short(shortage) => Self::short(shortage),
         }
     }
 }

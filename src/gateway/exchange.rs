@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::error::GatewayError;
 use super::{began, microseconds_since};
 use crate::domain::ids::TokenId;
+use crate::domain::money::Nanos;
 use crate::domain::provider_key::{KeyView, Verdict};
 use crate::domain::usage::{TokenUsage, UsageRow};
 use crate::outbound::{Answer, FIRST_BYTE, IDLE, Outbound, SendError, Trust};
@@ -110,7 +111,7 @@ impl Exchange {
     /// # Errors
     /// When there is no answer that could be passed on.
     pub async fn start(self: Box<Self>, outgoing: Outgoing, token: TokenId) -> Result<Head, GatewayError> {
-        self.services.meter.ready().map_err(|_| GatewayError::unavailable())?;
+        self.services.meter.ready()?;
         let runtime = self.services.runtime.clone();
         let (to_client, mut head) = oneshot::channel();
         let mut work = Carried { work: Some(Box::pin(self.run(outgoing, token, to_client))), runtime };
@@ -127,15 +128,32 @@ impl Exchange {
     }
 
     async fn run(self: Box<Self>, outgoing: Outgoing, token: TokenId, mut to_client: ToClient) {
-        let started = Instant::now();
-        // First the request goes out, then the pending row is written while the provider is at work.
         let outbound = self.outbound.clone();
         let hides_usage = outgoing.hides_usage;
+        let held = if self.row.held > Nanos::ZERO {
+            // What it holds back must be committed before the request goes out.
+            match self.hold(token).await {
+                Ok(opened) => Some(opened),
+                Err(refusal) => {
+                    let _ = to_client.send(Err(refusal));
+                    return;
+                }
+            }
+        } else {
+            None
+        };
+        let started = Instant::now();
         let mut call = pin!(outbound.send(outgoing, self.trust, FIRST_BYTE));
+        // First the request goes out, then the pending row is written while the provider is at work.
         let at_once = std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
-        tokio::task::yield_now().await;
-        let Ok(opened) = self.services.meter.open(self.row.clone(), Some(token)) else {
-            return self.unrecorded(to_client);
+        let opened = if let Some(opened) = held {
+            opened
+        } else {
+            tokio::task::yield_now().await;
+            match self.services.meter.open(self.row.clone(), Some(token)) {
+                Ok(opened) => opened,
+                Err(_) => return self.unrecorded(to_client),
+            }
         };
         let sent = match at_once {
             Poll::Ready(sent) => Some(sent),
@@ -150,6 +168,12 @@ impl Exchange {
             }
             Some(Ok(answer)) => self.refused(answer, first_byte_us, opened, to_client).await,
         }
+    }
+
+    async fn hold(&self, token: TokenId) -> Result<Opened, GatewayError> {
+        let mut opened = self.services.meter.open(self.row.clone(), Some(token))?;
+        opened.recorded().await?;
+        Ok(opened)
     }
 
     async fn failed(self: Box<Self>, error: SendError, opened: Opened, to_client: ToClient) {
@@ -355,7 +379,7 @@ impl Exchange {
     ) {
         let ticket = self.settle(report, ending, &opened);
         let recorded = opened.recorded().await;
-        let _ = to_client.send(recorded.map_err(|_| GatewayError::unavailable()).and(answer));
+        let _ = to_client.send(recorded.map_err(GatewayError::from).and(answer));
         drop(ticket);
     }
 

@@ -17,6 +17,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use crate::domain::billing::OnReach;
 use crate::domain::clock::Moment;
 use crate::domain::ids::RequestId;
 use crate::domain::money::Nanos;
@@ -24,7 +25,7 @@ use crate::domain::plan::Feature;
 use crate::domain::price_list;
 use crate::domain::provider_key::{KeyView, Provider, Verdict};
 use crate::domain::resolve::{self, Ask, Chosen};
-use crate::domain::usage::{Dialect, ServedAs, TokenUsage, UsageRow, UsageState, estimate};
+use crate::domain::usage::{Dialect, ServedAs, TokenUsage, UsageRow, UsageState, ceiling, estimate};
 use crate::outbound::exchange::ExchangeError;
 use crate::outbound::{Outbound, Trust};
 use crate::providers::{self, Credential, Endpoint, Inbound, Outgoing, PathVersion};
@@ -279,6 +280,12 @@ async fn serve(
         },
         ..row
     };
+    let row = if endpoint.is_metered() {
+        let ceiling = ceiling(bytes.len(), envelope.max_tokens, output_limit(&row.model_asked));
+        UsageRow { held: hold_for(&standing, &chosen, &row, &ceiling)?, ..row }
+    } else {
+        row
+    };
     let inbound = Inbound {
         endpoint: endpoint.clone(),
         dialect,
@@ -327,6 +334,36 @@ fn default_model(feature: &Feature, provider: Provider) -> &str {
     of_feature.unwrap_or(providers::of(provider).spec().probe_model)
 }
 
+fn output_limit(model: &str) -> Option<u64> {
+    price_list::find(model).map(|model| model.max_output)
+}
+
+/// What a request must keep back before it goes out: nothing, unless it is paid from credits or counts
+/// against a budget that pauses.
+fn hold_for(
+    standing: &Standing,
+    chosen: &Chosen<'_>,
+    row: &UsageRow,
+    ceiling: &TokenUsage,
+) -> Result<Nanos, GatewayError> {
+    let budgets = || standing.tenant.budgets.iter().filter(|budget| budget.limits(chosen.key.id));
+    let prepaid = row.is_prepaid();
+    let holds = prepaid || budgets().any(|budget| budget.on_reach == OnReach::Pause);
+    let wants_a_price = prepaid || budgets().any(|budget| budget.priced_only);
+    if !holds && !wants_a_price {
+        return Ok(Nanos::ZERO);
+    }
+    let (model, served) = (&row.model_asked, ServedAs::default());
+    let rated = standing.platform.prices.rate(row.provider, model, ceiling, served, row.started_at);
+    match rated {
+        None if wants_a_price => {
+            Err(GatewayError::unpriced(model, if prepaid { "credits" } else { "a budget" }))
+        }
+        Some(rated) if holds => Ok(rated.cost),
+        _ => Ok(Nanos::ZERO),
+    }
+}
+
 #[expect(clippy::too_many_arguments, reason = "each is a part of the row that it makes")]
 fn open_row(
     id: RequestId,
@@ -363,6 +400,7 @@ fn open_row(
         price_id: None,
         cost: Nanos::ZERO,
         billed: Nanos::ZERO,
+        held: Nanos::ZERO,
         unpriced: false,
         state: UsageState::Pending,
         status: None,

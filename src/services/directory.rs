@@ -15,7 +15,7 @@ use moka::sync::Cache;
 use crate::access::scope::Scope;
 use crate::crypto::token::{self, TokenKind};
 use crate::domain::account::Tenant;
-use crate::domain::billing::PaymentPolicy;
+use crate::domain::billing::{Budget, PaymentPolicy};
 use crate::domain::clock::{MINUTE, Moment};
 use crate::domain::ids::{Owner, TenantId};
 use crate::domain::plan::{Feature, Plan};
@@ -24,9 +24,10 @@ use crate::domain::provider_key::KeyView;
 use crate::domain::resolve::Keys;
 use crate::storage::keys::SealedKey;
 use crate::storage::pinned_sessions::PinnedSession;
+use crate::storage::tenants::TenantRecord;
 use crate::storage::tokens::AccessToken;
 use crate::storage::{
-    Database, StorageError, changes, keys, pinned_sessions, plans, prices, root, tenants, tokens,
+    Database, StorageError, budgets, changes, keys, pinned_sessions, plans, prices, root, tenants, tokens,
 };
 
 /// An owner's keys: as resolution sees them, and sealed, in the same order.
@@ -53,6 +54,8 @@ pub struct TenantView {
     pub policy: PaymentPolicy,
     pub plan: Plan,
     pub switched_off: Vec<String>,
+    /// As they were when they were read: what is spent of them is in the database.
+    pub budgets: Vec<Budget>,
     pub keys: KeyRing,
 }
 
@@ -67,7 +70,7 @@ pub struct PlatformView {
 impl TenantView {
     /// A view of what no database holds, for tests of what pages make of it.
     pub fn for_test(tenant: Tenant, policy: PaymentPolicy, plan: Plan, keys: KeyRing) -> Self {
-        Self { tenant, policy, plan, switched_off: Vec::new(), keys }
+        Self { tenant, policy, plan, switched_off: Vec::new(), budgets: Vec::new(), keys }
     }
 }
 
@@ -163,10 +166,11 @@ impl Directory {
         let Some(record) = tenants::find(&mut tx, id).await? else { return Ok(None) };
         let Some(plan) = plans::find(&mut tx, record.tenant.plan_id).await? else { return Ok(None) };
         let switched_off = plans::switched_off(&mut tx, scope).await?;
+        let budgets = budgets::list(&mut tx, scope).await?;
         let keys = read_keys(&mut tx, scope).await?;
         tx.rollback().await?;
-        let view =
-            Arc::new(TenantView { tenant: record.tenant, policy: record.policy, plan, switched_off, keys });
+        let TenantRecord { tenant, policy } = record;
+        let view = Arc::new(TenantView { tenant, policy, plan, switched_off, budgets, keys });
         self.tenants.insert(id, Arc::clone(&view));
         Ok(Some(view))
     }

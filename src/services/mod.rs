@@ -3,7 +3,9 @@
 
 pub mod accounts;
 pub mod billing;
+pub mod budgets;
 pub mod checks;
+pub mod credits;
 pub mod custody;
 pub mod directory;
 pub mod jobs;

@@ -2,8 +2,11 @@
 //! runs on SQLite and on PostgreSQL.
 
 pub mod audit;
+pub mod budgets;
 pub mod changes;
+pub mod credits;
 pub mod database;
+pub mod holds;
 pub mod idempotency;
 pub mod keys;
 pub mod people;

@@ -143,6 +143,24 @@ pub async fn mode_changes(
         .collect()
 }
 
+/// Changes how managed use is paid from now on, if it still is `from`; false if somebody else was first.
+pub async fn set_funding(
+    tx: &mut Tx,
+    scope: &Scope,
+    from: Funding,
+    to: Funding,
+    now: Moment,
+) -> Result<bool, StorageError> {
+    let owner = scope.owner().as_uuid();
+    let sql = "UPDATE tenant SET funding = $1 WHERE id = $2 AND funding = $3";
+    if execute!(tx, sql, to.as_str(), owner, from.as_str())? == 0 {
+        return Ok(false);
+    }
+    let sql = "INSERT INTO funding_change (id, tenant_id, funding, at) VALUES ($1, $2, $3, $4)";
+    execute!(tx, sql, Uuid::now_v7(), owner, to.as_str(), now.0)?;
+    Ok(true)
+}
+
 pub async fn set_policies(
     tx: &mut Tx,
     scope: &Scope,

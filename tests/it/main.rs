@@ -7,6 +7,7 @@ mod api;
 mod architecture;
 mod cli;
 mod console;
+mod credits;
 mod custom_url;
 mod dialects;
 mod faults;

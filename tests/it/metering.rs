@@ -215,7 +215,7 @@ on_both! {
     }
 }
 
-fn sample(
+pub fn sample(
     world: &World,
     tenant: &keyward::domain::account::Tenant,
     at: Moment,
@@ -252,6 +252,7 @@ fn sample(
         price_id: None,
         cost: Nanos(cost),
         billed: Nanos(0),
+        held: Nanos(0),
         unpriced: false,
         state: UsageState::Pending,
         status: None,

@@ -11,7 +11,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
+use crate::domain::billing::Shortage;
 use crate::domain::ids::TokenId;
+use crate::domain::money::Nanos;
 use crate::domain::usage::{UsageRow, UsageState};
 
 pub use settlement::{Ending, settle, settle_orphan};
@@ -21,10 +23,23 @@ pub use writer::{beat, run, settle_orphans};
 /// written once.
 const LINGER: Duration = Duration::from_millis(5);
 
-/// The row could not be written: the request must not be answered.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("usage could not be recorded")]
-pub struct NotRecorded;
+/// The row was not written: the request must not be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotRecorded {
+    #[error("usage could not be recorded")]
+    Away,
+    /// What is left does not cover what the row would hold.
+    #[error("there is not enough left")]
+    Short(Shortage),
+}
+
+/// What became of a row that was to be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Written,
+    Short(Shortage),
+    Lost,
+}
 
 /// A row that is to be opened. Pending, or settled if its call was quick.
 struct Opening {
@@ -45,8 +60,8 @@ struct Round(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
-    /// By place, whether the row was written; `None` until that is known.
-    written: Option<Vec<bool>>,
+    /// By place, what became of the row; `None` until that is known.
+    outcomes: Option<Vec<Outcome>>,
     wakers: Vec<Option<Waker>>,
 }
 
@@ -57,9 +72,9 @@ impl Round {
 
     /// Tells whoever waits. Only one is woken from here; it wakes the others, most of which are on
     /// its own thread, where that costs next to nothing.
-    fn end(&self, written: Vec<bool>) {
+    fn end(&self, outcomes: Vec<Outcome>) {
         let mut waiting = self.lock();
-        waiting.written = Some(written);
+        waiting.outcomes = Some(outcomes);
         let first = std::iter::from_fn(|| waiting.wakers.pop()).flatten().next();
         drop(waiting);
         if let Some(first) = first {
@@ -70,7 +85,7 @@ impl Round {
     /// Wakes those that are left, if the round has ended.
     fn pass_on(&self) {
         let mut waiting = self.lock();
-        if waiting.written.is_none() {
+        if waiting.outcomes.is_none() {
             return;
         }
         let wakers = std::mem::take(&mut waiting.wakers);
@@ -92,6 +107,8 @@ struct Queue {
     calls: usize,
     most: usize,
     most_before: usize,
+    /// Some call begins only when its row is written, since the row holds something back.
+    held_up: bool,
     /// The writer sleeps until something is handed in.
     asleep: bool,
     /// The database is away, or the writer has ended: nothing can be recorded, so nothing may begin.
@@ -108,6 +125,7 @@ impl Queue {
     fn is_due(&self) -> bool {
         let calls = self.most.max(self.most_before);
         !self.flushes.is_empty()
+            || self.held_up
             || (self.waiting > 0 && self.waiting >= calls)
             || (!self.opening.is_empty() && calls == 1)
     }
@@ -179,7 +197,7 @@ impl Meter {
     /// # Errors
     /// `NotRecorded` while they cannot; then nothing may be sent.
     pub fn ready(&self) -> Result<(), NotRecorded> {
-        if self.0.lock().shut { Err(NotRecorded) } else { Ok(()) }
+        if self.0.lock().shut { Err(NotRecorded::Away) } else { Ok(()) }
     }
 
     /// Hands in a pending row. It is written soon, whatever becomes of the call.
@@ -189,8 +207,9 @@ impl Meter {
     pub fn open(&self, row: UsageRow, token: Option<TokenId>) -> Result<Opened, NotRecorded> {
         let (round, place) = self.0.put(|queue| {
             if queue.shut {
-                return Err(NotRecorded);
+                return Err(NotRecorded::Away);
             }
+            queue.held_up |= row.held > Nanos::ZERO;
             queue.calls += 1;
             queue.most = queue.most.max(queue.calls);
             queue.opening.push(Opening { row, token });
@@ -217,15 +236,20 @@ impl Opened {
     /// Returns once the row is committed.
     ///
     /// # Errors
-    /// `NotRecorded` when it cannot be; then nothing may be answered.
+    /// `Away` when it cannot be, `Short` when what is left does not cover it; then nothing may be
+    /// answered.
     pub async fn recorded(&mut self) -> Result<(), NotRecorded> {
         std::future::poll_fn(|cx| self.poll_recorded(cx)).await
     }
 
     fn poll_recorded(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), NotRecorded>> {
         let mut waiting = self.round.lock();
-        if let Some(written) = &waiting.written {
-            let known = if written.get(self.place) == Some(&true) { Ok(()) } else { Err(NotRecorded) };
+        if let Some(outcomes) = &waiting.outcomes {
+            let known = match outcomes.get(self.place) {
+                Some(Outcome::Written) => Ok(()),
+                Some(Outcome::Short(shortage)) => Err(NotRecorded::Short(*shortage)),
+                Some(Outcome::Lost) | None => Err(NotRecorded::Away),
+            };
             drop(waiting);
             self.round.pass_on();
             return Poll::Ready(known);
@@ -286,7 +310,9 @@ mod tests {
         waiting[4].abort();
         tokio::task::yield_now().await;
         let round = std::mem::take(&mut meter.0.lock().round);
-        round.end(vec![true, false, true, true, true]);
+        let mut outcomes = vec![Outcome::Written; 5];
+        outcomes[1] = Outcome::Lost;
+        round.end(outcomes);
         let mut told = Vec::new();
         for task in waiting {
             let told_in_time = tokio::time::timeout(Duration::from_secs(5), task).await;

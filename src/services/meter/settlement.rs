@@ -1,5 +1,6 @@
 //! What a call's end makes of its pending row.
 
+use crate::domain::billing::{Funding, UsageMode};
 use crate::domain::clock::Moment;
 use crate::domain::money::Nanos;
 use crate::domain::price::PriceBook;
@@ -88,6 +89,10 @@ fn rate(mut row: UsageRow, prices: &PriceBook) -> UsageRow {
         Some(rated) => {
             row.price_id = Some(rated.price_id);
             row.cost = rated.cost;
+            row.billed = match (row.mode, row.funding) {
+                (UsageMode::Managed, Funding::Metered | Funding::Credits) => rated.cost,
+                _ => Nanos::ZERO,
+            };
         }
         None => row.unpriced = !nothing,
     }
@@ -112,7 +117,6 @@ pub(super) fn without_numbers(row: UsageRow) -> UsageRow {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::domain::billing::{Funding, UsageMode};
     use crate::domain::ids::{InstanceId, KeyId, RequestId, TenantId};
     use crate::domain::price_list;
     use crate::domain::provider_key::Provider;
@@ -143,6 +147,7 @@ pub(super) mod tests {
             price_id: None,
             cost: Nanos::ZERO,
             billed: Nanos::ZERO,
+            held: Nanos::ZERO,
             unpriced: false,
             state: UsageState::Pending,
             status: None,

@@ -7,12 +7,12 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::settlement::{settle_orphan, without_numbers};
-use super::{Meter, Opening, Round, Shared};
+use super::{Meter, Opening, Outcome, Round, Shared};
 use crate::domain::clock::{DAY, MINUTE, Moment, SECOND};
-use crate::domain::ids::{InstanceId, KeyId, Owner, TokenId};
+use crate::domain::ids::{InstanceId, KeyId, Owner, RequestId, TokenId};
 use crate::domain::price::PriceBook;
 use crate::domain::usage::UsageRow;
-use crate::storage::{Database, StorageError, changes, keys, tokens, usage};
+use crate::storage::{Database, StorageError, changes, holds, keys, tokens, usage};
 
 /// No exchange takes this long: a row of one's own that is pending after it was lost on the way.
 const FORGOTTEN_AFTER: i64 = DAY;
@@ -82,6 +82,7 @@ impl<'a> Writer<'a> {
         self.settled.append(&mut queue.settled);
         self.flushes.append(&mut queue.flushes);
         queue.waiting = 0;
+        queue.held_up = false;
         queue.most_before = queue.most;
         queue.most = queue.calls;
     }
@@ -98,25 +99,27 @@ impl<'a> Writer<'a> {
     /// are refused.
     async fn write(&mut self) -> bool {
         let (opening, settled) = (std::mem::take(&mut self.opening), std::mem::take(&mut self.settled));
-        let mut written = vec![true; opening.len()];
-        if let Err(error) = self.commit(&opening, &settled).await {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                opening = opening.len(),
-                settled = settled.len(),
-                "usage could not be written"
-            );
-            if !self.answers().await {
-                (self.opening, self.settled) = (opening, settled);
-                self.refuse();
-                return false;
+        let outcomes = match self.commit(&opening, &settled).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    opening = opening.len(),
+                    settled = settled.len(),
+                    "usage could not be written"
+                );
+                if !self.answers().await {
+                    (self.opening, self.settled) = (opening, settled);
+                    self.refuse();
+                    return false;
+                }
+                // The database is there, so it is some row that it will not have: one that is spoilt
+                // must not keep its neighbours from being written.
+                self.write_apart(opening, settled).await
             }
-            // The database is there, so it is some row that it will not have: one that is spoilt
-            // must not keep its neighbours from being written.
-            written = self.write_apart(opening, settled).await;
-        }
+        };
         if let Some(round) = self.round.take() {
-            round.end(written);
+            round.end(outcomes);
         }
         if !self.settled.is_empty() {
             return false;
@@ -132,12 +135,14 @@ impl<'a> Writer<'a> {
         changes::version(&mut tx, Owner::Platform).await.is_ok()
     }
 
-    async fn write_apart(&mut self, opening: Vec<Opening>, mut settled: Vec<UsageRow>) -> Vec<bool> {
-        let mut written = Vec::with_capacity(opening.len());
+    async fn write_apart(&mut self, opening: Vec<Opening>, mut settled: Vec<UsageRow>) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(opening.len());
         for opening in opening {
-            let done = self.commit(std::slice::from_ref(&opening), &[]).await.is_ok();
-            settled.extend(opening.into_settled().filter(|_| !done));
-            written.push(done);
+            let written = self.commit(std::slice::from_ref(&opening), &[]).await;
+            let outcome =
+                written.ok().and_then(|outcomes| outcomes.first().copied()).unwrap_or(Outcome::Lost);
+            settled.extend(opening.into_settled().filter(|_| outcome == Outcome::Lost));
+            outcomes.push(outcome);
         }
         for row in settled {
             let Err(error) = self.commit(&[], std::slice::from_ref(&row)).await else { continue };
@@ -147,34 +152,43 @@ impl<'a> Writer<'a> {
                 self.settled.push(bare);
             }
         }
-        written
+        outcomes
     }
 
-    async fn commit(&mut self, opening: &[Opening], settled: &[UsageRow]) -> Result<(), StorageError> {
-        let rows: Vec<&UsageRow> = opening.iter().map(|opening| &opening.row).chain(settled).collect();
-        if rows.is_empty() {
-            return Ok(());
+    async fn commit(
+        &mut self,
+        opening: &[Opening],
+        settled: &[UsageRow],
+    ) -> Result<Vec<Outcome>, StorageError> {
+        if opening.is_empty() && settled.is_empty() {
+            return Ok(Vec::new());
         }
-        match usage::record(&self.db, &rows).await {
+        let opened: Vec<&UsageRow> = opening.iter().map(|opening| &opening.row).collect();
+        let settled: Vec<&UsageRow> = settled.iter().collect();
+        let shortages = match holds::record(&self.db, &opened, &settled).await {
             Err(StorageError::Settled) => {
                 // Some were settled before: by a commit whose answer was lost, or by another process
                 // that took this one for dead. They count once.
-                let ids: Vec<_> = rows.iter().map(|row| row.id).collect();
+                let ids: Vec<_> = opened.iter().chain(&settled).map(|row| row.id).collect();
                 let mut tx = self.db.read().await?;
                 let known = usage::settled_among(&mut tx, &ids).await?;
                 tx.rollback().await?;
-                let fresh: Vec<&UsageRow> = rows.into_iter().filter(|row| !known.contains(&row.id)).collect();
-                usage::record(&self.db, &fresh).await?;
+                let (fresh, rest) = (without(&opened, &known), without(&settled, &known));
+                let mut shortages = holds::record(&self.db, &fresh, &rest).await?.into_iter();
+                opened
+                    .iter()
+                    .map(|row| if known.contains(&row.id) { None } else { shortages.next().flatten() })
+                    .collect()
             }
             written => written?,
-        }
+        };
         if let Err(error) = self.touch(opening).await {
             tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "when keys were last used could not be written"
             );
         }
-        Ok(())
+        Ok(shortages.into_iter().map(|shortage| shortage.map_or(Outcome::Written, Outcome::Short)).collect())
     }
 
     /// *Last used*, to the second for keys and to the minute for tokens. In one order in every
@@ -205,6 +219,10 @@ impl<'a> Writer<'a> {
     }
 }
 
+fn without<'a>(rows: &[&'a UsageRow], known: &[RequestId]) -> Vec<&'a UsageRow> {
+    rows.iter().copied().filter(|row| !known.contains(&row.id)).collect()
+}
+
 fn is_stale(last: Option<&Moment>, now: Moment, after: i64) -> bool {
     last.is_none_or(|last| now.since(*last) >= after)
 }
@@ -222,22 +240,18 @@ pub async fn settle_orphans(
 ) -> Result<usize, StorageError> {
     let mut settled = 0;
     loop {
-        let mut tx = db.meter().await?;
+        let mut tx = db.read().await?;
         let orphans = usage::orphans(&mut tx, own, dead_before, now.minus(FORGOTTEN_AFTER), 200).await?;
+        tx.rollback().await?;
         if orphans.is_empty() {
             return Ok(settled);
         }
         let rows: Vec<UsageRow> = orphans.into_iter().map(|row| settle_orphan(row, prices, now)).collect();
-        match usage::upsert(&mut tx, &rows).await {
-            Err(StorageError::Settled) => {
-                // Another process was at the same rows; look again at what is left.
-                tx.rollback().await?;
-                continue;
-            }
+        match holds::record(db, &[], &rows).await {
+            // Another process was at the same rows; look again at what is left.
+            Err(StorageError::Settled) => continue,
             written => written?,
-        }
-        usage::roll_up(&mut tx, &rows).await?;
-        tx.commit().await?;
+        };
         settled += rows.len();
     }
 }

@@ -1,0 +1,208 @@
+//! Budgets: a month's limit on spend, of a tenant or of one of its keys, and the job that looks after
+//! what was spent of them.
+
+use super::billing::zone_of;
+use super::credits::NOT_DOLLARS;
+use super::{Problems, ServiceError, Services};
+use crate::access::actor::Actor;
+use crate::access::policy::{About, Action};
+use crate::access::scope::Scope;
+use crate::domain::account::Tenant;
+use crate::domain::audit::AuditAction;
+use crate::domain::billing::{Budget, OnReach, Period};
+use crate::domain::ids::{BudgetId, KeyId, Owner};
+use crate::domain::money::Nanos;
+use crate::storage::{budgets, changes, credits, keys, tenants};
+
+/// A budget as it was typed.
+#[derive(Clone, Debug, Default)]
+pub struct TypedBudget {
+    /// The key's name; empty for all of the tenant's use.
+    pub key: String,
+    /// Dollars a month.
+    pub amount: String,
+    pub on_reach: String,
+    /// Percentages, separated by commas.
+    pub warn_at: String,
+    pub priced_only: bool,
+}
+
+impl Services {
+    /// The tenant's budgets with the names of their keys, its own first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn budgets(&self, scope: &Scope) -> Result<Vec<(Budget, Option<String>)>, ServiceError> {
+        let mut tx = self.db.read().await?;
+        let found = budgets::list(&mut tx, scope).await?;
+        let known = keys::list(&mut tx, scope).await?;
+        let name_of =
+            |id: KeyId| known.iter().find(|known| known.key.id == id).map(|known| known.key.name.to_string());
+        // The budget of a key that was removed limits nothing.
+        Ok(found
+            .into_iter()
+            .map(|budget| {
+                let name = budget.key.and_then(name_of);
+                (budget, name)
+            })
+            .filter(|(budget, name)| budget.key.is_some() == name.is_some())
+            .collect())
+    }
+
+    /// Sets the budget of the tenant or of a key. It counts the whole of the present month.
+    ///
+    /// # Errors
+    /// `Invalid` with the reason at its field.
+    pub async fn set_budget(
+        &self,
+        actor: &Actor,
+        scope: &Scope,
+        tenant: &Tenant,
+        typed: &TypedBudget,
+    ) -> Result<(), ServiceError> {
+        let about = Some(About { tenant: tenant.id, key_changers: tenant.key_changers });
+        self.permit(actor, Action::ChangeBilling, about)?;
+        let mut problems = Problems::default();
+        let amount = Nanos::parse_dollars(&typed.amount).filter(|amount| amount.0 > 0);
+        if amount.is_none() {
+            problems.add("amount", NOT_DOLLARS);
+        }
+        let on_reach = OnReach::parse(&typed.on_reach);
+        if on_reach.is_none() {
+            problems.add("on_reach", "Choose what happens when the budget is reached.");
+        }
+        let warn_at = percentages(&typed.warn_at);
+        if warn_at.is_none() {
+            problems.add("warn_at", "Use whole percentages from 1 to 100, such as 50, 80, 100.");
+        }
+        let mut tx = self.db.write().await?;
+        let key = if typed.key.is_empty() {
+            None
+        } else {
+            let found = keys::find(&mut tx, scope, &typed.key).await?.map(|found| found.key.id);
+            if found.is_none() {
+                problems.add("key", "There is no key of that name.");
+            }
+            found
+        };
+        let (Some(amount), Some(on_reach), Some(warn_at), true) =
+            (amount, on_reach, warn_at, problems.is_empty())
+        else {
+            return Err(ServiceError::Invalid(problems));
+        };
+        let now = self.clock.now();
+        let zone = zone_of(tenant);
+        let period = Period::month(now, &zone);
+        let mut budget = Budget {
+            id: BudgetId::new(),
+            key,
+            amount,
+            on_reach,
+            warn_at,
+            priced_only: typed.priced_only,
+            spent: Nanos::ZERO,
+            held: Nanos::ZERO,
+            period,
+        };
+        changes::bump(&mut tx, scope.owner(), now).await?;
+        let next_end = period.next(&zone).end;
+        budget.id = budgets::put(&mut tx, scope, &budget, next_end).await?;
+        budgets::true_up(&mut tx, tenant.id, &budget, next_end).await?;
+        let detail = serde_json::json!({
+            "amount": amount.exact(), "on_reach": on_reach, "warn_at": budget.warn_at,
+            "priced_only": budget.priced_only,
+        });
+        let target = if typed.key.is_empty() { tenant.slug.as_str() } else { &typed.key };
+        self.record(&mut tx, scope.owner(), actor, AuditAction::BudgetSet, target, detail).await?;
+        tx.commit().await?;
+        self.directory.forget(scope.owner());
+        Ok(())
+    }
+
+    /// Removes the budget of the tenant (`key` empty) or of a key.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub async fn remove_budget(
+        &self,
+        actor: &Actor,
+        scope: &Scope,
+        tenant: &Tenant,
+        key: &str,
+    ) -> Result<(), ServiceError> {
+        let about = Some(About { tenant: tenant.id, key_changers: tenant.key_changers });
+        self.permit(actor, Action::ChangeBilling, about)?;
+        let mut tx = self.db.write().await?;
+        let id = if key.is_empty() {
+            None
+        } else {
+            let found = keys::find(&mut tx, scope, key).await?.ok_or(ServiceError::NotFound)?;
+            Some(found.key.id)
+        };
+        changes::bump(&mut tx, scope.owner(), self.clock.now()).await?;
+        if !budgets::delete(&mut tx, scope, id).await? {
+            return Err(ServiceError::NotFound);
+        }
+        let target = if key.is_empty() { tenant.slug.as_str() } else { key };
+        let detail = serde_json::json!({});
+        self.record(&mut tx, scope.owner(), actor, AuditAction::BudgetRemoved, target, detail).await?;
+        tx.commit().await?;
+        self.directory.forget(scope.owner());
+        Ok(())
+    }
+
+    /// Counts every budget anew from what is recorded, in the month that it is now where the tenant
+    /// is; and what credits are held. What settlements add in between is exact already, save for
+    /// requests that began before their budget was there.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn true_up_money(&self) -> Result<(), ServiceError> {
+        let mut tx = self.db.read().await?;
+        let all = budgets::all(&mut tx).await?;
+        let any_credits = credits::any_held(&mut tx).await?;
+        tx.rollback().await?;
+        for mut watched in all {
+            let mut tx = self.db.write().await?;
+            let Some(record) = tenants::find(&mut tx, watched.tenant).await? else { continue };
+            let zone = zone_of(&record.tenant);
+            watched.budget.period = Period::month(self.clock.now(), &zone);
+            let next_end = watched.budget.period.next(&zone).end;
+            budgets::true_up(&mut tx, watched.tenant, &watched.budget, next_end).await?;
+            tx.commit().await?;
+            self.directory.forget(Owner::Tenant(watched.tenant));
+        }
+        if any_credits {
+            let mut tx = self.db.write().await?;
+            credits::true_up_holds(&mut tx).await?;
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+}
+
+/// Ascending and distinct; `None` for anything but percentages.
+fn percentages(text: &str) -> Option<Vec<u8>> {
+    let parts = text.split(',').map(|part| part.trim().trim_end_matches('%').trim_end());
+    let mut all = Vec::new();
+    for part in parts.filter(|part| !part.is_empty()) {
+        all.push(part.parse::<u8>().ok().filter(|percent| (1..=100).contains(percent))?);
+    }
+    all.sort_unstable();
+    all.dedup();
+    (all.len() <= 8).then_some(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::percentages;
+
+    #[test]
+    fn percentages_are_read_or_refused() {
+        assert_eq!(percentages(" 80, 50%,100,80 "), Some(vec![50, 80, 100]));
+        assert_eq!(percentages(""), Some(vec![]));
+        for bad in ["0", "101", "-5", "x", "50 80", "1,2,3,4,5,6,7,8,9"] {
+            assert_eq!(percentages(bad), None, "{bad}");
+        }
+    }
+}

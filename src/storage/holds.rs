@@ -1,0 +1,277 @@
+//! Holds: what requests under way keep back from prepaid credits and from budgets. The one place where
+//! what is left is checked, whatever route a request came by, and where a settlement replaces its hold.
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+
+use sqlx::AssertSqlSafe;
+use uuid::Uuid;
+
+use super::credits::{self, NewEntry};
+use super::{Database, StorageError, Tx, execute, on_backend, usage};
+use crate::domain::billing::{EntryKind, Shortage};
+use crate::domain::clock::Moment;
+use crate::domain::ids::{KeyId, TenantId};
+use crate::domain::money::Nanos;
+use crate::domain::usage::{UsageRow, UsageState};
+
+/// Writes rows as `usage::record` does, and with them what they hold and what they cost. Rows are
+/// opened in the order in which they are given, each if what is left covers its hold.
+///
+/// Gives for every row of `opening` what it lacked; such a row was not written.
+///
+/// # Errors
+/// `Settled` when a row is settled already; nothing of a batch with holds is written then.
+pub async fn record<R: Borrow<UsageRow> + Sync>(
+    db: &Database,
+    opening: &[R],
+    settled: &[R],
+) -> Result<Vec<Option<Shortage>>, StorageError> {
+    let all = || opening.iter().chain(settled).map(Borrow::borrow);
+    if !all().any(touches_money) {
+        let rows: Vec<&UsageRow> = all().collect();
+        usage::record(db, &rows).await?;
+        return Ok(vec![None; opening.len()]);
+    }
+    let mut tx = db.meter().await?;
+    let mut purses = Purses::lock(&mut tx, all().filter(|row| touches_money(row))).await?;
+    // What is settled frees its hold before anything new is held.
+    for row in all().filter(|row| row.state != UsageState::Pending) {
+        purses.settle(row);
+    }
+    let mut rows: Vec<&UsageRow> = settled.iter().map(Borrow::borrow).collect();
+    let mut shortages = Vec::with_capacity(opening.len());
+    for row in opening.iter().map(Borrow::borrow) {
+        let shortage = if row.state == UsageState::Pending { purses.hold(row).err() } else { None };
+        if shortage.is_none() {
+            rows.push(row);
+        }
+        shortages.push(shortage);
+    }
+    usage::upsert(&mut tx, &rows).await?;
+    usage::roll_up(&mut tx, &rows).await?;
+    purses.write(&mut tx).await?;
+    tx.commit().await?;
+    Ok(shortages)
+}
+
+fn touches_money(row: &UsageRow) -> bool {
+    row.held > Nanos::ZERO || row.is_prepaid()
+}
+
+#[derive(sqlx::FromRow)]
+struct AccountRow {
+    tenant_id: Uuid,
+    balance: i64,
+    held: i64,
+    last_seq: i64,
+}
+
+#[derive(sqlx::FromRow)]
+struct BudgetRow {
+    id: Uuid,
+    tenant_id: Uuid,
+    key_id: Option<Uuid>,
+    amount: i64,
+    period_start: i64,
+    period_end: i64,
+    next_end: i64,
+    spent: i64,
+    held: i64,
+}
+
+struct Account {
+    row: AccountRow,
+    changed: bool,
+    /// Charged by this batch: how much, for how many requests, and until when.
+    charged: i64,
+    requests: i64,
+    at: Moment,
+}
+
+struct BudgetState {
+    row: BudgetRow,
+    changed: bool,
+}
+
+impl BudgetState {
+    fn is_for(&self, row: &UsageRow) -> bool {
+        self.row.tenant_id == row.tenant_id.0 && self.row.key_id.is_none_or(|key| KeyId(key) == row.key_id)
+    }
+
+    /// Begins the next period, if a request has come from it.
+    fn follow(&mut self, at: Moment) {
+        if at.0 >= self.row.period_end && self.row.next_end > self.row.period_end {
+            self.row.period_start = self.row.period_end;
+            self.row.period_end = self.row.next_end;
+            self.row.spent = 0;
+            self.changed = true;
+        }
+    }
+}
+
+/// The accounts and budgets that a batch is about, locked.
+struct Purses {
+    accounts: BTreeMap<Uuid, Account>,
+    budgets: Vec<BudgetState>,
+}
+
+impl Purses {
+    /// In one order in every process, so that two of them wait for each other instead of locking each
+    /// other out.
+    async fn lock(tx: &mut Tx, rows: impl Iterator<Item = &UsageRow>) -> Result<Self, StorageError> {
+        let mut prepaid = Vec::new();
+        let mut holding = Vec::new();
+        for row in rows {
+            if row.is_prepaid() {
+                prepaid.push(row.tenant_id.0);
+            }
+            if row.held > Nanos::ZERO {
+                holding.push(row.tenant_id.0);
+            }
+        }
+        let mut accounts = BTreeMap::new();
+        for row in accounts_of(tx, &distinct(prepaid)).await? {
+            let account = Account { row, changed: false, charged: 0, requests: 0, at: Moment(0) };
+            accounts.insert(account.row.tenant_id, account);
+        }
+        let budgets = budgets_of(tx, &distinct(holding)).await?;
+        let budgets = budgets.into_iter().map(|row| BudgetState { row, changed: false }).collect();
+        Ok(Self { accounts, budgets })
+    }
+
+    /// Keeps back what a row holds, from everything that it is paid from or counted against, or from
+    /// nothing.
+    fn hold(&mut self, row: &UsageRow) -> Result<(), Shortage> {
+        let hold = row.held.0;
+        if hold == 0 {
+            return Ok(());
+        }
+        let account = if row.is_prepaid() {
+            let account = self.accounts.get_mut(&row.tenant_id.0).ok_or(Shortage::Credits)?;
+            if account.row.balance.saturating_sub(account.row.held) < hold {
+                return Err(Shortage::Credits);
+            }
+            Some(account)
+        } else {
+            None
+        };
+        let mut budgets: Vec<&mut BudgetState> = Vec::new();
+        for budget in self.budgets.iter_mut().filter(|budget| budget.is_for(row)) {
+            budget.follow(row.started_at);
+            let BudgetRow { amount, spent, held, key_id, .. } = budget.row;
+            if amount.saturating_sub(spent).saturating_sub(held) < hold {
+                return Err(if key_id.is_some() { Shortage::KeyBudget } else { Shortage::TenantBudget });
+            }
+            budgets.push(budget);
+        }
+        for budget in budgets {
+            budget.row.held += hold;
+            budget.changed = true;
+        }
+        if let Some(account) = account {
+            account.row.held += hold;
+            account.changed = true;
+        }
+        Ok(())
+    }
+
+    /// Frees what a row held, and charges what it cost.
+    fn settle(&mut self, row: &UsageRow) {
+        if let Some(account) = self.accounts.get_mut(&row.tenant_id.0).filter(|_| row.is_prepaid()) {
+            account.row.held = account.row.held.saturating_sub(row.held.0);
+            account.row.balance = account.row.balance.saturating_sub(row.billed.0);
+            account.charged = account.charged.saturating_add(row.billed.0);
+            account.requests += 1;
+            account.at = account.at.max(row.ended_at.unwrap_or(row.started_at));
+            account.changed = true;
+        }
+        if row.held == Nanos::ZERO {
+            return;
+        }
+        for budget in self.budgets.iter_mut().filter(|budget| budget.is_for(row)) {
+            budget.follow(row.started_at);
+            // A budget that was made while the request ran does not know of its hold.
+            budget.row.held = (budget.row.held - row.held.0).max(0);
+            if (budget.row.period_start..budget.row.period_end).contains(&row.started_at.0) {
+                budget.row.spent = budget.row.spent.saturating_add(row.cost.0);
+            }
+            budget.changed = true;
+        }
+    }
+
+    async fn write(self, tx: &mut Tx) -> Result<(), StorageError> {
+        for account in self.accounts.into_values().filter(|account| account.changed) {
+            let tenant = TenantId(account.row.tenant_id);
+            let seq = account.row.last_seq + i64::from(account.charged != 0);
+            let sql = "UPDATE credit_account SET balance = $1, held = $2, last_seq = $3 WHERE tenant_id = $4";
+            execute!(tx, sql, account.row.balance, account.row.held, seq, tenant.0)?;
+            if account.charged != 0 {
+                let entry = NewEntry {
+                    at: account.at,
+                    kind: EntryKind::Usage,
+                    amount: Nanos(-account.charged),
+                    reference: None,
+                    note: "",
+                    entered_by: "keyward",
+                };
+                credits::insert(tx, tenant, seq, account.requests, &entry).await?;
+            }
+        }
+        for BudgetState { row, .. } in self.budgets.into_iter().filter(|budget| budget.changed) {
+            let sql =
+                "UPDATE budget SET spent = $1, held = $2, period_start = $3, period_end = $4 WHERE id = $5";
+            execute!(tx, sql, row.spent, row.held, row.period_start, row.period_end, row.id)?;
+        }
+        Ok(())
+    }
+}
+
+fn distinct(mut ids: Vec<Uuid>) -> Vec<Uuid> {
+    ids.sort_unstable();
+    ids.dedup();
+    ids
+}
+
+/// `$1, $2, …`, and what keeps the rows from others until the commit.
+fn list_and_lock(tx: &Tx, count: usize) -> (String, &'static str) {
+    let list: Vec<String> = (1..=count).map(|i| format!("${i}")).collect();
+    // SQLite's transaction is the only one that writes.
+    (list.join(", "), if matches!(tx, Tx::Postgres(_)) { "FOR UPDATE" } else { "" })
+}
+
+async fn accounts_of(tx: &mut Tx, tenants: &[Uuid]) -> Result<Vec<AccountRow>, StorageError> {
+    if tenants.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (list, lock) = list_and_lock(tx, tenants.len());
+    let sql = format!(
+        "SELECT tenant_id, balance, held, last_seq FROM credit_account
+         WHERE tenant_id IN ({list}) ORDER BY tenant_id {lock}"
+    );
+    on_backend!(tx, conn => {
+        let mut query = sqlx::query_as(AssertSqlSafe(sql));
+        for tenant in tenants {
+            query = query.bind(*tenant);
+        }
+        Ok(query.fetch_all(conn).await?)
+    })
+}
+
+async fn budgets_of(tx: &mut Tx, tenants: &[Uuid]) -> Result<Vec<BudgetRow>, StorageError> {
+    if tenants.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (list, lock) = list_and_lock(tx, tenants.len());
+    let sql = format!(
+        "SELECT id, tenant_id, key_id, amount, period_start, period_end, next_end, spent, held FROM budget
+         WHERE on_reach = 'pause' AND tenant_id IN ({list}) ORDER BY id {lock}"
+    );
+    on_backend!(tx, conn => {
+        let mut query = sqlx::query_as(AssertSqlSafe(sql));
+        for tenant in tenants {
+            query = query.bind(*tenant);
+        }
+        Ok(query.fetch_all(conn).await?)
+    })
+}
