@@ -5,166 +5,32 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Failure;
 use super::demo::{Card, CardUser};
+use super::demo_samples::{FEATURES, PEOPLE, PLANS, SAMPLES, Sample};
 use crate::access::actor::Actor;
 use crate::access::scope::Scope;
 use crate::crypto::secret::Secret;
 use crate::crypto::token;
 use crate::domain::account::{Email, KeyChangers, PlatformRole, Slug, Tenant, TenantRole, TenantState};
 use crate::domain::audit::AuditActor;
-use crate::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
+use crate::domain::billing::{EntryKind, Funding, OnReach, PaymentPolicy, UsageMode};
 use crate::domain::clock::{DAY, HOUR, MINUTE, Moment, SECOND};
 use crate::domain::ids::{KeyId, Owner, PlanId, RequestId, TenantId, TokenId, UserId};
+use crate::domain::money::Nanos;
 use crate::domain::plan::{Feature, Plan};
 use crate::domain::provider_key::{KeySettings, Provider};
 use crate::domain::usage::{Dialect, Labels, ServedAs, TokenUsage, UsageRow, UsageState};
 use crate::services::Services;
+use crate::services::budgets::TypedBudget;
 use crate::services::provider_keys::{Holder, NewKey};
 use crate::services::tokens::{NewToken, TokenScope};
+use crate::storage::credits::{self, NewEntry};
 use crate::storage::tenants::TenantRecord;
-use crate::storage::{changes, plans, tenants, usage};
+use crate::storage::{changes, holds, plans, tenants};
 
 const DAYS: i64 = 60;
 
 /// The tenant that the demo makes its first real call for.
 pub const FIRST_CALLER: &str = "northwind";
-
-/// Features: slug, name, description, covered by own keys, default model.
-const FEATURES: &[(&str, &str, &str, bool, &str)] = &[
-    (
-        "question-suggestions",
-        "Unanswered question suggestions",
-        "Suggests an answer to a question that the bot could not answer",
-        true,
-        "claude-haiku-4-5",
-    ),
-    (
-        "community-manager",
-        "Community manager",
-        "Greets new posts and summarises long threads",
-        true,
-        "claude-sonnet-4-5",
-    ),
-    (
-        "kb-drafts",
-        "Knowledge base drafts",
-        "Drafts an article from a solved conversation",
-        true,
-        "claude-opus-4-5",
-    ),
-    ("main-chatbot", "Main chatbot", "Answers customers on the website", false, "claude-sonnet-5"),
-    (
-        "workflow-nodes",
-        "Workflow AI nodes",
-        "Classifies and routes incoming messages",
-        false,
-        "claude-haiku-5-5",
-    ),
-];
-
-/// Plans: slug, name, number of features that it includes, in the order above.
-const PLANS: &[(&str, &str, usize)] = &[
-    ("free", "Free", 0),
-    ("starter", "Starter", 1),
-    ("pro", "Pro", 4),
-    ("creator-plus", "Creator Plus", 4),
-    ("sovereign", "Sovereign", 5),
-    ("enterprise", "Enterprise", 5),
-];
-
-struct Sample {
-    slug: &'static str,
-    name: &'static str,
-    plan: &'static str,
-    zone: &'static str,
-    mode: UsageMode,
-    no_key: NoKeyPolicy,
-    on_limit: LimitPolicy,
-    /// Anthropic keys to add: name, label, and the word that tells the sandbox how to behave.
-    keys: &'static [(&'static str, &'static str, &'static str)],
-    /// Keys of other providers that work: provider, name and label.
-    others: &'static [(Provider, &'static str, &'static str)],
-    /// Requests on a busy day.
-    traffic: u32,
-    /// Days ago that the tenant changed from managed use to its own key.
-    switched: Option<i64>,
-    /// Whether its calls are answered, and so whether its token is on the card.
-    answers: bool,
-}
-
-const SAMPLES: &[Sample] = &[
-    Sample {
-        slug: "northwind",
-        name: "Northwind Support",
-        plan: "pro",
-        zone: "Europe/Berlin",
-        mode: UsageMode::Byok,
-        no_key: NoKeyPolicy::Managed,
-        on_limit: LimitPolicy::Pause,
-        keys: &[("production", "Support workspace", "ok"), ("batch-eval", "Evaluation runs", "ok")],
-        others: &[
-            (Provider::Openai, "openai-search", "Embeddings for the help centre"),
-            (Provider::Azure, "azure-eu", "Customers in the EU"),
-        ],
-        traffic: 70,
-        switched: Some(20),
-        answers: true,
-    },
-    Sample {
-        slug: "globex",
-        name: "Globex",
-        plan: "starter",
-        zone: "America/New_York",
-        mode: UsageMode::Managed,
-        no_key: NoKeyPolicy::Managed,
-        on_limit: LimitPolicy::Pause,
-        keys: &[],
-        others: &[],
-        traffic: 40,
-        switched: None,
-        answers: true,
-    },
-    Sample {
-        slug: "initech",
-        name: "Initech",
-        plan: "pro",
-        zone: "America/Chicago",
-        mode: UsageMode::Byok,
-        no_key: NoKeyPolicy::Block,
-        on_limit: LimitPolicy::Pause,
-        keys: &[("production", "", "spendlimit")],
-        others: &[],
-        traffic: 30,
-        switched: Some(45),
-        answers: false,
-    },
-    Sample {
-        slug: "hooli",
-        name: "Hooli",
-        plan: "enterprise",
-        zone: "America/Los_Angeles",
-        mode: UsageMode::Byok,
-        no_key: NoKeyPolicy::Block,
-        on_limit: LimitPolicy::Pause,
-        keys: &[("production", "", "forbidden-later")],
-        others: &[],
-        traffic: 20,
-        switched: Some(30),
-        answers: false,
-    },
-];
-
-/// People: address, role, tenant.
-const PEOPLE: &[(&str, &str, Option<&str>)] = &[
-    ("root@acme.example", "super_admin", None),
-    ("support@acme.example", "support", None),
-    ("admin@northwind.example", "admin", Some("northwind")),
-    ("billing@northwind.example", "billing_admin", Some("northwind")),
-    ("member@northwind.example", "member", Some("northwind")),
-    ("admin@globex.example", "admin", Some("globex")),
-    ("member@globex.example", "member", Some("globex")),
-    ("admin@initech.example", "admin", Some("initech")),
-    ("admin@hooli.example", "admin", Some("hooli")),
-];
 
 /// Plants everything into an empty database and gives the card.
 pub async fn plant(services: &Services, sandbox_url: String) -> Result<Card, Failure> {
@@ -186,6 +52,7 @@ pub async fn plant(services: &Services, sandbox_url: String) -> Result<Card, Fai
             tokens.insert(sample.slug.to_owned(), made.secret.expose().to_owned());
         }
     }
+    plant_budget(services, tenant_ids["northwind"]).await?;
     let new = new_token("Acme backend");
     let service = services.make_token(&by, holder(Owner::Platform), &new).await?;
     Ok(Card {
@@ -195,6 +62,21 @@ pub async fn plant(services: &Services, sandbox_url: String) -> Result<Card, Fai
         tokens,
         service_token: service.secret.expose().to_owned(),
     })
+}
+
+/// A budget that warns.
+async fn plant_budget(services: &Services, northwind: TenantId) -> Result<(), Failure> {
+    let scope = Scope::of_system(Owner::Tenant(northwind));
+    let view = services.directory.tenant(&scope).await?.ok_or("a sample tenant")?;
+    let admin = actor(services, Some(northwind), "admin@northwind.example");
+    let budget = TypedBudget {
+        amount: "250".to_owned(),
+        on_reach: OnReach::Warn.to_string(),
+        warn_at: "50, 80, 100".to_owned(),
+        ..TypedBudget::default()
+    };
+    services.set_budget(&admin, &scope, &view.tenant, &budget).await?;
+    Ok(())
 }
 
 /// A token that may do all that tokens may.
@@ -278,7 +160,7 @@ async fn plant_tenants(
             },
             policy: PaymentPolicy {
                 mode: first_mode,
-                funding: Funding::Included,
+                funding: sample.funding,
                 no_key: sample.no_key,
                 on_limit: sample.on_limit,
             },
@@ -476,17 +358,32 @@ async fn plant_usage(
                 at,
                 feature,
                 (key_id, key_name),
-                mode,
+                (mode, sample.funding),
                 &mut dice,
                 &platform.prices,
             ));
         }
     }
-    for batch in rows.chunks(512) {
-        let mut tx = services.db.meter().await?;
-        usage::upsert(&mut tx, batch).await?;
-        usage::roll_up(&mut tx, batch).await?;
+    if sample.funding == Funding::Credits {
+        // Granted before all of it, as much as leaves little now.
+        let used: i64 = rows.iter().map(|row| row.billed.0).sum();
+        let mut tx = services.db.write().await?;
+        let grant = NewEntry {
+            at: now.minus((DAYS + 1) * DAY),
+            kind: EntryKind::Grant,
+            amount: Nanos(used.saturating_add(7_250_000_000)),
+            reference: None,
+            note: "Two months in advance",
+            entered_by: "root@acme.example",
+        };
+        credits::enter(&mut tx, tenant, &grant).await?;
+        credits::set_notify_below(&mut tx, &Scope::of_system(Owner::Tenant(tenant)), Nanos(25_000_000_000))
+            .await?;
         tx.commit().await?;
+    }
+    rows.sort_by_key(|row| row.started_at);
+    for batch in rows.chunks(64) {
+        holds::record(&services.db, &[], batch).await?;
     }
     Ok(())
 }
@@ -502,7 +399,7 @@ fn past_row(
     at: Moment,
     feature: (&str, &str, &str, bool, &str),
     key: (KeyId, String),
-    mode: UsageMode,
+    (mode, funding): (UsageMode, Funding),
     dice: &mut Dice,
     prices: &crate::domain::price::PriceBook,
 ) -> UsageRow {
@@ -520,6 +417,7 @@ fn past_row(
     };
     let served = ServedAs::default();
     let rated = prices.rate(Provider::Anthropic, feature.4, &tokens, served, at);
+    let cost = rated.map(|rated| rated.cost).unwrap_or_default();
     let took = i64::try_from(900 + dice.roll(4_000)).unwrap_or(1_000) * 1_000;
     UsageRow {
         id: RequestId::new(),
@@ -534,7 +432,7 @@ fn past_row(
         key_name: key.1,
         key_version: 1,
         mode,
-        funding: Funding::Included,
+        funding,
         fallback: None,
         model_asked: feature.4.to_owned(),
         model_served: (!failed).then(|| feature.4.to_owned()),
@@ -543,9 +441,9 @@ fn past_row(
         served_as: served,
         raw_usage: None,
         price_id: rated.map(|rated| rated.price_id),
-        cost: rated.map(|rated| rated.cost).unwrap_or_default(),
-        billed: crate::domain::money::Nanos::ZERO,
-        held: crate::domain::money::Nanos::ZERO,
+        cost,
+        billed: if mode == UsageMode::Managed && funding == Funding::Credits { cost } else { Nanos::ZERO },
+        held: Nanos::ZERO,
         unpriced: false,
         state: UsageState::Final,
         status: Some(if failed { 529 } else { 200 }),

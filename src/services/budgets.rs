@@ -9,8 +9,8 @@ use crate::access::policy::{About, Action};
 use crate::access::scope::Scope;
 use crate::domain::account::Tenant;
 use crate::domain::audit::AuditAction;
-use crate::domain::billing::{Budget, OnReach, Period};
-use crate::domain::ids::{BudgetId, KeyId, Owner};
+use crate::domain::billing::{Budget, Credits, Funding, OnReach, Period};
+use crate::domain::ids::{BudgetId, KeyId};
 use crate::domain::money::Nanos;
 use crate::storage::{budgets, changes, credits, keys, tenants};
 
@@ -27,7 +27,32 @@ pub struct TypedBudget {
     pub priced_only: bool,
 }
 
+/// What a tenant has left to spend.
+#[derive(Clone, Debug, Default)]
+pub struct Spending {
+    /// With the names of their keys, the tenant's own first.
+    pub budgets: Vec<(Budget, Option<String>)>,
+    /// `None` where managed use is not paid from credits.
+    pub credits: Option<Credits>,
+}
+
 impl Services {
+    /// What pages say of the tenant's budgets and credits.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn spending(&self, scope: &Scope, funding: Funding) -> Result<Spending, ServiceError> {
+        let budgets = self.budgets(scope).await?;
+        let credits = match scope.tenant() {
+            Some(tenant) if funding == Funding::Credits => {
+                let mut tx = self.db.read().await?;
+                Some(credits::find(&mut tx, tenant).await?)
+            }
+            _ => None,
+        };
+        Ok(Spending { budgets, credits })
+    }
+
     /// The tenant's budgets with the names of their keys, its own first.
     ///
     /// # Errors
@@ -170,7 +195,6 @@ impl Services {
             let next_end = watched.budget.period.next(&zone).end;
             budgets::true_up(&mut tx, watched.tenant, &watched.budget, next_end).await?;
             tx.commit().await?;
-            self.directory.forget(Owner::Tenant(watched.tenant));
         }
         if any_credits {
             let mut tx = self.db.write().await?;

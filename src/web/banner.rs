@@ -3,6 +3,7 @@
 
 use super::figures::counted;
 use super::prose::{Hand, Link, Prose, Tone};
+use super::spending;
 use super::time::Times;
 use crate::domain::account::TenantState;
 use crate::domain::billing::{LimitPolicy, NoKeyPolicy, UsageMode};
@@ -111,13 +112,11 @@ fn managed(s: &Subject<'_>) -> Banner {
             format!("Only {} can repair that. Requests that name one of your own keys still run.", s.product),
         );
     }
-    let plan = &s.standing.tenant.plan.name;
+    let paid = spending::paid(s.standing.tenant.policy.funding, &s.standing.tenant.plan.name);
     let own = s.key.is_some() || s.other_keys;
     let (detail, link) = if own {
         (
-            format!(
-                "AI use is included in your {plan} plan. Your own keys are used only where a request names one."
-            ),
+            format!("AI use is {paid}. Your own keys are used only where a request names one."),
             s.billing_page("Change usage mode"),
         )
     } else {
@@ -126,7 +125,7 @@ fn managed(s: &Subject<'_>) -> Banner {
         } else {
             String::new()
         };
-        (format!("AI use is included in your {plan} plan.{invitation}"), None)
+        (format!("AI use is {paid}.{invitation}"), None)
     };
     Banner { tone: Tone::Plain, sentence: shared_sentence(s), detail: Prose::of(detail), link }
 }

@@ -28,6 +28,8 @@ mod security;
 mod session;
 mod setup;
 mod sign_in;
+mod spending;
+mod terms;
 mod time;
 mod tokens;
 mod viewer;
@@ -96,6 +98,7 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(setup::routes)
         .configure(account::routes)
         .configure(platform::routes)
+        .configure(terms::routes)
         .configure(security::routes)
         .configure(billing::routes)
         .configure(|cfg| tokens::routes(cfg, "/t/{tenant}/settings/tokens"))

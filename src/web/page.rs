@@ -179,10 +179,12 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
             settings.push(item(format!("/t/{slug}/settings/security"), "Security"));
         }
         sections.push(NavSection { title: "Settings", items: settings });
-        sections.push(NavSection {
-            title: "Billing",
-            items: vec![item(format!("/t/{slug}/billing"), "Plan and usage")],
-        });
+        let mut billing = vec![item(format!("/t/{slug}/billing"), "Plan and usage")];
+        if may(Action::SeeUsage) {
+            billing.push(item(format!("/t/{slug}/billing/budgets"), "Budgets"));
+            billing.push(item(format!("/t/{slug}/billing/credits"), "Credits"));
+        }
+        sections.push(NavSection { title: "Billing", items: billing });
     }
     if viewer.actor.is_super_admin() {
         sections.push(NavSection {

@@ -51,10 +51,14 @@ const PAGES: &[(&str, &str)] = &[
     ("/t/acme/settings/tokens", "403 404 200 403 403 404"),
     ("/t/acme/settings/security", "200 404 200 200 403 404"),
     ("/t/acme/billing", "200 404 200 200 200 404"),
+    ("/t/acme/billing/budgets", "200 404 200 200 403 404"),
+    ("/t/acme/billing/credits", "200 404 200 200 403 404"),
     ("/t/acme/billing/usage.csv", "200 404 200 200 403 404"),
     ("/t/absent/billing", "404 404 404 404 404 404"),
     ("/platform/tenants", "200 403 403 403 403 403"),
     ("/platform/tenants/new", "200 403 403 403 403 403"),
+    ("/platform/tenants/acme", "200 403 403 403 403 403"),
+    ("/platform/tenants/absent", "404 403 403 403 403 403"),
     ("/platform/users", "200 403 403 403 403 403"),
     ("/platform/tokens", "200 403 403 403 403 403"),
     ("/platform/shared-keys", "200 403 403 403 403 403"),
@@ -85,6 +89,15 @@ const POSTS: &[Post] = &[
     ("/t/acme/settings/security", &[("key_changers", "admins")], "403 404 - 403 403 404"),
     ("/t/acme/billing/mode", &[("mode", "managed")], "403 404 - - 403 404"),
     ("/t/acme/billing/policies", &[("no_key", "managed"), ("on_limit", "pause")], "403 404 - - 403 404"),
+    ("/t/acme/billing/budgets", &[("amount", "5"), ("on_reach", "warn")], "403 404 - - 403 404"),
+    ("/t/acme/billing/budgets/remove", &[("key", "")], "403 404 - - 403 404"),
+    ("/t/acme/billing/credits/notice", &[("notify_below", "5")], "403 404 - - 403 404"),
+    (
+        "/platform/tenants/acme/funding",
+        &[("was", "included"), ("funding", "credits")],
+        "- 403 403 403 403 403",
+    ),
+    ("/platform/tenants/acme/credits", &[("amount", "5"), ("note", "x")], "- 403 403 403 403 403"),
     ("/platform/tenants/new", &[("name", "x")], "- 403 403 403 403 403"),
     ("/platform/tokens", &[("name", "x"), ("days", "")], "- 403 403 403 403 403"),
     ("/platform/shared-keys/new", &[("api_key", "x"), ("key_name", "x")], "- 403 403 403 403 403"),
@@ -141,7 +154,7 @@ on_both! {
         let mut tx = world.services.db.read().await.unwrap();
         let rows = audit::list(&mut tx, Owner::Tenant(cast.tenant.id), 500).await.unwrap();
         let refused: Vec<&str> = rows.iter().filter(|row| row.action == "policy.refused").map(|row| row.actor.as_str()).collect();
-        assert_eq!(refused.iter().filter(|actor| **actor == "member@acme.example").count(), 17, "{refused:?}");
+        assert_eq!(refused.iter().filter(|actor| **actor == "member@acme.example").count(), 20, "{refused:?}");
     }
 }
 
@@ -183,6 +196,67 @@ on_both! {
 }
 
 on_both! {
+    async fn a_tenant_is_put_on_credits_and_reads_its_ledger(world: World) {
+        let cast = cast(world).await;
+        let mut root = sign_in(world, "root").await;
+        let terms = "/platform/tenants/acme";
+        let funding: &[(&str, &str)] = &[("was", "included"), ("funding", "credits")];
+        assert_eq!(root.post(&format!("{terms}/funding"), funding).await.status, 303);
+        // Somebody else's form from before is not obeyed.
+        root.post(&format!("{terms}/funding"), &[("was", "included"), ("funding", "metered")]).await;
+        root.get(terms).await.says("was changed meanwhile");
+        let form = [("amount", "25.50"), ("note", "Welcome <b>"), ("form_id", "form-1")];
+        assert_eq!(root.post(&format!("{terms}/credits"), &form).await.status, 303);
+        root.get(terms).await.says("$25.50 granted. The balance is $25.50 now.");
+        // A double click is one grant.
+        root.post(&format!("{terms}/credits"), &form).await;
+        root.get(terms).await.says("entered once");
+        let refused = root.post(&format!("{terms}/credits"), &[("amount", "NaN"), ("note", "kept as typed")]).await;
+        assert_eq!(refused.status, 422);
+        refused.says("value=\"kept as typed\"");
+        let tenant = &cast.tenant;
+        let mut admin = sign_in(world, "admin").await;
+        let page = admin.get("/t/acme/billing/credits").await;
+        page.says("$25.50").says("Welcome &#60;b&#62;").says("paid from your credits");
+        admin.get("/t/acme/billing").await.says("paid from your credits");
+        admin.post("/t/acme/billing/credits/notice", &[("notify_below", "30")]).await;
+        admin.get("/t/acme/settings/api-keys").await.says("Your credits run low: $25.50 left.");
+        let token = world.token(tenant).await;
+        world.services.set_mode(&world.admin(tenant), &holder(tenant).scope, tenant, UsageMode::Managed).await.ok();
+        let answer = world.message(&token).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let cost = world.row_of(&answer).await.billed;
+        admin.get("/t/acme/billing/credits").await.says("1 request").says(&format!("\u{2212}{}", cost.precise()));
+    }
+}
+
+on_both! {
+    async fn budgets_are_set_shown_and_removed(world: World) {
+        let cast = cast(world).await;
+        world.add_key(&cast.tenant, "production", &test_key("ok")).await.unwrap();
+        let token = world.token(&cast.tenant).await;
+        assert_eq!(world.message(&token).send().await.unwrap().status(), 200);
+        let mut admin = sign_in(world, "admin").await;
+        let budgets = "/t/acme/billing/budgets";
+        admin.get(budgets).await.says("No budget yet");
+        let fields = [("key", "production"), ("amount", "1,250.50"), ("on_reach", "pause"), ("warn_at", "80,100"), ("priced_only", "yes")];
+        assert_eq!(admin.post(budgets, &fields).await.status, 303);
+        admin.get(budgets).await.says("Budget of production saved").says("of $1,250.50 this month").says("Models without a price are refused");
+        admin.get(&format!("{budgets}?edit=production")).await.says("value=\"1250.50\"");
+        assert_eq!(admin.post(budgets, &[("amount", "0.01"), ("on_reach", "pause"), ("warn_at", "1")]).await.status, 303);
+        admin.get("/t/acme/billing").await.says("of your monthly budget is used.").says("Change budget");
+        let mut member = sign_in(world, "member").await;
+        let seen = member.get("/t/acme/settings/api-keys").await;
+        seen.says("of your monthly budget is used.");
+        assert!(!seen.body.contains("Change budget"));
+        for key in ["", "production"] {
+            assert_eq!(admin.post(&format!("{budgets}/remove"), &[("key", key)]).await.status, 303);
+        }
+        admin.get(budgets).await.says("No budget yet");
+    }
+}
+
+on_both! {
     async fn bad_forms_are_refused_and_write_nothing(world: World) {
         let cast = cast(world).await;
         world.add_key(&cast.tenant, "production", &test_key("ok")).await.unwrap();
@@ -201,6 +275,9 @@ on_both! {
             (format!("{keys}/new"), vec![("api_key", "hello"), ("key_name", "x")], 422),
             (format!("{keys}/production/remove"), vec![("confirm_name", "other")], 422),
             ("/t/acme/settings/tokens".into(), vec![("name", ""), ("days", "x")], 422),
+            ("/t/acme/billing/budgets".into(), vec![("amount", "-5"), ("on_reach", "pause")], 422),
+            ("/t/acme/billing/budgets".into(), vec![("amount", "5"), ("on_reach", "pause"), ("warn_at", "NaN")], 422),
+            ("/t/acme/billing/credits/notice".into(), vec![("notify_below", "1e9")], 422),
             // Things of others, and things that are not there.
             (format!("{keys}/absent/default"), vec![], 404),
             (format!("{keys}/production/undo"), vec![], 404),

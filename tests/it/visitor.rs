@@ -25,9 +25,10 @@ impl Page {
 
     /// The page's text holds this sentence, as a person reads it.
     #[track_caller]
-    pub fn says(&self, text: &str) {
+    pub fn says(&self, text: &str) -> &Self {
         let plain = self.body.replace("&#39;", "'").replace("&amp;", "&").replace("&#38;", "&");
         assert!(plain.contains(text), "{} does not say {text:?}:\n{plain}", self.status);
+        self
     }
 }
 

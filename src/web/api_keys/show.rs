@@ -18,6 +18,7 @@ use crate::web::banner::{self, Banner, Subject};
 use crate::web::page::{Answer, Chrome, Page};
 use crate::web::place::Place;
 use crate::web::prose::{Prose, Tone};
+use crate::web::spending;
 use crate::web::time::When;
 
 #[derive(Template)]
@@ -93,6 +94,13 @@ pub async fn show(console: Data<Console>, place: Place) -> Answer {
         lines.iter().partition(|line| line.key.is_default);
     defaults.sort_by_key(|line| line.key.provider);
     let mode = standing.as_ref().map(|standing| standing.tenant.policy.mode);
+    let mut banners = standing
+        .as_ref()
+        .map(|standing| status_banners(&console, &place, standing, lines.iter().map(|line| &line.key)))
+        .unwrap_or_default();
+    if standing.is_some() {
+        banners.extend(spending::banners(&console, &place).await?);
+    }
     let page = ApiKeysPage {
         base: base(&place),
         heading: title(&place),
@@ -101,10 +109,7 @@ pub async fn show(console: Data<Console>, place: Place) -> Answer {
         } else {
             "The platform's own provider accounts, used by tenants in managed mode. Keys are encrypted, checked with a live call, and never shown again."
         },
-        banners: standing
-            .as_ref()
-            .map(|standing| status_banners(&console, &place, standing, lines.iter().map(|line| &line.key)))
-            .unwrap_or_default(),
+        banners,
         defaults: defaults
             .iter()
             .map(|line| {

@@ -1,6 +1,8 @@
 //! Billing: who pays, what thirty days cost, the two policies, and the download. `show` makes
-//! the page, `export` the CSV; the two forms are here.
+//! the page, `export` the CSV, `budgets` and `credits` their own; the forms of the page are here.
 
+mod budgets;
+mod credits;
 mod export;
 mod show;
 
@@ -21,6 +23,16 @@ pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(web::resource("/t/{tenant}/billing").route(read().to(show::show)))
         .service(web::resource("/t/{tenant}/billing/mode").route(web::post().to(save_mode)))
         .service(web::resource("/t/{tenant}/billing/policies").route(web::post().to(save_policies)))
+        .service(
+            web::resource("/t/{tenant}/billing/budgets")
+                .route(read().to(budgets::show))
+                .route(web::post().to(budgets::save)),
+        )
+        .service(web::resource("/t/{tenant}/billing/budgets/remove").route(web::post().to(budgets::remove)))
+        .service(web::resource("/t/{tenant}/billing/credits").route(read().to(credits::show)))
+        .service(
+            web::resource("/t/{tenant}/billing/credits/notice").route(web::post().to(credits::save_notice)),
+        )
         // Not for HEAD: beginning a download is written into the audit log.
         .service(web::resource("/t/{tenant}/billing/usage.csv").route(web::get().to(export::download)));
 }

@@ -19,6 +19,7 @@ use crate::web::figures::{change, count, counted, share, tokens};
 use crate::web::page::{Answer, Chrome, Page};
 use crate::web::place::Place;
 use crate::web::prose::Tone;
+use crate::web::spending;
 
 /// What the page's tabs say. Unknown words mean the first tab.
 #[derive(Deserialize)]
@@ -36,6 +37,8 @@ struct BillingPage {
     address: String,
     keys: String,
     product: String,
+    /// How use of the shared account is paid.
+    paid: String,
     banners: Vec<Banner>,
     credentials: Vec<Credential>,
     mode: UsageMode,
@@ -108,12 +111,15 @@ pub async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> 
     let keys = services.keys(place.holder).await?;
     let may_see_keys = place.may(Action::SeeKeyDetails);
     let features = &standing.platform.features;
+    let mut banners = status_banners(&console, &place, &standing, keys.iter());
+    banners.extend(spending::banners(&console, &place).await?);
     let page = BillingPage {
         chrome: place.chrome("Plan and usage", &address(&place)),
         address: address(&place),
         keys: api_keys::base(&place),
         product: services.options.product.clone(),
-        banners: status_banners(&console, &place, &standing, keys.iter()),
+        banners,
+        paid: spending::paid(standing.tenant.policy.funding, &standing.tenant.plan.name),
         credentials: keys
             .iter()
             .filter(|key| key.is_default)

@@ -1,0 +1,164 @@
+//! Who and what the demo shows: features, plans, tenants in every state worth seeing, and their people.
+
+use crate::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, UsageMode};
+use crate::domain::provider_key::Provider;
+
+/// Features: slug, name, description, covered by own keys, default model.
+pub const FEATURES: &[(&str, &str, &str, bool, &str)] = &[
+    (
+        "question-suggestions",
+        "Unanswered question suggestions",
+        "Suggests an answer to a question that the bot could not answer",
+        true,
+        "claude-haiku-4-5",
+    ),
+    (
+        "community-manager",
+        "Community manager",
+        "Greets new posts and summarises long threads",
+        true,
+        "claude-sonnet-4-5",
+    ),
+    (
+        "kb-drafts",
+        "Knowledge base drafts",
+        "Drafts an article from a solved conversation",
+        true,
+        "claude-opus-4-5",
+    ),
+    ("main-chatbot", "Main chatbot", "Answers customers on the website", false, "claude-sonnet-5"),
+    (
+        "workflow-nodes",
+        "Workflow AI nodes",
+        "Classifies and routes incoming messages",
+        false,
+        "claude-haiku-5-5",
+    ),
+];
+
+/// Plans: slug, name, number of features that it includes, in the order above.
+pub const PLANS: &[(&str, &str, usize)] = &[
+    ("free", "Free", 0),
+    ("starter", "Starter", 1),
+    ("pro", "Pro", 4),
+    ("creator-plus", "Creator Plus", 4),
+    ("sovereign", "Sovereign", 5),
+    ("enterprise", "Enterprise", 5),
+];
+
+pub struct Sample {
+    pub slug: &'static str,
+    pub name: &'static str,
+    pub plan: &'static str,
+    pub zone: &'static str,
+    pub mode: UsageMode,
+    pub no_key: NoKeyPolicy,
+    pub on_limit: LimitPolicy,
+    /// Anthropic keys to add: name, label, and the word that tells the sandbox how to behave.
+    pub keys: &'static [(&'static str, &'static str, &'static str)],
+    /// Keys of other providers that work: provider, name and label.
+    pub others: &'static [(Provider, &'static str, &'static str)],
+    /// Requests on a busy day.
+    pub traffic: u32,
+    /// Days ago that the tenant changed from managed use to its own key.
+    pub switched: Option<i64>,
+    /// How managed use is paid.
+    pub funding: Funding,
+    /// Whether its calls are answered, and so whether its token is on the card.
+    pub answers: bool,
+}
+
+pub const SAMPLES: &[Sample] = &[
+    Sample {
+        slug: "northwind",
+        name: "Northwind Support",
+        plan: "pro",
+        zone: "Europe/Berlin",
+        mode: UsageMode::Byok,
+        no_key: NoKeyPolicy::Managed,
+        on_limit: LimitPolicy::Pause,
+        keys: &[("production", "Support workspace", "ok"), ("batch-eval", "Evaluation runs", "ok")],
+        others: &[
+            (Provider::Openai, "openai-search", "Embeddings for the help centre"),
+            (Provider::Azure, "azure-eu", "Customers in the EU"),
+        ],
+        traffic: 70,
+        switched: Some(20),
+        funding: Funding::Included,
+        answers: true,
+    },
+    Sample {
+        slug: "globex",
+        name: "Globex",
+        plan: "starter",
+        zone: "America/New_York",
+        mode: UsageMode::Managed,
+        no_key: NoKeyPolicy::Managed,
+        on_limit: LimitPolicy::Pause,
+        keys: &[],
+        others: &[],
+        traffic: 40,
+        switched: None,
+        funding: Funding::Included,
+        answers: true,
+    },
+    Sample {
+        slug: "initech",
+        name: "Initech",
+        plan: "pro",
+        zone: "America/Chicago",
+        mode: UsageMode::Byok,
+        no_key: NoKeyPolicy::Block,
+        on_limit: LimitPolicy::Pause,
+        keys: &[("production", "", "spendlimit")],
+        others: &[],
+        traffic: 30,
+        switched: Some(45),
+        funding: Funding::Included,
+        answers: false,
+    },
+    Sample {
+        slug: "hooli",
+        name: "Hooli",
+        plan: "enterprise",
+        zone: "America/Los_Angeles",
+        mode: UsageMode::Byok,
+        no_key: NoKeyPolicy::Block,
+        on_limit: LimitPolicy::Pause,
+        keys: &[("production", "", "forbidden-later")],
+        others: &[],
+        traffic: 20,
+        switched: Some(30),
+        funding: Funding::Included,
+        answers: false,
+    },
+    Sample {
+        slug: "umbrella",
+        name: "Umbrella Care",
+        plan: "creator-plus",
+        zone: "Asia/Kolkata",
+        mode: UsageMode::Managed,
+        no_key: NoKeyPolicy::Managed,
+        on_limit: LimitPolicy::Pause,
+        keys: &[],
+        others: &[],
+        traffic: 15,
+        switched: None,
+        funding: Funding::Credits,
+        answers: false,
+    },
+];
+
+/// People: address, role, tenant.
+pub const PEOPLE: &[(&str, &str, Option<&str>)] = &[
+    ("root@acme.example", "super_admin", None),
+    ("support@acme.example", "support", None),
+    ("admin@northwind.example", "admin", Some("northwind")),
+    ("billing@northwind.example", "billing_admin", Some("northwind")),
+    ("member@northwind.example", "member", Some("northwind")),
+    ("admin@globex.example", "admin", Some("globex")),
+    ("member@globex.example", "member", Some("globex")),
+    ("admin@initech.example", "admin", Some("initech")),
+    ("admin@hooli.example", "admin", Some("hooli")),
+    ("admin@umbrella.example", "admin", Some("umbrella")),
+];
