@@ -8,10 +8,10 @@ use super::problem::Problem;
 use super::{Api, Asked};
 use crate::domain::clock::{DAY, Moment};
 use crate::domain::ids::RequestId;
-use crate::domain::usage::UsageRow;
+use crate::domain::usage::{Dimension, UsageRow};
 use crate::services::tokens::TokenScope;
 use crate::services::{Problems, ServiceError};
-use crate::storage::usage_report::{GroupBy, Totals};
+use crate::storage::usage_report::Totals;
 
 const USUAL_PAGE: i64 = 100;
 const LARGEST_PAGE: i64 = 1_000;
@@ -45,7 +45,7 @@ pub struct SummaryQuery {
     /// RFC 3339; counts to the end of its quarter-hour.
     #[param(format = DateTime, example = "2026-12-01T00:00:00Z")]
     to: Option<String>,
-    /// `feature`, `model` or `key`; `feature` where it is left out.
+    /// `feature` where it is left out.
     #[param(value_type = Option<Grouping>, example = "model")]
     group_by: Option<String>,
 }
@@ -58,6 +58,10 @@ pub enum Grouping {
     Feature,
     Model,
     Key,
+    Endpoint,
+    Session,
+    Prompt,
+    Mode,
 }
 
 /// One request that was sent to a provider. Amounts are in US dollars, exact to the nanodollar.
@@ -292,7 +296,7 @@ fn parse_cursor(text: &str) -> Result<(Moment, RequestId), Problem> {
     parsed.ok_or_else(|| wrong("cursor", "Give next_cursor of the page before, as it is."))
 }
 
-/// Sums up requests by feature, model or key.
+/// Sums up requests by feature, model, key, endpoint, session, prompt or usage mode.
 #[utoipa::path(get,
     operation_id = "sumUsage", path = "/api/v1/usage/summary", tag = "usage", security(("token" = ["usage:read"])),
     params(super::docs::TenantHeader, SummaryQuery),
@@ -307,18 +311,19 @@ pub async fn summary(api: web::Data<Api>, request: HttpRequest) -> HttpResponse 
         let query: SummaryQuery = query(&asked.request)?;
         let services = asked.services();
         let range = range(query.from.as_deref(), query.to.as_deref(), services.clock.now())?;
-        let (group, word) = match query.group_by.as_deref() {
-            None | Some("feature") => (GroupBy::Feature, "feature"),
-            Some("model") => (GroupBy::Model, "model"),
-            Some("key") => (GroupBy::Key, "key"),
-            Some(_) => return Err(wrong("group_by", "Group by feature, model or key.")),
+        let group = match query.group_by.as_deref() {
+            None => Dimension::Feature,
+            Some(word) => Dimension::parse(word).ok_or_else(|| {
+                let known: Vec<&str> = Dimension::ALL.iter().map(|one| one.as_str()).collect();
+                wrong("group_by", format!("Group by one of {}.", known.join(", ")))
+            })?,
         };
         let (range, lines) = services.usage_summary(caller.tenant, range, group).await?;
         let all = lines.iter().fold(Totals::default(), |sum, line| sum.plus(&line.byok).plus(&line.managed));
         Ok(HttpResponse::Ok().json(Summary {
             from: range.0.rfc3339(),
             to: range.1.rfc3339(),
-            group_by: word,
+            group_by: group.as_str(),
             groups: lines
                 .into_iter()
                 .map(|line| Group {

@@ -64,6 +64,12 @@ impl PriceBook {
         &self.rows
     }
 
+    /// The price of this id: what a usage row was rated with.
+    #[must_use]
+    pub fn by_id(&self, id: PriceId) -> Option<&PriceRow> {
+        self.rows.iter().find(|row| row.id == id)
+    }
+
     /// The price that held at `at`, or `None`: the model is unpriced. A dated or numbered snapshot
     /// (`…-20251001`, `…-2026-04-23`, `…@20251001`, `…-001`) without a price of its own takes its model's.
     #[must_use]
@@ -134,25 +140,72 @@ pub fn without_snapshot(model: &str) -> Option<&str> {
     (digits(last, 2) && digits(month, 2) && digits(year, 4)).then_some(name)
 }
 
+/// One kind of token or unit of a request, rated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RatedKind {
+    pub name: &'static str,
+    pub count: u64,
+    /// Picodollars for one.
+    pub rate: i64,
+    /// Thousandths by which it costs more for how the request was served: of region and of speed.
+    pub permille: (i64, i64),
+    /// In millionths of a picodollar (10⁻¹⁸ dollars), exact.
+    pub amount: i128,
+}
+
+/// Every kind that a request used, rated apart. What `cost` sums and rounds, and pages explain.
+#[must_use]
+pub fn rated_kinds(row: &PriceRow, tokens: &TokenUsage, served: ServedAs) -> Vec<RatedKind> {
+    all_kinds(row, tokens, served).into_iter().filter(|kind| kind.count > 0).collect()
+}
+
+fn all_kinds(row: &PriceRow, tokens: &TokenUsage, served: ServedAs) -> [RatedKind; 9] {
+    let rates = &row.rates;
+    let us = if served.us_only { row.us_permille } else { 1_000 };
+    let fast = if served.speed == Speed::Fast { row.fast_permille } else { 1_000 };
+    let rated = |name, count: u64, rate: i64, (a, b): (i64, i64)| {
+        let exact = i128::from(count) * i128::from(rate);
+        RatedKind {
+            name,
+            count,
+            rate,
+            permille: (a, b),
+            amount: exact.saturating_mul(i128::from(a) * i128::from(b)),
+        }
+    };
+    let by_token = |name, count, rate| rated(name, count, rate, (us, fast));
+    [
+        by_token("Input", tokens.input, rates.input),
+        by_token("Read from cache", tokens.cache_read, rates.cache_read),
+        by_token("Written to cache for 5 minutes", tokens.cache_write_5m, rates.cache_write_5m),
+        by_token("Written to cache for an hour", tokens.cache_write_1h, rates.cache_write_1h),
+        by_token("Output", tokens.output, rates.output),
+        by_token("Results of tools", tokens.tool, rates.input),
+        by_token("Audio in", tokens.audio_input, rates.audio_input),
+        by_token("Audio out", tokens.audio_output, rates.audio_output),
+        // Searches cost the same wherever and however fast.
+        rated("Web searches", tokens.web_searches, rates.web_search, (1_000, 1_000)),
+    ]
+}
+
 /// Exact in picodollars and permille, rounded once to nanodollars, half to even.
 fn cost(row: &PriceRow, tokens: &TokenUsage, served: ServedAs) -> Nanos {
-    let rates = &row.rates;
-    let of = |count: u64, rate: i64| i128::from(count) * i128::from(rate);
-    let by_token = of(tokens.input, rates.input)
-        + of(tokens.cache_read, rates.cache_read)
-        + of(tokens.cache_write_5m, rates.cache_write_5m)
-        + of(tokens.cache_write_1h, rates.cache_write_1h)
-        + of(tokens.output, rates.output)
-        + of(tokens.tool, rates.input)
-        + of(tokens.audio_input, rates.audio_input)
-        + of(tokens.audio_output, rates.audio_output);
-    let us = if served.us_only { i128::from(row.us_permille) } else { 1_000 };
-    let fast = if served.speed == Speed::Fast { i128::from(row.fast_permille) } else { 1_000 };
-    let by_unit = of(tokens.web_searches, rates.web_search);
-    // In millionths of a picodollar, since both multipliers are in thousandths.
-    let exact = by_token.saturating_mul(us * fast).saturating_add(by_unit.saturating_mul(1_000_000));
-    let nanos = div_half_even(exact, 1_000_000_000);
+    let exact =
+        all_kinds(row, tokens, served).iter().fold(0_i128, |sum, kind| sum.saturating_add(kind.amount));
+    let nanos = div_half_even(exact, PER_NANO);
     Nanos(i64::try_from(nanos).unwrap_or(i64::MAX))
+}
+
+/// Millionths of a picodollar in a nanodollar.
+const PER_NANO: i128 = 1_000_000_000;
+
+/// An exact amount of `RatedKind` in dollars with as many places as it takes, nine at least.
+#[must_use]
+pub fn exact_dollars(amount: i128) -> String {
+    let (whole, rest) = (amount / (PER_NANO * PER_NANO), amount % (PER_NANO * PER_NANO));
+    let text = format!("${whole}.{rest:018}");
+    let least = text.len() - 9;
+    text[..text.trim_end_matches('0').len().max(least)].to_owned()
 }
 
 #[cfg(test)]
@@ -186,6 +239,25 @@ mod tests {
         let expected = 1_000_000 + 1_000_000 + 125_000 + 20_000 + 2_500_000 + 20_000_000;
         assert_eq!(cost_of("claude-haiku-4-5", tokens, ServedAs::default()), expected);
         assert_eq!(cost_of("claude-haiku-4-5-20251001", tokens, ServedAs::default()), expected);
+    }
+
+    #[test]
+    fn the_kinds_explain_the_cost() {
+        let tokens = TokenUsage { input: 1_001, output: 3, web_searches: 1, ..TokenUsage::default() };
+        let served = ServedAs { us_only: true, ..ServedAs::default() };
+        let book = book();
+        let row =
+            book.find(Provider::Anthropic, "claude-opus-5-5", ServiceTier::Standard, 0, Moment(1)).unwrap();
+        let kinds = rated_kinds(row, &tokens, served);
+        assert_eq!(
+            kinds.iter().map(|kind| kind.name).collect::<Vec<_>>(),
+            ["Input", "Output", "Web searches"]
+        );
+        // $4 a million × 1.1, and a search at $10 a thousand.
+        assert_eq!(exact_dollars(kinds[0].amount), "$0.004404400");
+        assert_eq!(exact_dollars(kinds[2].amount), "$0.010000000");
+        let sum: i128 = kinds.iter().map(|kind| kind.amount).sum();
+        assert_eq!(div_half_even(sum, PER_NANO), i128::from(cost(row, &tokens, served).0));
     }
 
     #[test]

@@ -208,6 +208,37 @@ impl UsageRow {
     }
 }
 
+words! {
+    /// What usage is grouped and filtered by.
+    pub enum Dimension {
+        Feature = "feature",
+        Model = "model",
+        Key = "key",
+        Endpoint = "endpoint",
+        Session = "session",
+        Prompt = "prompt",
+        Mode = "mode",
+    }
+}
+
+impl Dimension {
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Feature => "Feature",
+            Self::Model => "Model",
+            Self::Key => "Key",
+            Self::Endpoint => "Endpoint",
+            Self::Session => "Session",
+            Self::Prompt => "Prompt",
+            Self::Mode => "Usage mode",
+        }
+    }
+}
+
+/// Requests of which a dimension has this value. Empty stands for none.
+pub type Filter = (Dimension, String);
+
 /// Length of a rollup bucket. Quarter-hours, so that days add up in every time zone.
 pub const BUCKET: i64 = 15 * MINUTE;
 

@@ -2,6 +2,7 @@
 
 use jiff::tz::TimeZone;
 
+use super::usage::{GroupLine, MOST_GROUPS, lines};
 use super::{ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::access::policy::{About, Action};
@@ -10,10 +11,9 @@ use crate::domain::account::Tenant;
 use crate::domain::audit::AuditAction;
 use crate::domain::billing::{LimitPolicy, ModeChange, NoKeyPolicy, UsageMode};
 use crate::domain::clock::Moment;
-use crate::domain::ids::{RequestId, TenantId};
-use crate::domain::usage::{BUCKET, UsageRow, bucket_of};
-use crate::storage::usage_report::{self, GroupBy, Totals};
-use crate::storage::{changes, tenants, usage};
+use crate::domain::usage::Dimension;
+use crate::storage::usage_report::{self, Grouping, Totals};
+use crate::storage::{changes, tenants};
 
 /// Days on the chart, today included.
 pub const DAYS: usize = 30;
@@ -22,14 +22,6 @@ pub const DAYS: usize = 30;
 #[derive(Clone, Debug)]
 pub struct Day {
     pub date: jiff::civil::Date,
-    pub byok: Totals,
-    pub managed: Totals,
-}
-
-/// One line of a breakdown.
-#[derive(Clone, Debug)]
-pub struct GroupLine {
-    pub name: String,
     pub byok: Totals,
     pub managed: Totals,
 }
@@ -57,7 +49,11 @@ pub fn zone_of(tenant: &Tenant) -> TimeZone {
 }
 
 /// The beginnings of the last `count` days before tomorrow in a zone, and tomorrow's.
-fn day_starts(now: Moment, zone: &TimeZone, count: usize) -> (Vec<jiff::civil::Date>, Vec<Moment>) {
+pub(super) fn day_starts(
+    now: Moment,
+    zone: &TimeZone,
+    count: usize,
+) -> (Vec<jiff::civil::Date>, Vec<Moment>) {
     let today = now.date(zone);
     let first = (1..count).fold(today, |date, _| date.yesterday().unwrap_or(date));
     let mut dates = Vec::with_capacity(count + 1);
@@ -81,7 +77,7 @@ impl Services {
         actor: &Actor,
         scope: &Scope,
         tenant: &Tenant,
-        group: GroupBy,
+        group: Dimension,
     ) -> Result<Report, ServiceError> {
         let about = Some(About { tenant: tenant.id, key_changers: tenant.key_changers });
         self.permit(actor, Action::SeeUsageTotals, about)?;
@@ -111,7 +107,8 @@ impl Services {
             _ => usage_report::unpriced_models(&mut tx, scope, from).await?,
         };
         let groups = if detailed {
-            Some(lines(usage_report::by_group(&mut tx, scope, group, from, to).await?))
+            let grouping = Grouping { by: group, then: None, filters: &[] };
+            Some(lines(usage_report::by_group(&mut tx, scope, &grouping, (from, to), MOST_GROUPS).await?))
         } else {
             None
         };
@@ -179,101 +176,13 @@ impl Services {
         self.directory.forget(scope.owner());
         Ok(())
     }
-
-    /// Says that a download of the last thirty days begins, and gives its range.
-    ///
-    /// # Errors
-    /// `Denied` to whoever may not see usage.
-    pub async fn begin_export(
-        &self,
-        actor: &Actor,
-        scope: &Scope,
-        tenant: &Tenant,
-    ) -> Result<(Moment, Moment), ServiceError> {
-        let about = About { tenant: tenant.id, key_changers: tenant.key_changers };
-        self.permit(actor, Action::SeeUsage, Some(about))?;
-        let (_, starts) = day_starts(self.clock.now(), &zone_of(tenant), DAYS);
-        let mut tx = self.db.write().await?;
-        let detail = serde_json::json!({ "from": starts[0].rfc3339(), "to": starts[DAYS].rfc3339() });
-        self.record(&mut tx, scope.owner(), actor, AuditAction::UsageExported, tenant.slug.as_str(), detail)
-            .await?;
-        tx.commit().await?;
-        Ok((starts[0], starts[DAYS]))
-    }
-
-    /// One page of a download, after the row that ended the last one.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn export_page(
-        &self,
-        scope: &Scope,
-        range: (Moment, Moment),
-        after: Option<(Moment, RequestId)>,
-    ) -> Result<Vec<UsageRow>, ServiceError> {
-        let tenant = scope.tenant().ok_or(ServiceError::NotFound)?;
-        let mut tx = self.db.read().await?;
-        Ok(usage::page(&mut tx, tenant, range.0, range.1, after, 500).await?)
-    }
 }
 
-impl Services {
-    /// A page of a tenant's requests, for whoever may read them, oldest first.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn usage_rows(
-        &self,
-        tenant: TenantId,
-        range: (Moment, Moment),
-        after: Option<(Moment, RequestId)>,
-        limit: i64,
-    ) -> Result<Vec<UsageRow>, ServiceError> {
-        let mut tx = self.db.read().await?;
-        Ok(usage::page(&mut tx, tenant, range.0, range.1, after, limit).await?)
-    }
-
-    /// Sums over a range, widened to whole quarter-hours, by group; the costliest first.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn usage_summary(
-        &self,
-        tenant: TenantId,
-        range: (Moment, Moment),
-        group: GroupBy,
-    ) -> Result<((Moment, Moment), Vec<GroupLine>), ServiceError> {
-        let (from, to) = (bucket_of(range.0), bucket_of(range.1.plus(BUCKET - 1)));
-        let mut tx = self.db.read().await?;
-        let found = usage_report::by_group(&mut tx, &Scope::of_token(tenant), group, from, to).await?;
-        Ok(((from, to), lines(found)))
-    }
-}
-
-fn side<'a>(byok: &'a mut Totals, managed: &'a mut Totals, mode: UsageMode) -> &'a mut Totals {
+pub(super) fn side<'a>(byok: &'a mut Totals, managed: &'a mut Totals, mode: UsageMode) -> &'a mut Totals {
     match mode {
         UsageMode::Byok => byok,
         UsageMode::Managed => managed,
     }
-}
-
-/// Joins the two modes of each name; the costliest first.
-fn lines(rows: Vec<(String, UsageMode, Totals)>) -> Vec<GroupLine> {
-    let mut lines: Vec<GroupLine> = Vec::new();
-    for (name, mode, totals) in rows {
-        let line = if let Some(line) = lines.iter_mut().find(|line| line.name == name) {
-            line
-        } else {
-            lines.push(GroupLine { name, byok: Totals::default(), managed: Totals::default() });
-            let last = lines.len() - 1;
-            &mut lines[last]
-        };
-        *side(&mut line.byok, &mut line.managed, mode) = totals;
-    }
-    lines.sort_by(|a, b| {
-        (b.byok.cost + b.managed.cost).cmp(&(a.byok.cost + a.managed.cost)).then_with(|| a.name.cmp(&b.name))
-    });
-    lines
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ pub mod pinned_sessions;
 pub mod platform;
 pub mod provider_keys;
 pub mod tokens;
+pub mod usage;
 
 use std::sync::Arc;
 

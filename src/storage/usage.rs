@@ -16,7 +16,8 @@ use crate::domain::ids::{InstanceId, KeyId, PriceId, RequestId, TenantId};
 use crate::domain::money::Nanos;
 use crate::domain::provider_key::Provider;
 use crate::domain::usage::{
-    Dialect, Labels, ServedAs, ServiceTier, Speed, TokenUsage, UsageRow, UsageState, bucket_of,
+    Dialect, Dimension, Filter, Labels, ServedAs, ServiceTier, Speed, TokenUsage, UsageRow, UsageState,
+    bucket_of,
 };
 
 const COLUMNS: &str = "id, tenant_id, instance, started_at, ended_at, feature, provider, dialect, key_id, key_name,
@@ -458,6 +459,45 @@ pub async fn page(
         let rows = sqlx::query(AssertSqlSafe(sql))
             .bind(tenant.0).bind(from.0).bind(to.0).bind(after_at.0).bind(after_id.0).bind(limit)
             .fetch_all(conn).await?;
+        rows.iter().map(|row| read!(row)).collect()
+    })
+}
+
+/// A tenant's settled rows that started in `from..to` and before `before`, newest first.
+pub async fn latest(
+    tx: &mut Tx,
+    tenant: TenantId,
+    (from, to): (Moment, Moment),
+    filters: &[Filter],
+    before: Option<(Moment, RequestId)>,
+    limit: i64,
+) -> Result<Vec<UsageRow>, StorageError> {
+    let (before_at, before_id) = before.unwrap_or((Moment(i64::MAX), RequestId(Uuid::max())));
+    let column = |dimension| match dimension {
+        Dimension::Feature => "feature",
+        Dimension::Model => "COALESCE(model_served, model_asked)",
+        Dimension::Key => "key_name",
+        Dimension::Endpoint => "COALESCE(endpoint, '')",
+        Dimension::Session => "COALESCE(session, '')",
+        Dimension::Prompt => "COALESCE(prompt, '')",
+        Dimension::Mode => "mode",
+    };
+    let conditions: Vec<String> =
+        (7..).zip(filters).map(|(at, (of, _))| format!("AND {} = ${at}", column(*of))).collect();
+    let sql = format!(
+        "SELECT {COLUMNS} FROM usage WHERE tenant_id = $1 AND started_at >= $2 AND started_at < $3
+         AND (started_at < $4 OR (started_at = $4 AND id < $5)) AND state <> 'pending' {}
+         ORDER BY started_at DESC, id DESC LIMIT $6",
+        conditions.join(" ")
+    );
+    let to = Moment(to.0.min(before_at.0.saturating_add(1)));
+    on_backend!(tx, conn => {
+        let mut query = sqlx::query(AssertSqlSafe(sql))
+            .bind(tenant.0).bind(from.0).bind(to.0).bind(before_at.0).bind(before_id.0).bind(limit);
+        for (_, value) in filters {
+            query = query.bind(value);
+        }
+        let rows = query.fetch_all(conn).await?;
         rows.iter().map(|row| read!(row)).collect()
     })
 }

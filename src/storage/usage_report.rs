@@ -9,6 +9,7 @@ use crate::domain::billing::UsageMode;
 use crate::domain::clock::Moment;
 use crate::domain::ids::KeyId;
 use crate::domain::money::Nanos;
+use crate::domain::usage::{Dimension, Filter};
 
 /// Sums over some part of a tenant's usage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
@@ -23,6 +24,8 @@ pub struct Totals {
     pub output_tokens: i64,
     pub cost: i64,
     pub estimated_cost: i64,
+    /// What the operator bills of it.
+    pub billed: i64,
 }
 
 impl Totals {
@@ -50,6 +53,7 @@ impl Totals {
             output_tokens: self.output_tokens + other.output_tokens,
             cost: self.cost + other.cost,
             estimated_cost: self.estimated_cost + other.estimated_cost,
+            billed: self.billed + other.billed,
         }
     }
 }
@@ -63,23 +67,30 @@ const SUMS: &str = "CAST(COALESCE(SUM(r.requests), 0) AS BIGINT) AS requests,
     CAST(COALESCE(SUM(r.cache_write_tokens), 0) AS BIGINT) AS cache_write_tokens,
     CAST(COALESCE(SUM(r.output_tokens), 0) AS BIGINT) AS output_tokens,
     CAST(COALESCE(SUM(r.cost), 0) AS BIGINT) AS cost,
-    CAST(COALESCE(SUM(r.estimated_cost), 0) AS BIGINT) AS estimated_cost";
+    CAST(COALESCE(SUM(r.estimated_cost), 0) AS BIGINT) AS estimated_cost,
+    CAST(COALESCE(SUM(r.billed), 0) AS BIGINT) AS billed";
 
-/// What rows of a report are grouped by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GroupBy {
-    Feature,
-    Model,
-    Key,
-}
+/// Rows in the shape of rollups, for what rollups do not know: sessions and prompts.
+const ROWS: &str = "(SELECT tenant_id, started_at AS bucket, mode, feature, COALESCE(model_served, model_asked) AS model,
+        key_id, COALESCE(endpoint, '') AS endpoint, COALESCE(session, '') AS session, COALESCE(prompt, '') AS prompt,
+        1 AS requests,
+        CASE WHEN status IS NULL OR status >= 400 OR error_code IS NOT NULL THEN 1 ELSE 0 END AS failed,
+        CASE WHEN state <> 'final' THEN 1 ELSE 0 END AS estimated, CASE WHEN unpriced THEN 1 ELSE 0 END AS unpriced,
+        input_tokens + audio_input_tokens + tool_tokens AS input_tokens, cache_read_tokens,
+        cache_write_5m_tokens + cache_write_1h_tokens AS cache_write_tokens,
+        output_tokens + audio_output_tokens AS output_tokens, cost,
+        CASE WHEN state <> 'final' THEN cost ELSE 0 END AS estimated_cost, billed
+    FROM usage WHERE state <> 'pending')";
 
-impl GroupBy {
-    fn column(self) -> &'static str {
-        match self {
-            Self::Feature => "r.feature",
-            Self::Model => "r.model",
-            Self::Key => "COALESCE(k.name, '')",
-        }
+fn column(dimension: Dimension) -> &'static str {
+    match dimension {
+        Dimension::Feature => "r.feature",
+        Dimension::Model => "r.model",
+        Dimension::Key => "COALESCE(k.name, '')",
+        Dimension::Endpoint => "r.endpoint",
+        Dimension::Session => "r.session",
+        Dimension::Prompt => "r.prompt",
+        Dimension::Mode => "r.mode",
     }
 }
 
@@ -138,29 +149,59 @@ pub async fn by_day(
 #[derive(sqlx::FromRow)]
 struct GroupRow {
     name: String,
+    second: String,
     mode: String,
     #[sqlx(flatten)]
     totals: Totals,
 }
 
-/// Sums by one dimension and mode.
+/// What sums are asked for.
+#[derive(Clone, Debug)]
+pub struct Grouping<'a> {
+    pub by: Dimension,
+    pub then: Option<Dimension>,
+    pub filters: &'a [Filter],
+}
+
+/// Sums of a group in one usage mode: by one dimension or two, the second name empty without it.
+pub type Grouped = ((String, String), UsageMode, Totals);
+
+/// Sums by one dimension or two, and by mode; the costliest first, at most `limit` of them.
 pub async fn by_group(
     tx: &mut Tx,
     scope: &Scope,
-    group: GroupBy,
-    from: Moment,
-    to: Moment,
-) -> Result<Vec<(String, UsageMode, Totals)>, StorageError> {
-    let column = group.column();
-    let join = if group == GroupBy::Key { "LEFT JOIN provider_key k ON k.id = r.key_id" } else { "" };
+    grouping: &Grouping<'_>,
+    (from, to): (Moment, Moment),
+    limit: i64,
+) -> Result<Vec<Grouped>, StorageError> {
+    let filtered = grouping.filters.iter().map(|(dimension, _)| *dimension);
+    let all: Vec<Dimension> = filtered.chain([grouping.by]).chain(grouping.then).collect();
+    let by_row = all.iter().any(|one| matches!(one, Dimension::Session | Dimension::Prompt));
+    let source = if by_row { ROWS } else { "usage_rollup" };
+    let join = if all.contains(&Dimension::Key) { "LEFT JOIN provider_key k ON k.id = r.key_id" } else { "" };
+    let name = column(grouping.by);
+    let second = grouping.then.map_or("''", column);
+    let also = grouping.then.map(|then| format!(", {}", column(then))).unwrap_or_default();
+    let conditions: Vec<String> =
+        (5..).zip(grouping.filters).map(|(at, (of, _))| format!("AND {} = ${at}", column(*of))).collect();
+    let conditions = conditions.join(" ");
     let sql = format!(
-        "SELECT {column} AS name, r.mode AS mode, {SUMS} FROM usage_rollup r {join}
-         WHERE r.tenant_id = $1 AND r.bucket >= $2 AND r.bucket < $3
-         GROUP BY {column}, r.mode"
+        "SELECT {name} AS name, {second} AS second, r.mode AS mode, {SUMS} FROM {source} r {join}
+         WHERE r.tenant_id = $1 AND r.bucket >= $2 AND r.bucket < $3 {conditions}
+         GROUP BY {name}{also}, r.mode ORDER BY cost DESC, requests DESC, name LIMIT $4"
     );
-    fetch_all!(tx, GroupRow, AssertSqlSafe(sql), scope.owner().as_uuid(), from.0, to.0)?
-        .into_iter()
-        .map(|row| Ok((row.name, word!(UsageMode, row.mode, "usage_rollup", "mode")?, row.totals)))
+    let rows: Vec<GroupRow> = on_backend!(tx, conn => {
+        let mut query = sqlx::query_as(AssertSqlSafe(sql));
+        query = query.bind(scope.owner().as_uuid()).bind(from.0).bind(to.0).bind(limit);
+        for (_, value) in grouping.filters {
+            query = query.bind(value);
+        }
+        query.fetch_all(conn).await
+    })?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(((row.name, row.second), word!(UsageMode, row.mode, "usage_rollup", "mode")?, row.totals))
+        })
         .collect()
 }
 

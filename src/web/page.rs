@@ -181,6 +181,7 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
         sections.push(NavSection { title: "Settings", items: settings });
         let mut billing = vec![item(format!("/t/{slug}/billing"), "Plan and usage")];
         if may(Action::SeeUsage) {
+            billing.push(item(format!("/t/{slug}/billing/usage"), "Usage"));
             billing.push(item(format!("/t/{slug}/billing/budgets"), "Budgets"));
             billing.push(item(format!("/t/{slug}/billing/credits"), "Credits"));
         }

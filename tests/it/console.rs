@@ -53,6 +53,11 @@ const PAGES: &[(&str, &str)] = &[
     ("/t/acme/billing", "200 404 200 200 200 404"),
     ("/t/acme/billing/budgets", "200 404 200 200 403 404"),
     ("/t/acme/billing/credits", "200 404 200 200 403 404"),
+    ("/t/acme/billing/usage", "200 404 200 200 403 404"),
+    ("/t/acme/billing/usage?by=prompt&then=session&mode=byok&from=2026-01-01", "200 404 200 200 403 404"),
+    ("/t/acme/billing/requests", "200 404 200 200 403 404"),
+    ("/t/acme/billing/requests/01a1fb92-2a86-77d2-84f1-750dabcb3608", "404 404 404 404 403 404"),
+    ("/t/acme/billing/usage-groups.csv", "200 404 200 200 403 404"),
     ("/t/acme/billing/usage.csv", "200 404 200 200 403 404"),
     ("/t/absent/billing", "404 404 404 404 404 404"),
     ("/platform/tenants", "200 403 403 403 403 403"),
@@ -116,7 +121,7 @@ on_both! {
                 let expected = row.split(' ').nth(column).unwrap();
                 let page = visitor.get(path).await;
                 assert_eq!(page.status.as_str(), expected, "{role} {path}\n{}", page.body);
-                if page.status == 200 && !path.contains("usage.csv") {
+                if page.status == 200 && !path.contains(".csv") {
                     assert!(page.body.contains("<main"), "{role} {path}");
                 }
             }
@@ -227,6 +232,44 @@ on_both! {
         assert_eq!(answer.status(), 200);
         let cost = world.row_of(&answer).await.billed;
         admin.get("/t/acme/billing/credits").await.says("1 request").says(&format!("\u{2212}{}", cost.precise()));
+    }
+}
+
+on_both! {
+    async fn usage_is_grouped_filtered_and_opened_down_to_one_request(world: World) {
+        let cast = cast(world).await;
+        world.add_key(&cast.tenant, "production", &test_key("ok")).await.unwrap();
+        let token = world.token(&cast.tenant).await;
+        let mut sent = Vec::new();
+        for (endpoint, session, prompt) in [("till-1", "night", "greet"), ("till-1", "day", "greet"), ("till-2", "day", "=cmd")] {
+            let request = world.message(&token).header("x-keyward-endpoint", endpoint).header("x-keyward-session", session);
+            let answer = request.header("x-keyward-prompt", prompt).send().await.unwrap();
+            assert_eq!(answer.status(), 200);
+            sent.push(world.row_of(&answer).await);
+        }
+        let mut admin = sign_in(world, "admin").await;
+        let page = admin.get("/t/acme/billing/usage?by=endpoint&then=session").await;
+        page.says("till-1").says("till-2").says("night").says("By endpoint and session");
+        // Each line leads to its requests.
+        let page = admin.get("/t/acme/billing/requests?endpoint=till-1&session=day").await;
+        page.says(&sent[1].id.to_string()).says("Endpoint: <b>till-1</b>");
+        assert!(!page.body.contains(&sent[0].id.to_string()));
+        assert!(!page.body.contains(&sent[2].id.to_string()));
+        let page = admin.get(&format!("/t/acme/billing/requests/{}", sent[2].id)).await;
+        page.says("rounded once").says(&sent[2].cost.precise()).says("till-2");
+        assert_eq!(admin.get("/t/neighbour/billing/requests").await.status, 404);
+        let nobody = admin.get("/t/acme/billing/usage?from=2020-01-01&to=2020-02-01").await;
+        nobody.says("Nothing used");
+        // Formulas are defused in the download of groups too, and the sums are those of the rows.
+        let csv = admin.get("/t/acme/billing/usage-groups.csv?by=prompt&then=endpoint").await.body;
+        assert!(csv.contains("'=cmd,till-2,managed,1,"), "{csv}");
+        let sum: i64 = sent.iter().map(|row| row.cost.0).sum();
+        let mut reader = csv::Reader::from_reader(csv.as_bytes());
+        let at = reader.headers().unwrap().iter().position(|name| name == "cost_usd").unwrap();
+        let told: i64 = reader.records().map(|record| record.unwrap()[at].replace('.', "").parse::<i64>().unwrap()).sum();
+        assert_eq!(told, sum);
+        let ranged = admin.get("/t/acme/billing/usage.csv?from=2020-01-01&to=2020-01-02").await.body;
+        assert_eq!(ranged.lines().count(), 1, "{ranged}");
     }
 }
 

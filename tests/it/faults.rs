@@ -296,7 +296,7 @@ async fn absurd_usage_stops_nothing() {
         assert_eq!(world.rows(&tenant).await.len(), 15);
         let rows = world.rows(&tenant).await;
         let scope = keyward::access::scope::Scope::of_token(tenant.id);
-        let group = keyward::storage::usage_report::GroupBy::Model;
+        let group = keyward::domain::usage::Dimension::Model;
         let report =
             world.services.billing_report(&world.admin(&tenant), &scope, &tenant, group).await.unwrap();
         assert_eq!(report.totals.cost, rows.iter().map(|row| row.cost.0).sum::<i64>());
@@ -319,7 +319,7 @@ async fn a_settlement_counts_once() {
         world.services.meter.settle(UsageRow { state: UsageState::Estimated, ..row.clone() });
         world.services.meter.flush().await;
         let scope = keyward::access::scope::Scope::of_token(tenant.id);
-        let group = keyward::storage::usage_report::GroupBy::Model;
+        let group = keyward::domain::usage::Dimension::Model;
         let report =
             world.services.billing_report(&world.admin(&tenant), &scope, &tenant, group).await.unwrap();
         assert_eq!((report.totals.requests, report.totals.cost), (1, row.cost.0));

@@ -4,9 +4,11 @@ use keyward::access::scope::Scope;
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::{DAY, HOUR, MINUTE, Moment};
 use keyward::domain::ids::{InstanceId, Owner, RequestId};
-use keyward::domain::usage::{UsageRow, UsageState, bucket_of};
+use keyward::domain::money::Nanos;
+use keyward::domain::usage::{Dimension, Labels, UsageRow, UsageState, bucket_of};
 use keyward::services::meter;
-use keyward::storage::usage_report::{self, GroupBy, Totals};
+use keyward::services::usage::{Days, UsageQuery};
+use keyward::storage::usage_report::{self, Totals};
 use keyward::storage::{changes, usage};
 use serde_json::{Value, json};
 
@@ -34,7 +36,7 @@ on_both! {
 
         // Rollups, days and groups say the same.
         let scope = Scope::of_token(tenant.id);
-        let report = world.services.billing_report(&world.admin(&tenant), &scope, &tenant, GroupBy::Model).await.unwrap();
+        let report = world.services.billing_report(&world.admin(&tenant), &scope, &tenant, Dimension::Model).await.unwrap();
         assert_eq!((report.totals.requests, report.totals.cost, report.totals.failed), (120, cost, 0));
         assert_eq!(report.days.len(), 30);
         assert_eq!(report.days[29].byok.requests, 120);
@@ -68,7 +70,7 @@ on_both! {
         world.services.meter.settle(settled);
         world.services.meter.flush().await;
         let scope = Scope::of_token(tenant.id);
-        let report = world.services.billing_report(&world.admin(&tenant), &scope, &tenant, GroupBy::Feature).await.unwrap();
+        let report = world.services.billing_report(&world.admin(&tenant), &scope, &tenant, Dimension::Feature).await.unwrap();
         assert_eq!(report.unpriced, [("claude-fable-9".to_owned(), 1)]);
         assert_eq!(report.totals.unpriced, 1);
     }
@@ -147,7 +149,7 @@ on_both! {
             usage::roll_up(&mut tx, &rows).await.unwrap();
             tx.commit().await.unwrap();
             let scope = Scope::of_token(tenant.id);
-            let report = world.services.billing_report(&world.admin(&tenant), &scope, &tenant, GroupBy::Key).await.unwrap();
+            let report = world.services.billing_report(&world.admin(&tenant), &scope, &tenant, Dimension::Key).await.unwrap();
             let within = |from: Moment, to: Moment| {
                 rows.iter().filter(move |row| row.started_at >= from && row.started_at < to).map(|row| row.cost.0).sum::<i64>()
             };
@@ -166,6 +168,71 @@ on_both! {
 }
 
 on_both! {
+    async fn every_grouping_sums_the_same_rows(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let now = world.clock.now();
+        let rows: Vec<UsageRow> = (0..300_i64)
+            .map(|i| {
+                let label = |name: &str, of: i64| (i % of != 0).then(|| format!("{name}-{}", i % of));
+                UsageRow {
+                    mode: if i % 3 == 0 { UsageMode::Managed } else { UsageMode::Byok },
+                    state: [UsageState::Final, UsageState::Partial, UsageState::Estimated][usize::try_from(i % 3).unwrap()],
+                    status: (i % 7 != 0).then_some(200),
+                    feature: format!("feature-{}", i % 4),
+                    unpriced: i % 50 == 0,
+                    billed: Nanos(if i % 3 == 0 { 1_000 + i } else { 0 }),
+                    labels: Labels { endpoint: label("till", 5), session: label("ses", 11), prompt: label("prompt", 6) },
+                    ..sample(world, &tenant, now.minus(i * DAY / 40), "claude-haiku-4-5", 1_000 + i)
+                }
+            })
+            .collect();
+        let pending = UsageRow { state: UsageState::Pending, ..sample(world, &tenant, now.minus(MINUTE), "claude-haiku-4-5", 0) };
+        let mut tx = world.services.db.meter().await.unwrap();
+        usage::upsert(&mut tx, &rows).await.unwrap();
+        usage::roll_up(&mut tx, &rows).await.unwrap();
+        usage::upsert(&mut tx, &[pending]).await.unwrap();
+        tx.commit().await.unwrap();
+        let (admin, scope) = (world.admin(&tenant), Scope::of_token(tenant.id));
+        let days = Days { first: now.minus(30 * DAY).date(&jiff::tz::TimeZone::UTC), last: now.date(&jiff::tz::TimeZone::UTC) };
+        let mut all: Option<Totals> = None;
+        for by in Dimension::ALL {
+            for then in [None].into_iter().chain(Dimension::ALL.iter().copied().map(Some)) {
+                let query = UsageQuery { days, by: *by, then: then.filter(|then| then != by), filters: Vec::new() };
+                let report = world.services.usage_report(&admin, &scope, &tenant, &query).await.unwrap();
+                assert_eq!(*all.get_or_insert(report.totals), report.totals, "{by} {then:?}");
+                // A filter keeps what its line has.
+                let line = report.lines.last().unwrap();
+                let filters = vec![(*by, line.name.clone())];
+                let narrowed = UsageQuery { filters: filters.clone(), ..query.clone() };
+                let narrow = world.services.usage_report(&admin, &scope, &tenant, &narrowed).await.unwrap();
+                let expected = report.lines.iter().filter(|other| other.name == line.name).fold(Totals::default(), |sum, line| sum.plus(&line.sum()));
+                assert_eq!(narrow.totals, expected, "{by} {then:?} {filters:?}");
+                if *by != Dimension::Key {
+                    let found = world.services.requests(&admin, &tenant, &narrowed, None, 1_000).await.unwrap();
+                    assert_eq!(found.iter().map(|row| row.cost.0).sum::<i64>(), expected.cost, "{by} {filters:?}");
+                }
+            }
+        }
+        let all = all.unwrap();
+        assert_eq!((all.requests, all.cost), (300, rows.iter().map(|row| row.cost.0).sum()));
+        assert_eq!(all.billed, rows.iter().map(|row| row.billed.0).sum::<i64>());
+        // A page of requests begins where the one before ended.
+        let query = UsageQuery { days, by: Dimension::Feature, then: None, filters: Vec::new() };
+        let mut seen = Vec::new();
+        let mut before = None;
+        loop {
+            let page = world.services.requests(&admin, &tenant, &query, before, 70).await.unwrap();
+            let Some(last) = page.last() else { break };
+            before = Some((last.started_at, last.id));
+            seen.extend(page.into_iter().map(|row| row.id));
+        }
+        let mut expected: Vec<_> = rows.iter().map(|row| (row.started_at, row.id)).collect();
+        expected.sort_unstable();
+        assert_eq!(seen, expected.into_iter().rev().map(|(_, id)| id).collect::<Vec<_>>());
+    }
+}
+
+on_both! {
     async fn switching_mode_is_dated_and_touches_no_past_row(world: World) {
         world.add_shared_key(&test_key("ok")).await;
         let tenant = world.tenant("acme", UsageMode::Managed).await;
@@ -178,7 +245,7 @@ on_both! {
         assert_eq!(world.row_of(&after).await.mode, UsageMode::Byok);
         let again = world.services.set_mode(&admin, &scope, &tenant, UsageMode::Byok).await;
         assert!(matches!(again, Err(keyward::services::ServiceError::Conflict(_))));
-        let report = world.services.billing_report(&admin, &scope, &tenant, GroupBy::Feature).await.unwrap();
+        let report = world.services.billing_report(&admin, &scope, &tenant, Dimension::Feature).await.unwrap();
         let modes: Vec<UsageMode> = report.mode_changes.iter().map(|change| change.mode).collect();
         assert_eq!(modes, [UsageMode::Byok], "the mode that it began with is no switch");
         let line = &report.groups.unwrap()[0];

@@ -1,14 +1,16 @@
-//! The usage of thirty days as CSV, streamed a page of rows at a time.
+//! Usage as CSV: single requests, streamed a page at a time, and groups.
 
-use actix_web::HttpResponse;
 use actix_web::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
-use actix_web::web::{Bytes, Data};
+use actix_web::web::{Bytes, Data, Query};
+use actix_web::{HttpResponse, HttpResponseBuilder};
 use futures_util::stream;
 
-use crate::access::scope::Scope;
+use super::usage::Asked;
+use crate::domain::billing::UsageMode;
 use crate::domain::clock::Moment;
-use crate::domain::ids::RequestId;
-use crate::domain::usage::UsageRow;
+use crate::domain::ids::{RequestId, TenantId};
+use crate::domain::money::Nanos;
+use crate::domain::usage::{Dimension, UsageRow};
 use crate::web::Console;
 use crate::web::error::WebError;
 use crate::web::page::Answer;
@@ -52,36 +54,99 @@ const COLUMNS: [&str; 35] = [
     "total_ms",
 ];
 
+/// Rows that are read at once.
+const PAGE: i64 = 500;
+
 /// Where a download is.
 struct Cursor {
     console: Data<Console>,
-    scope: Scope,
+    tenant: TenantId,
     range: (Moment, Moment),
     after: Option<(Moment, RequestId)>,
     begun: bool,
     done: bool,
 }
 
-pub async fn download(console: Data<Console>, place: Place) -> Answer {
+pub async fn download(console: Data<Console>, place: Place, asked: Query<Asked>) -> Answer {
     let tenant = &place.tenant()?.tenant;
     let scope = place.holder.scope;
-    let range = console.services.begin_export(&place.viewer.actor, &scope, tenant).await?;
-    let zone = &place.times().zone;
-    let name =
-        format!("keyward-usage-{}-{}-{}.csv", tenant.slug, range.0.date(zone), range.1.minus(1).date(zone));
-    let cursor = Cursor { console, scope, range, after: None, begun: false, done: false };
+    let days = asked.query(&place).days;
+    let range = console.services.begin_export(&place.viewer.actor, &scope, tenant, days).await?;
+    let name = format!("keyward-usage-{}-{}-{}.csv", tenant.slug, days.first, days.last);
+    let cursor = Cursor { console, tenant: tenant.id, range, after: None, begun: false, done: false };
     let rows = stream::try_unfold(cursor, |cursor| async move {
         if cursor.done { Ok(None) } else { next(cursor).await.map(Some) }
     });
-    Ok(HttpResponse::Ok()
+    Ok(csv_named(&name).streaming(rows))
+}
+
+fn csv_named(name: &str) -> HttpResponseBuilder {
+    let mut response = HttpResponse::Ok();
+    response
         .insert_header((CONTENT_TYPE, "text/csv; charset=utf-8"))
         // The name is made of a slug and dates: nothing in it needs quoting.
-        .insert_header((CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")))
-        .streaming(rows))
+        .insert_header((CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\"")));
+    response
+}
+
+/// Sums by group: as many rows as there are groups and modes.
+pub async fn groups(console: Data<Console>, place: Place, asked: Query<Asked>) -> Answer {
+    let tenant = &place.tenant()?.tenant;
+    let (scope, query) = (place.holder.scope, asked.query(&place));
+    let (services, actor) = (&console.services, &place.viewer.actor);
+    let report = services.usage_report(actor, &scope, tenant, &query).await?;
+    services.begin_export(actor, &scope, tenant, query.days).await?;
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    let second = query.then.map_or("", Dimension::as_str);
+    let mut head = vec![query.by.as_str(), second];
+    head.extend([
+        "usage_mode",
+        "requests",
+        "failed",
+        "estimated",
+        "unpriced",
+        "input_tokens",
+        "cache_read_tokens",
+        "cache_write_tokens",
+        "output_tokens",
+        "cost_usd",
+        "estimated_cost_usd",
+        "billed_usd",
+    ]);
+    head.retain(|column| !column.is_empty());
+    writer.write_record(&head).map_err(WebError::internal)?;
+    for line in &report.lines {
+        for (mode, sums) in [(UsageMode::Byok, &line.byok), (UsageMode::Managed, &line.managed)] {
+            if sums.requests == 0 {
+                continue;
+            }
+            let mut record = vec![harmless(&line.name)];
+            record.extend(query.then.map(|_| harmless(&line.second)));
+            record.push(mode.to_string());
+            record.extend(
+                [
+                    sums.requests,
+                    sums.failed,
+                    sums.estimated,
+                    sums.unpriced,
+                    sums.input_tokens,
+                    sums.cache_read_tokens,
+                    sums.cache_write_tokens,
+                    sums.output_tokens,
+                ]
+                .map(|count| count.to_string()),
+            );
+            record.extend([sums.cost, sums.estimated_cost, sums.billed].map(|nanos| Nanos(nanos).exact()));
+            writer.write_record(&record).map_err(WebError::internal)?;
+        }
+    }
+    let bytes = writer.into_inner().map_err(|error| WebError::internal(error.into_error()))?;
+    let (first, last) = (query.days.first, query.days.last);
+    Ok(csv_named(&format!("keyward-usage-by-{}-{}-{first}-{last}.csv", query.by, tenant.slug)).body(bytes))
 }
 
 async fn next(mut cursor: Cursor) -> Result<(Bytes, Cursor), WebError> {
-    let rows = cursor.console.services.export_page(&cursor.scope, cursor.range, cursor.after).await?;
+    let rows = cursor.console.services.usage_rows(cursor.tenant, cursor.range, cursor.after, PAGE).await?;
     let mut writer = csv::Writer::from_writer(Vec::new());
     if !cursor.begun {
         writer.write_record(COLUMNS).map_err(WebError::internal)?;

@@ -4,7 +4,9 @@
 mod budgets;
 mod credits;
 mod export;
+mod names;
 mod show;
+mod usage;
 
 use actix_web::HttpRequest;
 use actix_web::web::{self, Data, ServiceConfig};
@@ -33,6 +35,10 @@ pub fn routes(cfg: &mut ServiceConfig) {
         .service(
             web::resource("/t/{tenant}/billing/credits/notice").route(web::post().to(credits::save_notice)),
         )
+        .service(web::resource("/t/{tenant}/billing/usage").route(read().to(usage::show)))
+        .service(web::resource("/t/{tenant}/billing/requests").route(read().to(usage::requests)))
+        .service(web::resource("/t/{tenant}/billing/requests/{id}").route(read().to(usage::request)))
+        .service(web::resource("/t/{tenant}/billing/usage-groups.csv").route(web::get().to(export::groups)))
         // Not for HEAD: beginning a download is written into the audit log.
         .service(web::resource("/t/{tenant}/billing/usage.csv").route(web::get().to(export::download)));
 }

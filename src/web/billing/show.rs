@@ -5,11 +5,14 @@ use askama::Template;
 use serde::Deserialize;
 
 use super::address;
+use super::names::name_of;
 use crate::access::policy::Action;
 use crate::domain::billing::{LimitPolicy, NoKeyPolicy, UsageMode};
-use crate::domain::plan::{Feature, GENERAL};
-use crate::services::billing::{GroupLine, Report};
-use crate::storage::usage_report::{GroupBy, Totals};
+use crate::domain::plan::Feature;
+use crate::domain::usage::Dimension;
+use crate::services::billing::Report;
+use crate::services::usage::GroupLine;
+use crate::storage::usage_report::Totals;
 use crate::web::Console;
 use crate::web::api_keys;
 use crate::web::api_keys::show::status_banners;
@@ -55,7 +58,7 @@ struct BillingPage {
     days: Vec<DayRow>,
     unpriced: Option<String>,
     estimated: Option<String>,
-    group: GroupBy,
+    group: Dimension,
     group_tabs: Vec<Tab>,
     group_name: &'static str,
     groups: Vec<GroupRow>,
@@ -149,8 +152,8 @@ pub async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> 
         unpriced: unpriced(&report),
         estimated: (report.totals.estimated > 0).then(|| estimated(&report.totals)),
         group,
-        group_tabs: GROUPS.into_iter().map(|(tab, ..)| group_tab(&place, tab, show, group)).collect(),
-        group_name: label_of(group),
+        group_tabs: GROUPS.into_iter().map(|tab| group_tab(&place, tab, show, group)).collect(),
+        group_name: group.label(),
         groups: report
             .groups
             .iter()
@@ -161,32 +164,20 @@ pub async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> 
     Page::new(page).answer()
 }
 
-const GROUPS: [(GroupBy, &str, &str); 3] = [
-    (GroupBy::Feature, "feature", "Feature"),
-    (GroupBy::Model, "model", "Model"),
-    (GroupBy::Key, "key", "Key"),
-];
+const GROUPS: [Dimension; 4] = [Dimension::Feature, Dimension::Model, Dimension::Key, Dimension::Endpoint];
 
-fn group_of(word: &str) -> GroupBy {
-    GROUPS.into_iter().find(|(_, known, _)| *known == word).map_or(GroupBy::Feature, |(group, ..)| group)
+fn group_of(word: &str) -> Dimension {
+    Dimension::parse(word).filter(|group| GROUPS.contains(group)).unwrap_or(Dimension::Feature)
 }
 
-fn word_of(group: GroupBy) -> &'static str {
-    GROUPS.into_iter().find(|(known, ..)| *known == group).map_or("feature", |(_, word, _)| word)
-}
-
-fn label_of(group: GroupBy) -> &'static str {
-    GROUPS.into_iter().find(|(known, ..)| *known == group).map_or("Feature", |(_, _, label)| label)
-}
-
-fn show_tab(place: &Place, tab: Show, current: Show, group: GroupBy) -> Tab {
-    let href = format!("{}?show={}&by={}#usage", address(place), tab.as_str(), word_of(group));
+fn show_tab(place: &Place, tab: Show, current: Show, group: Dimension) -> Tab {
+    let href = format!("{}?show={}&by={}#usage", address(place), tab.as_str(), group);
     Tab { href, label: tab.label(), current: tab == current }
 }
 
-fn group_tab(place: &Place, tab: GroupBy, show: Show, current: GroupBy) -> Tab {
-    let href = format!("{}?show={}&by={}#breakdown", address(place), show.as_str(), word_of(tab));
-    Tab { href, label: label_of(tab), current: tab == current }
+fn group_tab(place: &Place, tab: Dimension, show: Show, current: Dimension) -> Tab {
+    let href = format!("{}?show={}&by={}#breakdown", address(place), show.as_str(), tab);
+    Tab { href, label: tab.label(), current: tab == current }
 }
 
 fn figures(report: &Report) -> Vec<Figure> {
@@ -252,10 +243,10 @@ fn estimated(totals: &Totals) -> String {
     format!("{requests} ended without the provider's report; {cost} of the spend is estimated.")
 }
 
-fn group_row(line: &GroupLine, group: GroupBy, features: &[Feature], product: &str) -> GroupRow {
+fn group_row(line: &GroupLine, group: Dimension, features: &[Feature], product: &str) -> GroupRow {
     let sum = line.byok.plus(&line.managed);
     GroupRow {
-        name: group_name(&line.name, group, features, product),
+        name: name_of(&line.name, group, features, product),
         note: match (sum.unpriced, sum.estimated) {
             (1.., _) => Some("partly without a price"),
             (_, 1..) => Some("partly estimated"),
@@ -266,17 +257,5 @@ fn group_row(line: &GroupLine, group: GroupBy, features: &[Feature], product: &s
         output: tokens(sum.output_tokens),
         byok: line.byok.cost().shown(),
         managed: line.managed.cost().shown(),
-    }
-}
-
-fn group_name(name: &str, group: GroupBy, features: &[Feature], product: &str) -> String {
-    match group {
-        GroupBy::Feature if name == GENERAL => Feature::general().name,
-        GroupBy::Feature => features
-            .iter()
-            .find(|feature| feature.slug == name)
-            .map_or_else(|| name.to_owned(), |feature| feature.name.clone()),
-        GroupBy::Key if name.is_empty() => format!("{product}'s shared key"),
-        GroupBy::Model | GroupBy::Key => name.to_owned(),
     }
 }
