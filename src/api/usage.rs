@@ -11,6 +11,7 @@ use crate::domain::ids::RequestId;
 use crate::domain::usage::{Dimension, UsageRow};
 use crate::services::tokens::TokenScope;
 use crate::services::{Problems, ServiceError};
+use crate::storage::adjustments::Adjustment;
 use crate::storage::usage_report::Totals;
 
 const USUAL_PAGE: i64 = 100;
@@ -90,7 +91,9 @@ pub struct Row {
     #[schema(example = "0.000227")]
     cost_usd: String,
     billed_usd: String,
-    /// The model has no price: the cost is not known, and not nothing.
+    /// What it cost after all, where its model had no price when it ran and has one now.
+    adjustment_usd: Option<String>,
+    /// The model had no price when it ran: the cost was not known, and not nothing.
     unpriced: bool,
     /// `pending`, `final`, `partial` or `estimated`.
     #[schema(example = "final")]
@@ -119,7 +122,7 @@ pub struct Tokens {
 }
 
 impl Row {
-    fn of(row: UsageRow) -> Self {
+    fn of(row: UsageRow, adjusted: Option<&Adjustment>) -> Self {
         let tokens = row.tokens;
         Self {
             request_id: row.id.to_string(),
@@ -153,6 +156,7 @@ impl Row {
             service_tier: row.served_as.tier.as_str(),
             cost_usd: row.cost.exact(),
             billed_usd: row.billed.exact(),
+            adjustment_usd: adjusted.map(|adjusted| adjusted.cost.exact()),
             unpriced: row.unpriced,
             state: row.state.as_str(),
             status: row.status,
@@ -279,13 +283,17 @@ pub async fn rows(api: web::Data<Api>, request: HttpRequest) -> HttpResponse {
             return Err(wrong("limit", format!("Give 1 to {LARGEST_PAGE}.")));
         }
         let after = query.cursor.as_deref().map(parse_cursor).transpose()?;
-        let mut found = services.usage_rows(caller.tenant, range, after, limit + 1).await?;
+        let (mut found, adjusted) = services.usage_rows(caller.tenant, range, after, limit + 1).await?;
         let page = usize::try_from(limit).unwrap_or(0);
         let more = found.len() > page;
         found.truncate(page);
         let last = found.last().filter(|_| more).map(|row| format!("{}.{}", row.started_at.0, row.id));
-        Ok(HttpResponse::Ok()
-            .json(Rows { rows: found.into_iter().map(Row::of).collect(), next_cursor: last }))
+        let of = |row: UsageRow| {
+            let adjustment = adjusted.get(&row.id);
+            Row::of(row, adjustment)
+        };
+        let rows = found.into_iter().map(of).collect();
+        Ok(HttpResponse::Ok().json(Rows { rows, next_cursor: last }))
     };
     asked.answer(work.await)
 }

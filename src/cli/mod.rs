@@ -7,6 +7,7 @@ mod demo_samples;
 mod doctor;
 mod endpoint;
 mod master_key;
+mod prices;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -50,6 +51,9 @@ enum Command {
     /// Explain what the policy says of tenants' URLs
     #[command(subcommand)]
     Endpoint(endpoint::Endpoint),
+    /// Import prices
+    #[command(subcommand)]
+    Prices(prices::Prices),
     /// Check settings, database, keyring and providers
     Doctor(Settings),
 }
@@ -107,6 +111,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Token(command) => command.run().await?,
         Command::MasterKey(command) => command.run().await?,
         Command::Endpoint(command) => command.run().await?,
+        Command::Prices(command) => command.run().await?,
         Command::Doctor(settings) => return doctor::run(&settings).await,
     }
     Ok(ExitCode::SUCCESS)

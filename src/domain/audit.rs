@@ -40,6 +40,8 @@ words! {
         CreditsGranted = "credits.granted",
         CreditsAdjusted = "credits.adjusted",
         CreditNoticeChanged = "credits.notice_changed",
+        PricesImported = "prices.imported",
+        PriceSet = "prices.set",
         BudgetSet = "budget.set",
         BudgetRemoved = "budget.removed",
         KeyChangersChanged = "settings.key_changers_changed",

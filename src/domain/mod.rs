@@ -11,6 +11,7 @@ pub mod money;
 pub mod plan;
 pub mod price;
 pub mod price_list;
+pub mod price_map;
 pub mod provider_key;
 pub mod resolve;
 pub mod usage;

@@ -15,6 +15,7 @@ pub mod overview;
 pub mod pasted;
 pub mod pinned_sessions;
 pub mod platform;
+pub mod prices;
 pub mod provider_keys;
 pub mod tokens;
 pub mod usage;

@@ -16,6 +16,7 @@ use crate::domain::audit::AuditAction;
 use crate::domain::clock::Moment;
 use crate::domain::ids::{RequestId, TenantId};
 use crate::domain::usage::{BUCKET, Dimension, Filter, UsageRow, bucket_of};
+use crate::storage::adjustments::{self, Adjustment};
 use crate::storage::usage;
 use crate::storage::usage_report::{self, Grouped, Grouping, Totals};
 
@@ -75,6 +76,9 @@ impl Days {
     }
 }
 
+/// What was added to requests that had run without a price.
+pub type Adjustments = HashMap<RequestId, Adjustment>;
+
 /// What a usage page asks for.
 #[derive(Clone, Debug)]
 pub struct UsageQuery {
@@ -132,11 +136,13 @@ impl Services {
         query: &UsageQuery,
         before: Option<(Moment, RequestId)>,
         limit: i64,
-    ) -> Result<Vec<UsageRow>, ServiceError> {
+    ) -> Result<(Vec<UsageRow>, Adjustments), ServiceError> {
         self.permit_usage(actor, tenant)?;
         let range = query.days.range(&zone_of(tenant));
         let mut tx = self.db.read().await?;
-        Ok(usage::latest(&mut tx, tenant.id, range, &query.filters, before, limit).await?)
+        let rows = usage::latest(&mut tx, tenant.id, range, &query.filters, before, limit).await?;
+        let adjusted = adjustments::of(&mut tx, &rows).await?;
+        Ok((rows, adjusted))
     }
 
     /// One request of the tenant.
@@ -148,11 +154,13 @@ impl Services {
         actor: &Actor,
         tenant: &Tenant,
         id: RequestId,
-    ) -> Result<UsageRow, ServiceError> {
+    ) -> Result<(UsageRow, Option<Adjustment>), ServiceError> {
         self.permit_usage(actor, tenant)?;
         let mut tx = self.db.read().await?;
-        let found = usage::find(&mut tx, id).await?;
-        found.filter(|row| row.tenant_id == tenant.id).ok_or(ServiceError::NotFound)
+        let found = usage::find(&mut tx, id).await?.filter(|row| row.tenant_id == tenant.id);
+        let row = found.ok_or(ServiceError::NotFound)?;
+        let adjusted = adjustments::of(&mut tx, std::slice::from_ref(&row)).await?.remove(&row.id);
+        Ok((row, adjusted))
     }
 
     /// Says that a download begins, and gives its range.
@@ -186,9 +194,11 @@ impl Services {
         range: (Moment, Moment),
         after: Option<(Moment, RequestId)>,
         limit: i64,
-    ) -> Result<Vec<UsageRow>, ServiceError> {
+    ) -> Result<(Vec<UsageRow>, Adjustments), ServiceError> {
         let mut tx = self.db.read().await?;
-        Ok(usage::page(&mut tx, tenant, range.0, range.1, after, limit).await?)
+        let rows = usage::page(&mut tx, tenant, range.0, range.1, after, limit).await?;
+        let adjusted = adjustments::of(&mut tx, &rows).await?;
+        Ok((rows, adjusted))
     }
 
     /// Sums over a range, widened to whole quarter-hours, by group; the costliest first.

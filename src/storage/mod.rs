@@ -1,6 +1,7 @@
 //! The only place with SQL. Free functions on `&mut Tx`, one file per aggregate; one text of SQL
 //! runs on SQLite and on PostgreSQL.
 
+pub mod adjustments;
 pub mod audit;
 pub mod budgets;
 pub mod changes;

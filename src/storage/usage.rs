@@ -502,6 +502,25 @@ pub async fn latest(
     })
 }
 
+/// Settled rows without a price and without an adjustment, by tenant and time, after one of them.
+pub async fn unpriced(
+    tx: &mut Tx,
+    after: Option<(TenantId, Moment, RequestId)>,
+    limit: i64,
+) -> Result<Vec<UsageRow>, StorageError> {
+    let (tenant, at, id) = after.unwrap_or((TenantId(Uuid::nil()), Moment(i64::MIN), RequestId(Uuid::nil())));
+    let sql = format!(
+        "SELECT {COLUMNS} FROM usage WHERE unpriced IS TRUE AND state <> 'pending'
+         AND (tenant_id > $1 OR (tenant_id = $1 AND (started_at > $2 OR (started_at = $2 AND id > $3))))
+         AND NOT EXISTS (SELECT 1 FROM usage_adjustment a WHERE a.usage_id = usage.id)
+         ORDER BY tenant_id, started_at, id LIMIT $4"
+    );
+    on_backend!(tx, conn => {
+        let rows = sqlx::query(AssertSqlSafe(sql)).bind(tenant.0).bind(at.0).bind(id.0).bind(limit).fetch_all(conn).await?;
+        rows.iter().map(|row| read!(row)).collect()
+    })
+}
+
 /// The row of one request.
 pub async fn find(tx: &mut Tx, id: RequestId) -> Result<Option<UsageRow>, StorageError> {
     let sql = format!("SELECT {COLUMNS} FROM usage WHERE id = $1");

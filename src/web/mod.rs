@@ -23,6 +23,7 @@ mod home;
 mod page;
 mod place;
 mod platform;
+mod prices;
 mod prose;
 mod security;
 mod session;
@@ -99,6 +100,7 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(account::routes)
         .configure(platform::routes)
         .configure(terms::routes)
+        .configure(prices::routes)
         .configure(security::routes)
         .configure(billing::routes)
         .configure(|cfg| tokens::routes(cfg, "/t/{tenant}/settings/tokens"))

@@ -192,6 +192,7 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
             title: "Platform",
             items: vec![
                 item("/platform/tenants".to_owned(), "Tenants"),
+                item("/platform/prices".to_owned(), "Prices"),
                 item("/platform/users".to_owned(), "Users"),
                 item("/platform/shared-keys".to_owned(), "Shared keys"),
                 item("/platform/tokens".to_owned(), "Service tokens"),

@@ -199,3 +199,56 @@ fn endpoint_check_names_the_rule() {
     assert_eq!(again[0]["url"], stored);
     assert_eq!(check("anthropic", "\"\"\n")[0], serde_json::json!({ "verdict": "accept", "url": null }));
 }
+
+#[test]
+fn prices_are_imported_after_a_look_at_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("map.json");
+    let model = |name: &str, provider: &str, input: &str| {
+        format!(
+            r#""{name}": {{ "litellm_provider": "{provider}", "mode": "chat", "input_cost_per_token": {input}, "output_cost_per_token": 1e-05 }}"#
+        )
+    };
+    let write = |entries: &[String]| std::fs::write(&file, format!("{{ {} }}", entries.join(", "))).unwrap();
+    let path = file.to_str().unwrap().to_owned();
+    let import = |more: &[&str]| {
+        let mut args = vec!["prices", "import", path.as_str()];
+        args.extend_from_slice(more);
+        keyward(dir.path(), &args)
+    };
+    write(&[model("claude-next", "anthropic", "2.5e-06"), model("other", "nobody", "1")]);
+    // Nobody to ask: nothing is written.
+    let asked = import(&[]);
+    assert!(!asked.status.success());
+    assert!(
+        text(&asked.stdout).contains("+ anthropic claude-next (standard): $2.50 / $10.00"),
+        "{}",
+        text(&asked.stdout)
+    );
+    assert!(text(&asked.stderr).contains("--yes"), "{}", text(&asked.stderr));
+    let done = import(&["--yes", "--from", "2026-01-01"]);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert!(text(&done.stdout).contains("1 prices were written"), "{}", text(&done.stdout));
+    let again = import(&["--yes"]);
+    assert!(text(&again.stdout).contains("There is nothing to write."), "{}", text(&again.stdout));
+    write(&[model("claude-next", "anthropic", "3e-06")]);
+    let dearer = import(&["--yes"]);
+    assert!(
+        text(&dearer.stdout).contains("~ anthropic claude-next (standard): input $2.50 → $3.00"),
+        "{}",
+        text(&dearer.stdout)
+    );
+    for (entries, complaint) in [
+        (vec![model("claude-next", "anthropic", "0")], "would become nothing"),
+        (vec![model("claude-next", "anthropic", "-1e-06")], "is no price"),
+        (vec![model("claude-next", "anthropic", "\"free\"")], "is no price"),
+        (vec![model("other", "nobody", "1e-06")], "no model of a provider"),
+    ] {
+        write(&entries);
+        let refused = import(&["--yes"]);
+        assert!(!refused.status.success());
+        assert!(text(&refused.stderr).contains(complaint), "{complaint}: {}", text(&refused.stderr));
+    }
+    std::fs::write(&file, "not json").unwrap();
+    assert!(!import(&["--yes"]).status.success());
+}

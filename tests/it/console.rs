@@ -64,6 +64,7 @@ const PAGES: &[(&str, &str)] = &[
     ("/platform/tenants/new", "200 403 403 403 403 403"),
     ("/platform/tenants/acme", "200 403 403 403 403 403"),
     ("/platform/tenants/absent", "404 403 403 403 403 403"),
+    ("/platform/prices", "200 403 403 403 403 403"),
     ("/platform/users", "200 403 403 403 403 403"),
     ("/platform/tokens", "200 403 403 403 403 403"),
     ("/platform/shared-keys", "200 403 403 403 403 403"),
@@ -103,6 +104,7 @@ const POSTS: &[Post] = &[
         "- 403 403 403 403 403",
     ),
     ("/platform/tenants/acme/credits", &[("amount", "5"), ("note", "x")], "- 403 403 403 403 403"),
+    ("/platform/prices", &[("model", "x")], "- 403 403 403 403 403"),
     ("/platform/tenants/new", &[("name", "x")], "- 403 403 403 403 403"),
     ("/platform/tokens", &[("name", "x"), ("days", "")], "- 403 403 403 403 403"),
     ("/platform/shared-keys/new", &[("api_key", "x"), ("key_name", "x")], "- 403 403 403 403 403"),
@@ -270,6 +272,51 @@ on_both! {
         assert_eq!(told, sum);
         let ranged = admin.get("/t/acme/billing/usage.csv?from=2020-01-01&to=2020-01-02").await.body;
         assert_eq!(ranged.lines().count(), 1, "{ranged}");
+    }
+}
+
+on_both! {
+    async fn a_model_without_a_price_is_named_priced_and_rated_by_adjustments(world: World) {
+        let cast = cast(world).await;
+        world.add_key(&cast.tenant, "production", &test_key("ok")).await.unwrap();
+        world.services.set_mode(&world.admin(&cast.tenant), &holder(&cast.tenant).scope, &cast.tenant, UsageMode::Byok).await.ok();
+        // Its price was taken away: as if the model were newer than the list.
+        let prices = |sql: &'static str| world.sql(sql);
+        prices("DELETE FROM price WHERE model = 'claude-haiku-4-5'").await;
+        world.services.directory.forget(Owner::Platform);
+        let token = world.token(&cast.tenant).await;
+        let answer = world.message(&token).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let row = world.row_of(&answer).await;
+        assert!(row.unpriced && row.cost.0 == 0);
+        let mut root = sign_in(world, "root").await;
+        let mut admin = sign_in(world, "admin").await;
+        admin.get("/t/acme/billing").await.says("ran on models without a price");
+        root.get("/platform/prices").await.says("Models without a price").says("claude-haiku-4-5").says("Set a price");
+        root.get("/platform/prices?provider=anthropic&model=claude-haiku-4-5").await.says("value=\"claude-haiku-4-5\"");
+        let fields = |input: &'static str| [("provider", "anthropic"), ("model", "claude-haiku-4-5"), ("input", input), ("output", "5"), ("from", "2026-01-01")];
+        for wrong in ["-1", "NaN", "1e3", ""] {
+            let page = root.post("/platform/prices", &fields(wrong)).await;
+            assert_eq!(page.status, 422, "{wrong}");
+            page.says("claude-haiku-4-5");
+        }
+        assert_eq!(root.post("/platform/prices", &fields("1")).await.status, 303);
+        root.get("/platform/prices").await.says("1 request that had run");
+        // The row is as it was; what was added is beside it, and in every sum.
+        let again = world.row_of(&answer).await;
+        assert_eq!(again, row);
+        let expected = i64::try_from(row.tokens.input + 5 * row.tokens.output).unwrap() * 1_000;
+        let page = admin.get(&format!("/t/acme/billing/requests/{}", row.id)).await;
+        page.says("rated by an adjustment").says(&keyward::domain::money::Nanos(expected).precise());
+        let seen = admin.get("/t/acme/billing").await;
+        assert!(!seen.body.contains("ran on models without a price"));
+        let csv = admin.get("/t/acme/billing/usage.csv").await.body;
+        let mut reader = csv::Reader::from_reader(csv.as_bytes());
+        let at = reader.headers().unwrap().iter().position(|name| name == "adjustment_usd").unwrap();
+        let told = reader.records().next().unwrap().unwrap()[at].to_owned();
+        assert_eq!(told, keyward::domain::money::Nanos(expected).exact());
+        // Twice is once.
+        assert_eq!(world.services.rate_unpriced().await.unwrap(), 0);
     }
 }
 

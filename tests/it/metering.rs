@@ -208,7 +208,7 @@ on_both! {
                 let expected = report.lines.iter().filter(|other| other.name == line.name).fold(Totals::default(), |sum, line| sum.plus(&line.sum()));
                 assert_eq!(narrow.totals, expected, "{by} {then:?} {filters:?}");
                 if *by != Dimension::Key {
-                    let found = world.services.requests(&admin, &tenant, &narrowed, None, 1_000).await.unwrap();
+                    let (found, _) = world.services.requests(&admin, &tenant, &narrowed, None, 1_000).await.unwrap();
                     assert_eq!(found.iter().map(|row| row.cost.0).sum::<i64>(), expected.cost, "{by} {filters:?}");
                 }
             }
@@ -221,7 +221,7 @@ on_both! {
         let mut seen = Vec::new();
         let mut before = None;
         loop {
-            let page = world.services.requests(&admin, &tenant, &query, before, 70).await.unwrap();
+            let (page, _) = world.services.requests(&admin, &tenant, &query, before, 70).await.unwrap();
             let Some(last) = page.last() else { break };
             before = Some((last.started_at, last.id));
             seen.extend(page.into_iter().map(|row| row.id));

@@ -380,6 +380,22 @@ impl World {
     }
 
     /// The usage row of an answer, once it is settled.
+    /// Does behind Keyward's back what no code of it does.
+    pub async fn sql(&self, sql: &'static str) {
+        match &self.services.db {
+            keyward::storage::Database::Sqlite(_) => {
+                let path = self.dir.path().join("keyward.db");
+                let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path);
+                let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
+                sqlx::query(sql).execute(&mut connection).await.unwrap();
+                sqlx::Connection::close(connection).await.unwrap();
+            }
+            keyward::storage::Database::Postgres(pool) => {
+                sqlx::query(sql).execute(pool).await.unwrap();
+            }
+        }
+    }
+
     pub async fn row_of(&self, response: &reqwest::Response) -> UsageRow {
         let id = response.headers()["x-keyward-request-id"].to_str().unwrap().to_owned();
         self.row(RequestId::parse(&id).unwrap()).await

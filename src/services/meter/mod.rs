@@ -16,7 +16,7 @@ use crate::domain::ids::TokenId;
 use crate::domain::money::Nanos;
 use crate::domain::usage::{UsageRow, UsageState};
 
-pub use settlement::{Ending, settle, settle_orphan};
+pub use settlement::{Ending, rate, settle, settle_orphan};
 pub use writer::{beat, run, settle_orphans};
 
 /// How long a row waits for neighbours to share a commit with. A call that is over by then is

@@ -79,7 +79,9 @@ pub fn settle_orphan(mut row: UsageRow, prices: &PriceBook, now: Moment) -> Usag
     rate(row, prices)
 }
 
-fn rate(mut row: UsageRow, prices: &PriceBook) -> UsageRow {
+/// Rates a row by the price that held when it ran.
+#[must_use]
+pub fn rate(mut row: UsageRow, prices: &PriceBook) -> UsageRow {
     let nothing = row.tokens == TokenUsage::default();
     // An alias has a price where the snapshot that served has none.
     let rated = [row.model(), &row.model_asked]

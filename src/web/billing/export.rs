@@ -11,12 +11,13 @@ use crate::domain::clock::Moment;
 use crate::domain::ids::{RequestId, TenantId};
 use crate::domain::money::Nanos;
 use crate::domain::usage::{Dimension, UsageRow};
+use crate::storage::adjustments::Adjustment;
 use crate::web::Console;
 use crate::web::error::WebError;
 use crate::web::page::Answer;
 use crate::web::place::Place;
 
-const COLUMNS: [&str; 35] = [
+const COLUMNS: [&str; 36] = [
     "started_at",
     "request_id",
     "feature",
@@ -45,6 +46,7 @@ const COLUMNS: [&str; 35] = [
     "service_tier",
     "cost_usd",
     "billed_usd",
+    "adjustment_usd",
     "unpriced",
     "state",
     "status",
@@ -146,13 +148,14 @@ pub async fn groups(console: Data<Console>, place: Place, asked: Query<Asked>) -
 }
 
 async fn next(mut cursor: Cursor) -> Result<(Bytes, Cursor), WebError> {
-    let rows = cursor.console.services.usage_rows(cursor.tenant, cursor.range, cursor.after, PAGE).await?;
+    let (rows, adjusted) =
+        cursor.console.services.usage_rows(cursor.tenant, cursor.range, cursor.after, PAGE).await?;
     let mut writer = csv::Writer::from_writer(Vec::new());
     if !cursor.begun {
         writer.write_record(COLUMNS).map_err(WebError::internal)?;
     }
     for row in &rows {
-        writer.write_record(record(row)).map_err(WebError::internal)?;
+        writer.write_record(record(row, adjusted.get(&row.id))).map_err(WebError::internal)?;
     }
     cursor.begun = true;
     cursor.done = rows.is_empty();
@@ -161,7 +164,7 @@ async fn next(mut cursor: Cursor) -> Result<(Bytes, Cursor), WebError> {
     Ok((Bytes::from(bytes), cursor))
 }
 
-fn record(row: &UsageRow) -> [String; 35] {
+fn record(row: &UsageRow, adjusted: Option<&Adjustment>) -> [String; 36] {
     let text = |text: &str| harmless(text);
     let maybe = |text: Option<&str>| text.map(harmless).unwrap_or_default();
     let millis = |micros: Option<i64>| micros.map(|micros| (micros / 1_000).to_string()).unwrap_or_default();
@@ -194,6 +197,7 @@ fn record(row: &UsageRow) -> [String; 35] {
         row.served_as.tier.to_string(),
         row.cost.exact(),
         row.billed.exact(),
+        adjusted.map(|adjusted| adjusted.cost).unwrap_or_default().exact(),
         row.unpriced.to_string(),
         row.state.to_string(),
         row.status.map(|status| status.to_string()).unwrap_or_default(),

@@ -13,6 +13,7 @@ use crate::domain::plan::Feature;
 use crate::domain::price::{PriceRow, exact_dollars, rated_kinds};
 use crate::domain::usage::{Dimension, Filter, UsageRow, UsageState};
 use crate::services::usage::{Days, GroupLine, UsageQuery};
+use crate::storage::adjustments::Adjustment;
 use crate::storage::usage_report::Totals;
 use crate::web::figures::{count, tokens};
 use crate::web::page::{Answer, Chrome, Page};
@@ -264,7 +265,7 @@ pub async fn requests(console: Data<Console>, place: Place, asked: Query<Asked>)
         .split_once('.')
         .and_then(|(at, id)| Some((Moment(at.parse().ok()?), RequestId::parse(id)?)));
     let limit = i64::try_from(REQUESTS + 1).unwrap_or(i64::MAX);
-    let mut found = services.requests(&place.viewer.actor, tenant, &query, before, limit).await?;
+    let (mut found, adjusted) = services.requests(&place.viewer.actor, tenant, &query, before, limit).await?;
     let more = found.len() > REQUESTS;
     found.truncate(REQUESTS);
     let platform = services.directory.platform().await.map_err(crate::services::ServiceError::from)?;
@@ -284,12 +285,18 @@ pub async fn requests(console: Data<Console>, place: Place, asked: Query<Asked>)
             .last()
             .filter(|_| more)
             .map(|row| format!("{here}&before={}.{}", row.started_at.0, row.id)),
-        rows: found.iter().map(|row| line(row, &place, features, product)).collect(),
+        rows: found.iter().map(|row| line(row, adjusted.get(&row.id), &place, features, product)).collect(),
     };
     Page::new(page).answer()
 }
 
-fn line(row: &UsageRow, place: &Place, features: &[Feature], product: &str) -> Row {
+fn line(
+    row: &UsageRow,
+    adjusted: Option<&Adjustment>,
+    place: &Place,
+    features: &[Feature],
+    product: &str,
+) -> Row {
     let (tone, state) = state_of(row);
     Row {
         href: format!("{}/{}", address(place, "requests"), row.id),
@@ -300,7 +307,11 @@ fn line(row: &UsageRow, place: &Place, features: &[Feature], product: &str) -> R
         tokens: tokens(
             i64::try_from(row.tokens.prompt().saturating_add(row.tokens.output)).unwrap_or(i64::MAX),
         ),
-        cost: if row.unpriced { "No price".to_owned() } else { row.cost.micro_dollars() },
+        cost: match adjusted {
+            Some(adjusted) => Nanos(row.cost.0 + adjusted.cost.0).micro_dollars(),
+            None if row.unpriced => "No price".to_owned(),
+            None => row.cost.micro_dollars(),
+        },
         tone,
         state,
     }
@@ -334,6 +345,8 @@ struct RequestPage {
     cost: String,
     billed: Option<String>,
     unpriced: bool,
+    /// When it was rated, having run without a price.
+    adjusted: Option<When>,
     note: Option<&'static str>,
     raw: Option<String>,
 }
@@ -351,9 +364,10 @@ pub async fn request(console: Data<Console>, place: Place, path: Path<(String, S
     let services = &console.services;
     let tenant = &place.tenant()?.tenant;
     let id = RequestId::parse(&path.1).ok_or(WebError::NotFound)?;
-    let row = services.request(&place.viewer.actor, tenant, id).await?;
+    let (row, adjusted) = services.request(&place.viewer.actor, tenant, id).await?;
     let platform = services.directory.platform().await.map_err(crate::services::ServiceError::from)?;
-    let price = row.price_id.and_then(|id| platform.prices.by_id(id));
+    let price_id = adjusted.map(|adjusted| adjusted.price).or(row.price_id);
+    let price = price_id.and_then(|id| platform.prices.by_id(id));
     let kinds = price.map(|price| rated_kinds(price, &row.tokens, row.served_as)).unwrap_or_default();
     let exact = kinds.iter().fold(0_i128, |sum, kind| sum.saturating_add(kind.amount));
     let (tone, state) = state_of(&row);
@@ -388,9 +402,12 @@ pub async fn request(console: Data<Console>, place: Place, path: Path<(String, S
             })
             .collect(),
         exact: exact_dollars(exact),
-        cost: row.cost.precise(),
-        billed: (row.billed.0 != 0).then(|| row.billed.precise()),
-        unpriced: row.unpriced,
+        cost: Nanos(row.cost.0 + adjusted.map_or(0, |adjusted| adjusted.cost.0)).precise(),
+        billed: Some(row.billed.0 + adjusted.map_or(0, |adjusted| adjusted.billed.0))
+            .filter(|billed| *billed != 0)
+            .map(|billed| Nanos(billed).precise()),
+        unpriced: row.unpriced && adjusted.is_none(),
+        adjusted: adjusted.map(|adjusted| place.times().when(adjusted.at)),
         note: match row.state {
             UsageState::Estimated => Some("The provider reported no usage, so these counts are an estimate."),
             UsageState::Partial => {
