@@ -17,13 +17,13 @@ const MODEL: &str = "claude-haiku-4-5";
 const DELTAS: usize = 200;
 
 /// Somewhere to send calls to.
-struct Target {
-    name: &'static str,
-    address: SocketAddr,
+pub struct Target {
+    pub name: &'static str,
+    pub address: SocketAddr,
     /// What authenticates there: the sandbox's key, Keyward's token, or anything.
-    credential: String,
+    pub credential: String,
     /// The process under test; none for the sandbox itself.
-    process: Option<u32>,
+    pub process: Option<u32>,
 }
 
 /// What calls ask for, and in which dialect.
@@ -36,10 +36,10 @@ pub enum Kind {
 }
 
 /// One round of one target.
-struct Round {
-    outcome: Outcome,
+pub struct Round {
+    pub outcome: Outcome,
     /// Processor time of the process under test for each answer, in microseconds.
-    processor: f64,
+    pub processor: f64,
 }
 
 /// Sets everything up, measures, and judges memory and durability at the end.
@@ -230,7 +230,13 @@ impl Kind {
     }
 }
 
-fn spec(kind: Kind, target: &Target, connections: usize, seconds: f64, expect_bytes: Option<u64>) -> Spec {
+pub fn spec(
+    kind: Kind,
+    target: &Target,
+    connections: usize,
+    seconds: f64,
+    expect_bytes: Option<u64>,
+) -> Spec {
     let body = kind.body();
     let (header, credential) = kind.credential(target);
     let request = format!(
@@ -246,7 +252,7 @@ fn spec(kind: Kind, target: &Target, connections: usize, seconds: f64, expect_by
     Spec { address: target.address, request, connections, seconds, requests: None, expect_bytes }
 }
 
-async fn fetch(kind: Kind, target: &Target) -> Result<String, Failure> {
+pub async fn fetch(kind: Kind, target: &Target) -> Result<String, Failure> {
     let (header, credential) = kind.credential(target);
     let call = reqwest::Client::builder()
         .no_proxy()
@@ -285,7 +291,7 @@ async fn check_answers(kind: Kind, targets: &[Target; 3]) -> Result<u64, Failure
     }
 }
 
-fn round(target: &Target, spec: &Spec) -> Result<Round, Failure> {
+pub fn round(target: &Target, spec: &Spec) -> Result<Round, Failure> {
     let used = || target.process.map_or(Ok(0.0), process::processor_seconds);
     let before = used()?;
     let outcome = process::load(spec)?;
@@ -365,7 +371,7 @@ fn memory(idle: Memory, loaded: Memory, aims: &mut Vec<Aim>) {
 }
 
 /// Every answer must have left a final row, and the rollups must know them all.
-async fn check_durability(database: &str, answered: u64) -> Result<(), Failure> {
+pub async fn check_durability(database: &str, answered: u64) -> Result<(), Failure> {
     let Database::Sqlite(_) = Database::connect(database).await? else {
         return Err("the calls are measured on SQLite".into());
     };

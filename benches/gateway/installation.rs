@@ -11,7 +11,7 @@ use keyward::access::scope::Scope;
 use keyward::config::Settings;
 use keyward::crypto::secret::Secret;
 use keyward::crypto::token;
-use keyward::domain::account::{KeyChangers, Slug, Tenant, TenantRole, TenantState};
+use keyward::domain::account::{KeyChangers, PlatformRole, Slug, Tenant, TenantRole, TenantState};
 use keyward::domain::audit::AuditActor;
 use keyward::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
 use keyward::domain::clock::{DAY, Moment};
@@ -89,11 +89,26 @@ pub async fn add_key(
     name: &str,
     secret: Secret,
 ) -> Result<(), Failure> {
+    put_key(services, Some(tenant), provider, name, secret).await
+}
+
+/// Adds a key of the platform's, for managed use.
+pub async fn share_key(services: &Services, provider: Provider, secret: Secret) -> Result<(), Failure> {
+    put_key(services, None, provider, "shared", secret).await
+}
+
+async fn put_key(
+    services: &Services,
+    tenant: Option<TenantId>,
+    provider: Provider,
+    name: &str,
+    secret: Secret,
+) -> Result<(), Failure> {
     let actor = Actor {
         user_id: UserId::new(),
         email: "bench@keyward.example".to_owned(),
-        platform_role: None,
-        memberships: vec![(tenant, TenantRole::Admin)],
+        platform_role: tenant.is_none().then_some(PlatformRole::SuperAdmin),
+        memberships: tenant.map(|tenant| (tenant, TenantRole::Admin)).into_iter().collect(),
         confirmed_at: services.clock.now(),
         address: None,
         request_id: None,
@@ -108,7 +123,11 @@ pub async fn add_key(
         settings: KeySettings::default(),
         switch_mode: false,
     };
-    let added = services.add_key(&actor, holder(tenant), new).await;
+    let holder = match tenant {
+        Some(tenant) => holder(tenant),
+        None => services.platform_holder(&actor).map_err(|error| format!("{error:?}"))?,
+    };
+    let added = services.add_key(&actor, holder, new).await;
     added.map_err(|error| format!("the key {name} was not taken: {error:?}"))?;
     Ok(())
 }

@@ -5,6 +5,7 @@
 //! program starts itself again in a role.
 
 mod calls;
+mod credits;
 mod dataset;
 mod forwarder;
 mod http1;
@@ -52,6 +53,7 @@ struct Args {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     Gateway,
+    Credits,
     Memory,
     Pages,
 }
@@ -115,6 +117,9 @@ fn measure(args: &Args) -> Result<(), Failure> {
             calls::measure(&plan, false, &mut aims).await?;
         } else if wanted(Part::Memory) {
             calls::measure(&plan, true, &mut aims).await?;
+        }
+        if wanted(Part::Credits) {
+            credits::measure(&plan, &mut aims).await?;
         }
         if wanted(Part::Pages) {
             pages::measure(&plan, &mut aims).await?;

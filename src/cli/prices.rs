@@ -128,7 +128,8 @@ fn differences(before: &PriceRow, after: &PriceRow) -> String {
         [("United States", row.us_permille), ("fast mode", row.fast_permille)]
             .map(|(name, permille)| (name, format!("×{}.{:03}", permille / 1_000, permille % 1_000)))
     };
-    let pairs = rates(before).into_iter().chain(factors(before)).zip(rates(after).into_iter().chain(factors(after)));
+    let pairs =
+        rates(before).into_iter().chain(factors(before)).zip(rates(after).into_iter().chain(factors(after)));
     let told: Vec<String> = pairs
         .filter(|((_, was), (_, is))| was != is)
         .map(|((name, was), (_, is))| format!("{name} {was} → {is}"))

@@ -40,6 +40,7 @@ words! {
         CreditsGranted = "credits.granted",
         CreditsAdjusted = "credits.adjusted",
         CreditNoticeChanged = "credits.notice_changed",
+        PlanTermsSet = "plan.terms_set",
         PricesImported = "prices.imported",
         PriceSet = "prices.set",
         BudgetSet = "budget.set",

@@ -14,6 +14,7 @@ pub mod price_list;
 pub mod price_map;
 pub mod provider_key;
 pub mod resolve;
+pub mod statement;
 pub mod usage;
 
 /// A closed set of words: one spelling in the database, in JSON and in forms.

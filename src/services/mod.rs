@@ -17,6 +17,7 @@ pub mod pinned_sessions;
 pub mod platform;
 pub mod prices;
 pub mod provider_keys;
+pub mod statements;
 pub mod tokens;
 pub mod usage;
 

@@ -16,6 +16,7 @@ pub mod plans;
 pub mod prices;
 pub mod root;
 pub mod sessions;
+pub mod statements;
 pub mod tenants;
 pub mod throttle;
 pub mod tokens;

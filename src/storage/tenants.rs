@@ -76,6 +76,12 @@ pub async fn list(tx: &mut Tx, search: &str, limit: i64) -> Result<Vec<TenantRec
     fetch_all!(tx, Row, sql, &pattern, &pattern, limit)?.into_iter().map(TenantRecord::try_from).collect()
 }
 
+/// Every tenant, for jobs.
+pub async fn all(tx: &mut Tx) -> Result<Vec<TenantRecord>, StorageError> {
+    let sql = "SELECT * FROM tenant ORDER BY id";
+    fetch_all!(tx, Row, sql)?.into_iter().map(TenantRecord::try_from).collect()
+}
+
 pub async fn insert(tx: &mut Tx, record: &TenantRecord) -> Result<(), StorageError> {
     let TenantRecord { tenant, policy } = record;
     execute!(

@@ -22,6 +22,7 @@ mod headers;
 mod home;
 mod page;
 mod place;
+mod plans;
 mod platform;
 mod prices;
 mod prose;
@@ -101,6 +102,7 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(platform::routes)
         .configure(terms::routes)
         .configure(prices::routes)
+        .configure(plans::routes)
         .configure(security::routes)
         .configure(billing::routes)
         .configure(|cfg| tokens::routes(cfg, "/t/{tenant}/settings/tokens"))

@@ -184,6 +184,7 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
             billing.push(item(format!("/t/{slug}/billing/usage"), "Usage"));
             billing.push(item(format!("/t/{slug}/billing/budgets"), "Budgets"));
             billing.push(item(format!("/t/{slug}/billing/credits"), "Credits"));
+            billing.push(item(format!("/t/{slug}/billing/statements"), "Statements"));
         }
         sections.push(NavSection { title: "Billing", items: billing });
     }
@@ -192,6 +193,7 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
             title: "Platform",
             items: vec![
                 item("/platform/tenants".to_owned(), "Tenants"),
+                item("/platform/plans".to_owned(), "Plans"),
                 item("/platform/prices".to_owned(), "Prices"),
                 item("/platform/users".to_owned(), "Users"),
                 item("/platform/shared-keys".to_owned(), "Shared keys"),

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use keyward::access::scope::Scope;
 use keyward::domain::account::Tenant;
-use keyward::domain::billing::{Budget, EntryKind, Funding, UsageMode};
+use keyward::domain::billing::{Budget, EntryKind, Fallback, Funding, UsageMode};
 use keyward::domain::clock::{DAY, HOUR, MINUTE};
 use keyward::domain::ids::Owner;
 use keyward::domain::money::Nanos;
-use keyward::domain::usage::{UsageRow, UsageState};
+use keyward::domain::usage::{Labels, UsageRow, UsageState};
 use keyward::services::ServiceError;
 use keyward::services::budgets::TypedBudget;
 use keyward::services::credits::TypedEntry;
-use keyward::storage::{budgets, credits, holds, usage};
+use keyward::services::statements::TypedTerms;
+use keyward::storage::{budgets, credits, holds, usage, usage_report};
 use serde_json::{Value, json};
 
 use crate::metering::sample;
@@ -326,5 +327,77 @@ on_both! {
         assert!(matches!(world.services.set_budget(&member, &scope, &tenant, &budget("", "5", "pause")).await, Err(ServiceError::Denied)));
         let mut tx = world.services.db.read().await.unwrap();
         assert_eq!(budgets::list(&mut tx, &scope).await.unwrap().len(), 1);
+    }
+}
+
+on_both! {
+    async fn a_statement_adds_up_closes_once_and_never_changes(world: World) {
+        let operator = world.super_admin();
+        let terms = TypedTerms { subscription: "49".into(), endpoints_included: "1".into(), endpoint_fee: "5".into(), byok_percent: "10".into() };
+        world.services.set_plan_terms(&operator, "pro", &terms).await.unwrap();
+        for (field, wrong) in [
+            ("subscription", TypedTerms { subscription: "-1".into(), ..terms.clone() }),
+            ("endpoints_included", TypedTerms { endpoints_included: "1.5".into(), ..terms.clone() }),
+            ("endpoint_fee", TypedTerms { endpoint_fee: "NaN".into(), ..terms.clone() }),
+            ("byok_percent", TypedTerms { byok_percent: "101".into(), ..terms.clone() }),
+        ] {
+            let Err(ServiceError::Invalid(problems)) = world.services.set_plan_terms(&operator, "pro", &wrong).await else { panic!("{wrong:?}") };
+            assert!(problems.of(field).is_some(), "{problems:?}");
+        }
+        let (tenant, _) = prepaid(world, "acme", "20").await;
+        let (scope, admin) = (holder(&tenant).scope, world.admin(&tenant));
+        let now = world.clock.now();
+        let row = |mode, funding, fallback, endpoint: &str, cost: i64, billed: i64| UsageRow {
+            mode, funding, fallback,
+            labels: Labels { endpoint: Some(endpoint.to_owned()), ..Labels::default() },
+            state: UsageState::Final, status: Some(200), billed: Nanos(billed), ended_at: Some(now),
+            ..sample(world, &tenant, now, MODEL, cost)
+        };
+        let (own, managed) = (UsageMode::Byok, UsageMode::Managed);
+        let rows = [
+            row(own, Funding::Included, None, "a", 1_000_000_000, 0),
+            row(managed, Funding::Metered, None, "b", 700, 700),
+            row(managed, Funding::Metered, Some(Fallback::Limit), "c", 11, 11),
+            row(managed, Funding::Included, None, "a", 500, 0),
+            row(managed, Funding::Credits, None, "", 900, 900),
+        ];
+        let late = UsageRow { state: UsageState::Pending, ended_at: None, ..row(managed, Funding::Metered, None, "a", 0, 0) };
+        let written: Vec<&UsageRow> = rows.iter().collect();
+        holds::record(&world.services.db, &[&late], &written).await.unwrap();
+        let (running, closed) = world.services.statements(&admin, &scope, &tenant).await.unwrap();
+        let fee = 100_000_000;
+        assert_eq!(running.due, Nanos(49_000_000_000 + 2 * 5_000_000_000 + 711 + fee));
+        assert!(closed.is_empty() && running.closed_at.is_none());
+        // Rows, rollups and the statement's lines agree.
+        let requests: i64 = running.lines.iter().filter(|line| line.list.is_some()).filter_map(|line| line.count).sum();
+        let listed: i64 = running.lines.iter().filter(|line| line.count.is_some()).filter_map(|line| line.list).map(|list| list.0).sum();
+        let mut tx = world.services.db.read().await.unwrap();
+        let totals = usage_report::totals(&mut tx, &scope, running.period.start, running.period.end).await.unwrap();
+        tx.rollback().await.unwrap();
+        assert_eq!((requests, listed), (totals.requests, totals.cost));
+        let balance = running.lines.last().unwrap();
+        assert_eq!((balance.text.as_str(), balance.amount.0), ("Balance after", 20_000_000_000 - 900));
+        // The month is over, but something of it is still pending.
+        let end = running.period.end;
+        world.clock.advance(end.since(world.clock.now()) + HOUR);
+        assert_eq!(world.services.close_months().await.unwrap(), 0);
+        let settled = UsageRow { state: UsageState::Final, status: Some(200), ended_at: Some(now), cost: Nanos(5), billed: Nanos(5), ..late };
+        holds::record(&world.services.db, &[], &[&settled]).await.unwrap();
+        assert_eq!(world.services.close_months().await.unwrap(), 1);
+        assert_eq!(world.services.close_months().await.unwrap(), 0, "once");
+        let admin = world.admin(&tenant);
+        let (next, closed) = world.services.statements(&admin, &scope, &tenant).await.unwrap();
+        assert_eq!(closed.len(), 1);
+        assert_eq!(closed[0].due, Nanos(running.due.0 + 5));
+        assert_eq!(next.period.start, end);
+        // A dearer plan and a grant touch the running month alone.
+        let operator = world.super_admin();
+        world.services.set_plan_terms(&operator, "pro", &TypedTerms { subscription: "99".into(), ..terms }).await.unwrap();
+        world.services.enter_credits(&operator, &tenant, &typed("5")).await.unwrap();
+        let (after, still) = world.services.statements(&admin, &scope, &tenant).await.unwrap();
+        assert_eq!(still, closed);
+        assert_eq!(after.due, Nanos(99_000_000_000));
+        assert!(after.lines.iter().any(|line| line.text == "Granted" && line.amount.0 == 5_000_000_000));
+        assert_eq!(after.lines.last().unwrap().amount.0, 25_000_000_000 - 900);
     }
 }

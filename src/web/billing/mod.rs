@@ -6,6 +6,7 @@ mod credits;
 mod export;
 mod names;
 mod show;
+mod statements;
 mod usage;
 
 use actix_web::HttpRequest;
@@ -39,6 +40,11 @@ pub fn routes(cfg: &mut ServiceConfig) {
         .service(web::resource("/t/{tenant}/billing/requests").route(read().to(usage::requests)))
         .service(web::resource("/t/{tenant}/billing/requests/{id}").route(read().to(usage::request)))
         .service(web::resource("/t/{tenant}/billing/usage-groups.csv").route(web::get().to(export::groups)))
+        .service(web::resource("/t/{tenant}/billing/statements").route(read().to(statements::list)))
+        .service(
+            web::resource("/t/{tenant}/billing/statements/{month}.csv").route(read().to(statements::csv)),
+        )
+        .service(web::resource("/t/{tenant}/billing/statements/{month}").route(read().to(statements::show)))
         // Not for HEAD: beginning a download is written into the audit log.
         .service(web::resource("/t/{tenant}/billing/usage.csv").route(web::get().to(export::download)));
 }

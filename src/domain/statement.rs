@@ -1,0 +1,247 @@
+//! A tenant's statement of one month: what is due, and what was used whoever paid for it. Pure: made
+//! from sums, so that a preview and a closed month cannot differ in how they add up.
+
+use std::fmt::Write as _;
+
+use super::billing::{EntryKind, Fallback, Funding, Period, UsageMode};
+use super::clock::Moment;
+use super::money::{Nanos, div_half_even};
+
+/// What a plan costs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlanTerms {
+    /// A month.
+    pub subscription: Nanos,
+    /// Endpoints that the subscription covers, by the distinct labels seen in a month.
+    pub endpoints_included: i64,
+    /// A month, for each endpoint beyond.
+    pub endpoint_fee: Nanos,
+    /// Thousandths of the list price of what ran on own keys.
+    pub byok_permille: i64,
+}
+
+/// Requests of a month that were paid alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Used {
+    pub mode: UsageMode,
+    pub funding: Funding,
+    pub fallback: Option<Fallback>,
+    pub requests: i64,
+    pub unpriced: i64,
+    pub estimated: i64,
+    pub cost: Nanos,
+    pub billed: Nanos,
+}
+
+/// Everything that a statement is made from.
+#[derive(Clone, Debug, Default)]
+pub struct Sums {
+    pub terms: PlanTerms,
+    pub used: Vec<Used>,
+    /// Distinct endpoint labels.
+    pub endpoints: i64,
+    /// Added in this month to requests that ran without a price: on own keys at list price, and billed.
+    pub adjusted_byok: Nanos,
+    pub adjusted_billed: Nanos,
+    /// The balance of credits before the month, and its entries by kind.
+    pub credits_before: Nanos,
+    pub credits: Vec<(EntryKind, Nanos)>,
+}
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Line {
+    pub section: Section,
+    pub text: String,
+    /// Requests or endpoints; `None` where there is nothing to count.
+    pub count: Option<i64>,
+    /// At the providers' list prices, for information.
+    pub list: Option<Nanos>,
+    /// What is due, or in the section of credits what the balance changed by.
+    pub amount: Nanos,
+}
+
+/// Where a line stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Section {
+    /// Adds up to what is due.
+    Due,
+    /// Used and not due here: included in the plan, paid from credits, or billed by the provider.
+    Used,
+    /// The balance of credits.
+    Credits,
+}
+
+/// A month's statement.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Statement {
+    /// `2026-11`.
+    pub month: String,
+    pub period: Period,
+    pub plan: String,
+    pub lines: Vec<Line>,
+    pub due: Nanos,
+    /// `None`: the month is running, or something of it is still pending.
+    pub closed_at: Option<Moment>,
+}
+
+/// The lines of a month.
+#[must_use]
+pub fn lines(plan: &str, sums: &Sums) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let mut due = |text: String, count, list, amount: Nanos| {
+        lines.push(Line { section: Section::Due, text, count, list, amount });
+    };
+    let terms = &sums.terms;
+    due(format!("Subscription, {plan} plan"), None, None, terms.subscription);
+    let over = (sums.endpoints - terms.endpoints_included).max(0);
+    if over > 0 && terms.endpoint_fee.0 > 0 {
+        let text = format!("Endpoints beyond the {} that are included", terms.endpoints_included);
+        due(text, Some(over), None, Nanos(terms.endpoint_fee.0.saturating_mul(over)));
+    }
+    for used in sums.used.iter().filter(|used| is_due(used)) {
+        due(described(used), Some(used.requests), Some(used.cost), used.billed);
+    }
+    let own: i64 = sums.used.iter().filter(|used| used.mode == UsageMode::Byok).map(|used| used.cost.0).sum();
+    let own = own.saturating_add(sums.adjusted_byok.0);
+    if terms.byok_permille > 0 {
+        let exact = i128::from(own) * i128::from(terms.byok_permille);
+        let fee = Nanos(i64::try_from(div_half_even(exact, 1_000)).unwrap_or(i64::MAX));
+        let text = format!(
+            "Fee for own keys, {}.{}% of list price",
+            terms.byok_permille / 10,
+            terms.byok_permille % 10
+        );
+        due(text, None, Some(Nanos(own)), fee);
+    }
+    if sums.adjusted_billed.0 != 0 {
+        due(
+            "Corrections: requests that had no price when they ran".to_owned(),
+            None,
+            None,
+            sums.adjusted_billed,
+        );
+    }
+    for used in sums.used.iter().filter(|used| !is_due(used)) {
+        lines.push(Line {
+            section: Section::Used,
+            text: described(used),
+            count: Some(used.requests),
+            list: Some(used.cost),
+            amount: Nanos::ZERO,
+        });
+    }
+    if sums.credits_before.0 != 0 || !sums.credits.is_empty() {
+        let mut balance = sums.credits_before;
+        let mut credit = |text: &str, amount| {
+            let text = text.to_owned();
+            lines.push(Line { section: Section::Credits, text, count: None, list: None, amount });
+        };
+        credit("Balance before", balance);
+        for (kind, amount) in &sums.credits {
+            let text = match kind {
+                EntryKind::Purchase => "Bought",
+                EntryKind::Grant => "Granted",
+                EntryKind::Usage => "Used",
+                EntryKind::Adjust => "Corrected",
+                EntryKind::Fee => "Fees",
+            };
+            credit(text, *amount);
+            balance = balance.saturating_add(*amount);
+        }
+        credit("Balance after", balance);
+    }
+    lines
+}
+
+/// What the lines of the first section add up to.
+#[must_use]
+pub fn due(lines: &[Line]) -> Nanos {
+    lines.iter().filter(|line| line.section == Section::Due).map(|line| line.amount).sum()
+}
+
+fn is_due(used: &Used) -> bool {
+    used.mode == UsageMode::Managed && used.funding == Funding::Metered
+}
+
+fn described(used: &Used) -> String {
+    let what = match (used.mode, used.funding) {
+        (UsageMode::Byok, _) => "Own keys, billed by the provider",
+        (UsageMode::Managed, Funding::Included) => "Managed use, included in the plan",
+        (UsageMode::Managed, Funding::Metered) => "Managed use",
+        (UsageMode::Managed, Funding::Credits) => "Managed use, paid from credits",
+    };
+    let why = match used.fallback {
+        None => "",
+        Some(Fallback::NoKey) => ", as there was no key",
+        Some(Fallback::Limit) => ", as the own key was at a limit",
+    };
+    let mut text = format!("{what}{why}");
+    if used.unpriced > 0 {
+        let _ = write!(text, "; {} without a price", used.unpriced);
+    }
+    if used.estimated > 0 {
+        let _ = write!(text, "; {} by estimate", used.estimated);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn used(mode: UsageMode, funding: Funding, fallback: Option<Fallback>, cost: i64) -> Used {
+        let billed = if mode == UsageMode::Managed && funding != Funding::Included { cost } else { 0 };
+        let (cost, billed) = (Nanos(cost), Nanos(billed));
+        Used { mode, funding, fallback, requests: 3, unpriced: 0, estimated: 0, cost, billed }
+    }
+
+    #[test]
+    fn what_is_due_is_the_sum_of_its_lines() {
+        let sums = Sums {
+            terms: PlanTerms {
+                subscription: Nanos(49_000_000_000),
+                endpoints_included: 2,
+                endpoint_fee: Nanos(5_000_000_000),
+                byok_permille: 25,
+            },
+            used: vec![
+                used(UsageMode::Byok, Funding::Metered, None, 1_000_000_020),
+                used(UsageMode::Managed, Funding::Metered, None, 7),
+                used(UsageMode::Managed, Funding::Metered, Some(Fallback::Limit), 11),
+                used(UsageMode::Managed, Funding::Included, None, 500),
+                used(UsageMode::Managed, Funding::Credits, None, 900),
+            ],
+            endpoints: 5,
+            adjusted_byok: Nanos(40),
+            adjusted_billed: Nanos(13),
+            credits_before: Nanos(1_000),
+            credits: vec![(EntryKind::Grant, Nanos(500)), (EntryKind::Usage, Nanos(-900))],
+        };
+        let lines = lines("Pro", &sums);
+        // 2.5 % of 1,000,000,060 is 25,000,001.5: to even.
+        let expected = 49_000_000_000 + 3 * 5_000_000_000 + 7 + 11 + 25_000_002 + 13;
+        assert_eq!(due(&lines), Nanos(expected));
+        let text = |section: Section| {
+            lines
+                .iter()
+                .filter(|line| line.section == section)
+                .map(|line| line.text.as_str())
+                .collect::<Vec<_>>()
+        };
+        assert!(text(Section::Due).contains(&"Managed use, as the own key was at a limit"));
+        assert_eq!(text(Section::Used).len(), 3);
+        let credits: Vec<i64> =
+            lines.iter().filter(|line| line.section == Section::Credits).map(|line| line.amount.0).collect();
+        assert_eq!(credits, [1_000, 500, -900, 600]);
+        // Every request is in one line, whoever pays for it.
+        assert_eq!(lines.iter().filter_map(|line| line.list.and(line.count)).sum::<i64>(), 15);
+    }
+
+    #[test]
+    fn a_plan_that_costs_nothing_owes_nothing() {
+        let lines = lines("Free", &Sums::default());
+        assert_eq!((lines.len(), due(&lines)), (1, Nanos::ZERO));
+    }
+}

@@ -1,0 +1,166 @@
+//! Statements: the sums of a month, and months that are closed.
+
+use uuid::Uuid;
+
+use super::{StorageError, Tx, execute, fetch_all, fetch_one, fetch_optional, word};
+use crate::access::scope::Scope;
+use crate::domain::billing::{EntryKind, Fallback, Funding, Period, UsageMode};
+use crate::domain::clock::Moment;
+use crate::domain::ids::{PlanId, TenantId};
+use crate::domain::money::Nanos;
+use crate::domain::statement::{PlanTerms, Statement, Sums, Used};
+
+/// What a plan costs; nothing where nobody has said.
+pub async fn terms(tx: &mut Tx, plan: PlanId) -> Result<PlanTerms, StorageError> {
+    let sql = "SELECT subscription, endpoints_included, endpoint_fee, byok_permille FROM plan_terms WHERE plan_id = $1";
+    let found = fetch_optional!(tx, (i64, i64, i64, i64), sql, plan.0)?;
+    Ok(found.map_or_else(
+        PlanTerms::default,
+        |(subscription, endpoints_included, endpoint_fee, byok_permille)| {
+            let (subscription, endpoint_fee) = (Nanos(subscription), Nanos(endpoint_fee));
+            PlanTerms { subscription, endpoints_included, endpoint_fee, byok_permille }
+        },
+    ))
+}
+
+pub async fn set_terms(tx: &mut Tx, plan: PlanId, terms: &PlanTerms) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "INSERT INTO plan_terms (plan_id, subscription, endpoints_included, endpoint_fee, byok_permille)
+         VALUES ($1, $2, $3, $4, $5)
+         ON CONFLICT (plan_id) DO UPDATE SET subscription = excluded.subscription,
+            endpoints_included = excluded.endpoints_included, endpoint_fee = excluded.endpoint_fee,
+            byok_permille = excluded.byok_permille",
+        plan.0,
+        terms.subscription.0,
+        terms.endpoints_included,
+        terms.endpoint_fee.0,
+        terms.byok_permille
+    )?;
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct UsedRow {
+    mode: String,
+    funding: String,
+    fallback: String,
+    requests: i64,
+    unpriced: i64,
+    estimated: i64,
+    cost: i64,
+    billed: i64,
+}
+
+/// The sums of a month, read from the rows themselves.
+pub async fn sums(tx: &mut Tx, scope: &Scope, plan: PlanId, period: Period) -> Result<Sums, StorageError> {
+    let (owner, from, to) = (scope.owner().as_uuid(), period.start.0, period.end.0);
+    let sql = "SELECT mode, funding, COALESCE(fallback, '') AS fallback, COUNT(*) AS requests,
+                      CAST(SUM(CASE WHEN unpriced IS TRUE THEN 1 ELSE 0 END) AS BIGINT) AS unpriced,
+                      CAST(SUM(CASE WHEN state <> 'final' THEN 1 ELSE 0 END) AS BIGINT) AS estimated,
+                      CAST(SUM(cost) AS BIGINT) AS cost, CAST(SUM(billed) AS BIGINT) AS billed
+               FROM usage WHERE tenant_id = $1 AND started_at >= $2 AND started_at < $3 AND state <> 'pending'
+               GROUP BY mode, funding, COALESCE(fallback, '') ORDER BY 1, 2, 3";
+    let used = fetch_all!(tx, UsedRow, sql, owner, from, to)?
+        .into_iter()
+        .map(|row| {
+            Ok(Used {
+                mode: word!(UsageMode, row.mode, "usage", "mode")?,
+                funding: word!(Funding, row.funding, "usage", "funding")?,
+                fallback: Fallback::parse(&row.fallback),
+                requests: row.requests,
+                unpriced: row.unpriced,
+                estimated: row.estimated,
+                cost: Nanos(row.cost),
+                billed: Nanos(row.billed),
+            })
+        })
+        .collect::<Result<_, StorageError>>()?;
+    let sql = "SELECT COUNT(DISTINCT endpoint) FROM usage_rollup
+               WHERE tenant_id = $1 AND bucket >= $2 AND bucket < $3 AND endpoint <> ''";
+    let (endpoints,) = fetch_one!(tx, (i64,), sql, owner, from, to)?;
+    let sql = "SELECT CAST(COALESCE(SUM(CASE WHEN u.mode = 'byok' THEN a.cost ELSE 0 END), 0) AS BIGINT),
+                      CAST(COALESCE(SUM(a.billed), 0) AS BIGINT)
+               FROM usage_adjustment a JOIN usage u ON u.id = a.usage_id
+               WHERE a.tenant_id = $1 AND a.at >= $2 AND a.at < $3";
+    let (adjusted_byok, adjusted_billed) = fetch_one!(tx, (i64, i64), sql, owner, from, to)?;
+    let sql =
+        "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM ledger_entry WHERE tenant_id = $1 AND at < $2";
+    let (before,) = fetch_one!(tx, (i64,), sql, owner, from)?;
+    let sql = "SELECT kind, CAST(SUM(amount) AS BIGINT) FROM ledger_entry
+               WHERE tenant_id = $1 AND at >= $2 AND at < $3 GROUP BY kind ORDER BY kind";
+    let credits = fetch_all!(tx, (String, i64), sql, owner, from, to)?
+        .into_iter()
+        .map(|(kind, amount)| Ok((word!(EntryKind, kind, "ledger_entry", "kind")?, Nanos(amount))))
+        .collect::<Result<_, StorageError>>()?;
+    Ok(Sums {
+        terms: terms(tx, plan).await?,
+        used,
+        endpoints,
+        adjusted_byok: Nanos(adjusted_byok),
+        adjusted_billed: Nanos(adjusted_billed),
+        credits_before: Nanos(before),
+        credits,
+    })
+}
+
+/// Whether anything that began in a period is not settled yet.
+pub async fn is_pending(tx: &mut Tx, tenant: TenantId, period: Period) -> Result<bool, StorageError> {
+    let sql = "SELECT id FROM usage WHERE state = 'pending' AND tenant_id = $1
+               AND started_at >= $2 AND started_at < $3 LIMIT 1";
+    Ok(fetch_optional!(tx, (Uuid,), sql, tenant.0, period.start.0, period.end.0)?.is_some())
+}
+
+/// Closes a month, once.
+pub async fn close(
+    tx: &mut Tx,
+    tenant: TenantId,
+    statement: &Statement,
+    at: Moment,
+) -> Result<bool, StorageError> {
+    let lines = serde_json::to_string(&statement.lines).unwrap_or_default();
+    let sql =
+        "INSERT INTO statement (tenant_id, month, period_start, period_end, closed_at, plan, due, lines)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
+    let Statement { month, period, plan, due, .. } = statement;
+    let (from, to) = (period.start.0, period.end.0);
+    Ok(execute!(tx, sql, tenant.0, month, from, to, at.0, plan, due.0, &lines)? > 0)
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    month: String,
+    period_start: i64,
+    period_end: i64,
+    closed_at: i64,
+    plan: String,
+    due: i64,
+    lines: String,
+}
+
+/// The tenant's closed months, newest first.
+pub async fn list(tx: &mut Tx, scope: &Scope) -> Result<Vec<Statement>, StorageError> {
+    let sql = "SELECT month, period_start, period_end, closed_at, plan, due, lines FROM statement
+               WHERE tenant_id = $1 ORDER BY month DESC";
+    let bad = || StorageError::BadRow { table: "statement", column: "lines" };
+    fetch_all!(tx, Row, sql, scope.owner().as_uuid())?
+        .into_iter()
+        .map(|row| {
+            Ok(Statement {
+                month: row.month,
+                period: Period { start: Moment(row.period_start), end: Moment(row.period_end) },
+                plan: row.plan,
+                lines: serde_json::from_str(&row.lines).map_err(|_| bad())?,
+                due: Nanos(row.due),
+                closed_at: Some(Moment(row.closed_at)),
+            })
+        })
+        .collect()
+}
+
+/// The month that was closed last, of every tenant that has one.
+pub async fn last_months(tx: &mut Tx) -> Result<Vec<(TenantId, String)>, StorageError> {
+    let sql = "SELECT tenant_id, MAX(month) FROM statement GROUP BY tenant_id";
+    let rows = fetch_all!(tx, (Uuid, String), sql)?;
+    Ok(rows.into_iter().map(|(tenant, month)| (TenantId(tenant), month)).collect())
+}
