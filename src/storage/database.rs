@@ -9,7 +9,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::query::Query;
 use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions as _, Connection as _, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -247,6 +247,16 @@ impl SqliteDatabase {
         Ok(SqliteTx { held: Held::Metering(connection), turn: Some(turn) })
     }
 
+    /// Begins to write and reads, in one going to and fro between threads. The text begins with BEGIN.
+    pub(super) async fn meter_reading(
+        &self,
+        query: Query<'_, Sqlite, SqliteArguments>,
+    ) -> Result<(SqliteTx, Vec<SqliteRow>), StorageError> {
+        let mut tx = self.metering().await?;
+        let rows = query.fetch_all(&mut *tx).await?;
+        Ok((tx, rows))
+    }
+
     /// Runs a text of several statements, from BEGIN to COMMIT, on the meter's connection: one
     /// going to and fro between threads, each of which costs more than most statements do.
     pub(super) async fn meter_at_once(
@@ -268,6 +278,16 @@ impl SqliteTx {
         if let (Held::Metering(connection), Some(mut turn)) = (self.held, self.turn) {
             turn.idle = Some(connection);
         }
+    }
+
+    /// Runs a text that ends with COMMIT.
+    pub(super) async fn commit_with(
+        mut self,
+        query: Query<'_, Sqlite, SqliteArguments>,
+    ) -> Result<(), StorageError> {
+        query.execute(&mut *self).await?;
+        self.put_back();
+        Ok(())
     }
 
     async fn end(self, committed: bool) -> Result<(), StorageError> {

@@ -22,6 +22,8 @@ pub use writer::{beat, run, settle_orphans};
 /// How long a row waits for neighbours to share a commit with. A call that is over by then is
 /// written once.
 const LINGER: Duration = Duration::from_millis(5);
+/// The same while some call waits for its hold before it begins.
+const LINGER_HELD: Duration = Duration::from_millis(1);
 
 /// The row was not written: the request must not be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -121,11 +123,12 @@ impl Queue {
     }
 
     /// Whether there is nothing to be gained by waiting: all calls wait for this commit already, as
-    /// many as there were around the last one, or there is but one, whose provider is at work.
+    /// many as there were around the last one; or half of them, where some have yet to begin; or there
+    /// is but one, whose provider is at work.
     fn is_due(&self) -> bool {
         let calls = self.most.max(self.most_before);
         !self.flushes.is_empty()
-            || self.held_up
+            || (self.held_up && self.waiting * 2 >= calls)
             || (self.waiting > 0 && self.waiting >= calls)
             || (!self.opening.is_empty() && calls == 1)
     }
@@ -145,9 +148,11 @@ impl Shared {
 
     fn put<T>(&self, put: impl FnOnce(&mut Queue) -> T) -> T {
         let mut queue = self.lock();
-        let was_due = queue.is_due();
+        let (was_due, was_held_up) = (queue.is_due(), queue.held_up);
         let out = put(&mut queue);
-        let wake = (queue.is_due() && !was_due) || (queue.asleep && !queue.is_empty());
+        let wake = (queue.is_due() && !was_due)
+            || (queue.asleep && !queue.is_empty())
+            || (queue.held_up && !was_held_up);
         queue.asleep &= !wake;
         drop(queue);
         if wake {
@@ -158,19 +163,21 @@ impl Shared {
 
     /// Returns when it is time for the next commit.
     async fn due(&self) {
-        let mut until = Instant::now() + LINGER;
+        let mut begun = Instant::now();
         loop {
-            let late = Instant::now() >= until;
-            {
+            let (until, late) = {
                 let mut queue = self.lock();
+                let until = begun + if queue.held_up { LINGER_HELD } else { LINGER };
+                let late = Instant::now() >= until;
                 if queue.is_due() || (late && !queue.is_empty()) {
                     return;
                 }
                 queue.asleep = late;
-            }
+                (until, late)
+            };
             if late {
                 self.work.notified().await;
-                until = Instant::now() + LINGER;
+                begun = Instant::now();
             } else {
                 let _ = tokio::time::timeout_at(until, self.work.notified()).await;
             }
