@@ -8,6 +8,7 @@ pub mod clock;
 pub mod endpoint;
 pub mod ids;
 pub mod money;
+pub mod notice;
 pub mod plan;
 pub mod price;
 pub mod price_list;

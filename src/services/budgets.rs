@@ -12,7 +12,9 @@ use crate::domain::audit::AuditAction;
 use crate::domain::billing::{Budget, Credits, Funding, OnReach, Period};
 use crate::domain::ids::{BudgetId, KeyId};
 use crate::domain::money::Nanos;
-use crate::storage::{budgets, changes, credits, keys, tenants};
+use crate::domain::notice::{self, Notice};
+use crate::storage::budgets::Watched;
+use crate::storage::{Tx, budgets, changes, credits, keys, notifications, tenants};
 
 /// A budget as it was typed.
 #[derive(Clone, Debug, Default)]
@@ -191,17 +193,82 @@ impl Services {
             let mut tx = self.db.write().await?;
             let Some(record) = tenants::find(&mut tx, watched.tenant).await? else { continue };
             let zone = zone_of(&record.tenant);
+            let began = watched.budget.period;
             watched.budget.period = Period::month(self.clock.now(), &zone);
             let next_end = watched.budget.period.next(&zone).end;
-            budgets::true_up(&mut tx, watched.tenant, &watched.budget, next_end).await?;
+            watched.budget.spent =
+                budgets::true_up(&mut tx, watched.tenant, &watched.budget, next_end).await?;
+            // What was told belongs to the month that it was told in.
+            let told = if began == watched.budget.period { watched.warned } else { 0 };
+            self.tell_of_budget(&mut tx, &watched, told).await?;
             tx.commit().await?;
         }
+        self.tell_of_credits().await?;
         if any_credits {
             let mut tx = self.db.write().await?;
             credits::true_up_holds(&mut tx).await?;
             tx.commit().await?;
         }
         Ok(())
+    }
+}
+
+impl Services {
+    async fn tell_of_budget(&self, tx: &mut Tx, watched: &Watched, told: u8) -> Result<(), ServiceError> {
+        let key = match watched.budget.key {
+            Some(id) => match keys::find_by_id(tx, id).await? {
+                Some(found) => Some(found.key.name.to_string()),
+                None => return Ok(()),
+            },
+            None => None,
+        };
+        let news = notice::of_budget(&watched.budget, key.as_deref(), told, self.clock.now());
+        let percent = news.as_ref().map_or(told, |(percent, _)| *percent);
+        if percent == watched.warned
+            || !budgets::set_warned(tx, watched.budget.id, watched.warned, percent).await?
+        {
+            return Ok(());
+        }
+        if let Some((_, news)) = news {
+            notifications::insert(tx, watched.tenant, &news).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell_of_credits(&self) -> Result<(), ServiceError> {
+        let mut tx = self.db.read().await?;
+        let all = credits::told(&mut tx).await?;
+        tx.rollback().await?;
+        for (tenant, account, before) in all {
+            let (word, news) = notice::of_credits(&account, &before, self.clock.now());
+            if word == before {
+                continue;
+            }
+            let mut tx = self.db.write().await?;
+            if credits::set_told(&mut tx, tenant, &before, word).await? {
+                if let Some(news) = news {
+                    notifications::insert(&mut tx, tenant, &news).await?;
+                }
+                tx.commit().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The tenant's latest notifications, newest first.
+    ///
+    /// # Errors
+    /// `Denied` to whoever may not see the tenant's keys and usage.
+    pub async fn notifications(
+        &self,
+        actor: &Actor,
+        scope: &Scope,
+        tenant: &Tenant,
+    ) -> Result<Vec<Notice>, ServiceError> {
+        let about = Some(About { tenant: tenant.id, key_changers: tenant.key_changers });
+        self.permit(actor, Action::SeeUsage, about)?;
+        let mut tx = self.db.read().await?;
+        Ok(notifications::latest(&mut tx, scope, 200).await?)
     }
 }
 

@@ -10,10 +10,14 @@ use super::{ServiceError, Services, key_states, meter};
 use crate::domain::clock::{DAY, MINUTE};
 use crate::domain::ids::KeyId;
 use crate::domain::provider_key::PROBE_EVERY;
-use crate::storage::{changes, idempotency, keys, people, pinned_sessions, sessions, throttle};
+use crate::storage::{
+    changes, idempotency, keys, notifications, people, pinned_sessions, sessions, throttle,
+};
 
 /// A browser that was not seen for this long is a stranger again.
 const DEVICES_FOR: i64 = 400 * DAY;
+/// Notifications are news, and on record elsewhere.
+const NOTICES_FOR: i64 = 400 * DAY;
 const PROBES_AT_ONCE: usize = 8;
 /// A process is dead when its heart has not beaten for this long.
 const DEAD_AFTER: i64 = MINUTE;
@@ -147,6 +151,7 @@ impl Services {
         people::forget_devices(&mut tx, now.minus(DEVICES_FOR)).await?;
         idempotency::delete_before(&mut tx, now.minus(DAY)).await?;
         pinned_sessions::delete_expired(&mut tx, now.minus(DAY)).await?;
+        notifications::delete_before(&mut tx, now.minus(NOTICES_FOR)).await?;
         changes::delete_dead(&mut tx, now.minus(DAY)).await?;
         tx.commit().await?;
         if destroyed > 0 {

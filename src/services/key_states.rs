@@ -11,8 +11,9 @@ use crate::access::scope::Scope;
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::clock::{MINUTE, Moment};
 use crate::domain::ids::{KeyId, Owner};
+use crate::domain::notice;
 use crate::domain::provider_key::{KeyState, KeyStatus, KeyView, Verdict};
-use crate::storage::{Tx, audit, changes, keys};
+use crate::storage::{Tx, audit, changes, keys, notifications};
 
 /// An answer's word on the key version that was used.
 #[derive(Clone, Copy, Debug)]
@@ -142,6 +143,11 @@ impl Services {
         }
         keys::set_status(&mut tx, key, version, &after, checked_at).await?;
         if before.state != after.state {
+            let (name, provider) = (found.key.name.as_str(), found.key.provider);
+            let news = notice::of_key(name, provider, before.state, after.state, now);
+            if let (Some(news), Owner::Tenant(tenant)) = (news, found.key.owner) {
+                notifications::insert(&mut tx, tenant, &news).await?;
+            }
             self.record_move(&mut tx, found.key.owner, found.key.name.as_str(), &before, &after).await?;
         }
         tx.commit().await?;

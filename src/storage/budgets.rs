@@ -150,8 +150,8 @@ pub async fn true_up(
     Ok(Nanos(spent))
 }
 
-/// Notes the percentage that people were told of.
-pub async fn set_warned(tx: &mut Tx, id: BudgetId, percent: u8) -> Result<(), StorageError> {
-    execute!(tx, "UPDATE budget SET warned = $1 WHERE id = $2", i64::from(percent), id.0)?;
-    Ok(())
+/// Notes the percentage that people were told of; false if another process was first.
+pub async fn set_warned(tx: &mut Tx, id: BudgetId, from: u8, to: u8) -> Result<bool, StorageError> {
+    let sql = "UPDATE budget SET warned = $1 WHERE id = $2 AND warned = $3";
+    Ok(execute!(tx, sql, i64::from(to), id.0, i64::from(from))? > 0)
 }

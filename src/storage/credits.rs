@@ -145,3 +145,23 @@ pub async fn any_held(tx: &mut Tx) -> Result<bool, StorageError> {
     Ok(fetch_optional!(tx, (Uuid,), "SELECT tenant_id FROM credit_account WHERE held <> 0 LIMIT 1")?
         .is_some())
 }
+
+/// Every account with what was told of it last, for the job that tells.
+pub async fn told(tx: &mut Tx) -> Result<Vec<(TenantId, Credits, String)>, StorageError> {
+    let sql = "SELECT a.tenant_id, a.balance, a.held, a.notify_below, a.told FROM credit_account a
+               JOIN tenant t ON t.id = a.tenant_id WHERE t.funding = 'credits' ORDER BY a.tenant_id";
+    let rows = fetch_all!(tx, (Uuid, i64, i64, i64, String), sql)?;
+    Ok(rows
+        .into_iter()
+        .map(|(tenant, balance, held, notify_below, told)| {
+            let (balance, held, notify_below) = (Nanos(balance), Nanos(held), Nanos(notify_below));
+            (TenantId(tenant), Credits { balance, held, notify_below }, told)
+        })
+        .collect())
+}
+
+/// Notes what was told; false if another process was first.
+pub async fn set_told(tx: &mut Tx, tenant: TenantId, from: &str, to: &str) -> Result<bool, StorageError> {
+    let sql = "UPDATE credit_account SET told = $1 WHERE tenant_id = $2 AND told = $3";
+    Ok(execute!(tx, sql, to, tenant.0, from)? > 0)
+}

@@ -10,6 +10,7 @@ pub mod database;
 pub mod holds;
 pub mod idempotency;
 pub mod keys;
+pub mod notifications;
 pub mod people;
 pub mod pinned_sessions;
 pub mod plans;

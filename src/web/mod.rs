@@ -20,6 +20,7 @@ mod finish;
 mod form;
 mod headers;
 mod home;
+mod notifications;
 mod page;
 mod place;
 mod plans;
@@ -105,6 +106,7 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(plans::routes)
         .configure(security::routes)
         .configure(billing::routes)
+        .configure(notifications::routes)
         .configure(|cfg| tokens::routes(cfg, "/t/{tenant}/settings/tokens"))
         .configure(|cfg| tokens::routes(cfg, "/platform/tokens"))
         .configure(|cfg| api_keys::routes(cfg, "/t/{tenant}/settings/api-keys"))

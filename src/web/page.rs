@@ -187,6 +187,10 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
             billing.push(item(format!("/t/{slug}/billing/statements"), "Statements"));
         }
         sections.push(NavSection { title: "Billing", items: billing });
+        if may(Action::SeeUsage) {
+            let items = vec![item(format!("/t/{slug}/activity/notifications"), "Notifications")];
+            sections.push(NavSection { title: "Activity", items });
+        }
     }
     if viewer.actor.is_super_admin() {
         sections.push(NavSection {

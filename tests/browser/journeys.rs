@@ -4,6 +4,8 @@ use keyward::domain::account::{PlatformRole, Tenant, TenantRole};
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::MINUTE;
 use keyward::domain::provider_key::Provider;
+use keyward::services::budgets::TypedBudget;
+use keyward::services::credits::TypedEntry;
 use thirtyfour::By;
 
 use crate::browser::{Browser, DESKTOP, Look};
@@ -173,7 +175,21 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
     world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
     world.add_key(&tenant, "batch", &test_key("spendlimit")).await.unwrap();
     let answer = world.message(&world.token(&tenant).await).send().await.unwrap();
-    world.row_of(&answer).await;
+    let row = world.row_of(&answer).await;
+    let request = format!("/t/northwind/billing/requests/{}", row.id);
+    let month = row.started_at.date(&jiff::tz::TimeZone::UTC).strftime("%Y-%m");
+    let statement = format!("/t/northwind/billing/statements/{month}");
+    let operator = world.super_admin();
+    let grant = TypedEntry { amount: "12".into(), note: "Welcome".into(), form_id: String::new() };
+    world.services.enter_credits(&operator, &tenant, &grant).await.unwrap();
+    let budget = TypedBudget {
+        amount: "250".into(),
+        on_reach: "pause".into(),
+        warn_at: "80".into(),
+        ..TypedBudget::default()
+    };
+    let scope = crate::support::holder(&tenant).scope;
+    world.services.set_budget(&world.admin(&tenant), &scope, &tenant, &budget).await.unwrap();
     for look in [
         Look { width: 360, ..DESKTOP },
         Look { dark: true, ..DESKTOP },
@@ -192,6 +208,13 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
             "/t/northwind/settings/tokens",
             "/t/northwind/settings/security",
             "/t/northwind/billing?by=model&show=tokens",
+            "/t/northwind/billing/usage?by=model&then=endpoint&mode=byok",
+            "/t/northwind/billing/requests",
+            &request,
+            "/t/northwind/billing/budgets",
+            "/t/northwind/billing/credits",
+            "/t/northwind/billing/statements",
+            &statement,
             "/nothing",
         ] {
             browser.go(path).await;
@@ -205,6 +228,9 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
         for path in [
             "/platform/tenants",
             "/platform/tenants/new",
+            "/platform/tenants/northwind",
+            "/platform/plans?edit=pro",
+            "/platform/prices",
             "/platform/users",
             "/platform/tokens",
             "/platform/shared-keys",
@@ -214,6 +240,64 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
         }
         root.close().await;
     }
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credits_are_granted_spent_and_run_out() {
+    let (world, tenant) = world().await;
+    let token = world.token(&tenant).await;
+    let root = open(&world, DESKTOP).await;
+    root.sign_in("root@acme.example", PASSWORD).await;
+    root.go("/platform/tenants").await;
+    root.press(&tenant.name).await;
+    root.sees("How managed use is paid").await;
+    root.run("document.querySelector('input[value=credits]').click()").await;
+    root.press("Save funding").await;
+    root.sees("It holds for new requests").await;
+    assert_eq!(world.message(&token).send().await.unwrap().status(), 402);
+    root.fill("amount", "NaN").await;
+    root.fill("note", "First month").await;
+    root.press("Enter credits").await;
+    root.sees("Enter dollars, such as 250 or 1,250.50.").await;
+    root.check_page("Tenant, a wrong amount").await;
+    root.fill("amount", "0.05").await;
+    root.press("Enter credits").await;
+    root.sees("$0.05 granted. The balance is $0.05 now.").await;
+    root.close().await;
+
+    let browser = open(&world, DESKTOP).await;
+    browser.sign_in("admin@northwind.example", PASSWORD).await;
+    browser.go("/t/northwind/billing/credits").await;
+    browser.sees("First month").await;
+    browser.fill("notify_below", "1").await;
+    browser.press("Save notice").await;
+    browser.sees("Notice saved.").await;
+    let answer = world.message(&token).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let spent = world.row_of(&answer).await.billed;
+    browser.go("/t/northwind/billing").await;
+    browser.sees("Your credits run low").await;
+    browser.press("Credits").await;
+    browser.sees(&spent.precise()).await;
+    browser.check_page("Credits, low").await;
+    // Switched in mid-month: what ran before stays managed, and the chart shows both and a marker.
+    world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+    browser.go("/t/northwind/billing").await;
+    browser.run("document.querySelector('input[name=mode][value=byok]').click()").await;
+    browser.press("Save usage mode").await;
+    browser.sees("new requests use your own key").await;
+    let own = world.message(&token).send().await.unwrap();
+    assert_eq!(own.headers()["x-keyward-key"], "production@1");
+    world.row_of(&own).await;
+    browser.go("/t/northwind/billing?show=requests").await;
+    let bars =
+        "return ['byok', 'managed'].map(mode => document.querySelectorAll(`.chart .bar.${mode}`).length)";
+    assert_eq!(browser.run(bars).await, serde_json::json!([1, 1]));
+    browser.sees("Switched to own key").await;
+    assert_eq!(world.row_of(&answer).await.mode, UsageMode::Managed);
+    browser.check_page("Billing after the switch").await;
+    browser.close().await;
     world.end().await;
 }
 

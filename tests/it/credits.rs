@@ -9,6 +9,7 @@ use keyward::domain::billing::{Budget, EntryKind, Fallback, Funding, UsageMode};
 use keyward::domain::clock::{DAY, HOUR, MINUTE};
 use keyward::domain::ids::Owner;
 use keyward::domain::money::Nanos;
+use keyward::domain::notice::NoticeKind;
 use keyward::domain::usage::{Labels, UsageRow, UsageState};
 use keyward::services::ServiceError;
 use keyward::services::budgets::TypedBudget;
@@ -399,5 +400,52 @@ on_both! {
         assert_eq!(after.due, Nanos(99_000_000_000));
         assert!(after.lines.iter().any(|line| line.text == "Granted" && line.amount.0 == 5_000_000_000));
         assert_eq!(after.lines.last().unwrap().amount.0, 25_000_000_000 - 900);
+    }
+}
+
+on_both! {
+    async fn people_are_told_once_of_what_needs_them(world: World) {
+        let (tenant, token) = prepaid(world, "acme", "").await;
+        let (admin, scope) = (world.admin(&tenant), holder(&tenant).scope);
+        let kinds = async || -> Vec<NoticeKind> {
+            let found = world.services.notifications(&world.admin(&tenant), &scope, &tenant).await.unwrap();
+            found.into_iter().rev().map(|notice| notice.kind).collect()
+        };
+        world.services.true_up_money().await.unwrap();
+        assert_eq!(kinds().await, [NoticeKind::CreditsExhausted]);
+        let operator = world.super_admin();
+        world.services.enter_credits(&operator, &tenant, &typed("20")).await.unwrap();
+        world.services.set_credit_notice(&admin, &scope, &tenant, "19.9999").await.unwrap_err();
+        world.services.set_credit_notice(&admin, &scope, &tenant, "20").await.unwrap();
+        world.services.true_up_money().await.unwrap();
+        assert_eq!(world.message(&token).send().await.unwrap().status(), 200);
+        world.services.meter.flush().await;
+        for _ in 0..2 {
+            world.services.true_up_money().await.unwrap();
+        }
+        assert_eq!(kinds().await[1..], [NoticeKind::CreditsLow]);
+        // A budget tells each percentage once, and again in the next month.
+        world.services.set_budget(&admin, &scope, &tenant, &TypedBudget { warn_at: "1,2".into(), ..budget("", "0.01", "warn") }).await.unwrap();
+        for _ in 0..2 {
+            world.services.true_up_money().await.unwrap();
+        }
+        assert_eq!(kinds().await[2..], [NoticeKind::BudgetWarning]);
+        // A key that stops and works again, by a check and by traffic alike.
+        let key = test_key("ok");
+        world.add_key(&tenant, "own", &key).await.unwrap();
+        world.impose(&key, "spendlimit").await;
+        assert_eq!(world.message(&token).header("x-keyward-key", "own").send().await.unwrap().status(), 400);
+        for _ in 0..200 {
+            if kinds().await.len() > 3 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        world.impose(&key, "ok").await;
+        world.clock.advance(6 * MINUTE);
+        world.services.probe_due().await.unwrap();
+        assert_eq!(kinds().await[3..], [NoticeKind::KeyPaused, NoticeKind::KeyResumed]);
+        let member = world.actor(None, Some((tenant.id, keyward::domain::account::TenantRole::Member)));
+        assert!(matches!(world.services.notifications(&member, &scope, &tenant).await, Err(ServiceError::Denied)));
     }
 }

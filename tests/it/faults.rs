@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use keyward::domain::billing::UsageMode;
+use keyward::domain::billing::{Funding, UsageMode};
 use keyward::domain::ids::RequestId;
 use keyward::domain::usage::{UsageRow, UsageState};
+use keyward::services::budgets::TypedBudget;
+use keyward::services::credits::TypedEntry;
 use serde_json::{Value, json};
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -216,6 +218,96 @@ async fn a_killed_process_leaves_no_row_unsettled() {
         (UsageState::Estimated, Some("keyward_interrupted"))
     );
     assert!(rows[0].cost.0 > 0);
+    world.end().await;
+}
+
+/// kill -9 at any moment during traffic, again and again: what was answered is on record, and the ledger
+/// and the budget are whole. `KEYWARD_TEST_KILLS` says how often, for a longer run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_or_charged_twice_however_often_the_process_is_killed() {
+    let kills: usize = std::env::var("KEYWARD_TEST_KILLS").map_or(12, |kills| kills.parse().unwrap());
+    let mut world = World::new(On::Sqlite).await;
+    world.add_shared_key(&test_key("ok")).await;
+    let paying = world.tenant("paying", UsageMode::Managed).await;
+    let operator = world.super_admin();
+    world.services.set_funding(&operator, &paying, Funding::Included, Funding::Credits).await.unwrap();
+    let grant = TypedEntry { amount: "1000".into(), note: "Test".into(), form_id: String::new() };
+    world.services.enter_credits(&operator, &paying, &grant).await.unwrap();
+    let limited = world.tenant("limited", UsageMode::Byok).await;
+    world.add_key(&limited, "production", &test_key("ok")).await.unwrap();
+    let scope = crate::support::holder(&limited).scope;
+    let budget = TypedBudget { amount: "1000".into(), on_reach: "pause".into(), ..TypedBudget::default() };
+    world.services.set_budget(&world.admin(&limited), &scope, &limited, &budget).await.unwrap();
+    let tokens = [world.token(&paying).await, world.token(&limited).await];
+    world.stop().await;
+
+    let answered = std::sync::Mutex::new(Vec::new());
+    for round in 0..kills {
+        let mut child = serve(&world);
+        wait_until_ready(&world).await;
+        let traffic = futures_util::future::join_all((0..8).map(|at: usize| {
+            let (world, token, answered) = (&world, &tokens[at % 2], &answered);
+            async move {
+                loop {
+                    let body = if at < 4 { message("claude-haiku-4-5", 40) } else { streamed() };
+                    let Ok(answer) = world.send(token, &body).send().await else { return };
+                    assert_eq!(answer.status(), 200);
+                    let id = answer.headers()["x-keyward-request-id"].to_str().unwrap().to_owned();
+                    // Told by the head already: whoever has it has an answer.
+                    answered.lock().unwrap().push(RequestId::parse(&id).unwrap());
+                    if answer.bytes().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }));
+        // Somewhere in the first quarter of a second, another moment each time.
+        let moment = Duration::from_micros((round as u64 * 7_919 + 1_237) % 250_000 + 2_000);
+        let killed = async {
+            tokio::time::sleep(moment).await;
+            child.kill().unwrap();
+            child.wait().unwrap();
+        };
+        tokio::join!(traffic, killed);
+    }
+    let mut child = serve(&world);
+    wait_until_ready(&world).await;
+    let stopped =
+        std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(stopped.success() && child.wait().unwrap().success());
+
+    let answered = answered.into_inner().unwrap();
+    assert!(answered.len() > kills, "there was traffic: {}", answered.len());
+    let database = keyward::startup::open_database(&world.settings).await.unwrap();
+    let mut tx = database.read().await.unwrap();
+    for id in &answered {
+        let row = keyward::storage::usage::find(&mut tx, *id).await.unwrap();
+        let row = row.unwrap_or_else(|| panic!("{id} was answered and is not on record"));
+        assert_ne!(row.state, UsageState::Pending, "{id}");
+    }
+    let all = (keyward::domain::clock::Moment(0), keyward::domain::clock::Moment(i64::MAX));
+    let mut sums = Vec::new();
+    for tenant in [&paying, &limited] {
+        let rows =
+            keyward::storage::usage::page(&mut tx, tenant.id, all.0, all.1, None, 1_000_000).await.unwrap();
+        assert!(rows.iter().all(|row| row.state != UsageState::Pending));
+        let scope = keyward::access::scope::Scope::of_token(tenant.id);
+        let (cost, billed) =
+            rows.iter().fold((0, 0), |(cost, billed), row| (cost + row.cost.0, billed + row.billed.0));
+        let totals = keyward::storage::usage_report::totals(&mut tx, &scope, all.0, all.1).await.unwrap();
+        assert_eq!(
+            (totals.cost, totals.billed, totals.requests),
+            (cost, billed, i64::try_from(rows.len()).unwrap())
+        );
+        sums.push((cost, billed));
+    }
+    let account = keyward::storage::credits::find(&mut tx, paying.id).await.unwrap();
+    assert_eq!((account.balance.0, account.held.0), (1_000_000_000_000 - sums[0].1, 0));
+    assert_eq!(keyward::storage::credits::unbalanced(&mut tx).await.unwrap(), []);
+    let budget = &keyward::storage::budgets::list(&mut tx, &scope).await.unwrap()[0];
+    assert_eq!((budget.spent.0, budget.held.0), (sums[1].0, 0));
+    tx.rollback().await.unwrap();
+    database.close().await;
     world.end().await;
 }
 

@@ -1,0 +1,183 @@
+//! Notifications: what a tenant's people should know without having asked.
+
+use super::billing::{Budget, Credits, OnReach};
+use super::clock::Moment;
+use super::money::Nanos;
+use super::provider_key::{KeyState, Provider};
+use super::words;
+
+words! {
+    pub enum NoticeKind {
+        KeyRejected = "key.rejected",
+        KeyPaused = "key.paused",
+        KeyResumed = "key.resumed",
+        BudgetWarning = "budget.warning",
+        BudgetReached = "budget.reached",
+        CreditsLow = "credits.low",
+        CreditsExhausted = "credits.exhausted",
+    }
+}
+
+/// One notification. `page` is where to go on, within the tenant's console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub at: Moment,
+    pub kind: NoticeKind,
+    pub text: String,
+    pub page: String,
+}
+
+/// What a change of a key's state is worth saying.
+#[must_use]
+pub fn of_key(
+    name: &str,
+    provider: Provider,
+    before: KeyState,
+    after: KeyState,
+    at: Moment,
+) -> Option<Notice> {
+    let label = provider.label();
+    let (kind, text) = match after {
+        KeyState::Rejected => (
+            NoticeKind::KeyRejected,
+            format!("{label} rejected the key {name}. Requests that need it are refused."),
+        ),
+        KeyState::OutOfCredit => (
+            NoticeKind::KeyPaused,
+            format!("The key {name} is paused: its {label} account is out of credit."),
+        ),
+        KeyState::SpendLimit => {
+            (NoticeKind::KeyPaused, format!("The key {name} is paused: its {label} spend limit is reached."))
+        }
+        KeyState::Valid if before == KeyState::Rejected || is_lasting(before) => {
+            (NoticeKind::KeyResumed, format!("The key {name} works again."))
+        }
+        // A rate limit is over before anybody has read of it.
+        _ => return None,
+    };
+    Some(Notice { at, kind, text, page: format!("settings/api-keys/{name}") })
+}
+
+fn is_lasting(state: KeyState) -> bool {
+    matches!(state, KeyState::OutOfCredit | KeyState::SpendLimit)
+}
+
+/// The highest percentage that a budget has reached and that was not told in its period yet.
+#[must_use]
+pub fn of_budget(budget: &Budget, key: Option<&str>, told: u8, at: Moment) -> Option<(u8, Notice)> {
+    let used = budget.percent();
+    let reached = |percent: u8| used >= u64::from(percent) && percent > told;
+    let percent = budget.warn_at.iter().copied().chain([100]).filter(|percent| reached(*percent)).max()?;
+    let whose = key.map_or_else(
+        || "the monthly budget".to_owned(),
+        |key| format!("the monthly budget of the key {key}"),
+    );
+    let sums = format!("{} of {}", budget.spent.dollars(), budget.amount.dollars());
+    let (kind, text) = match (percent, budget.on_reach) {
+        (100, OnReach::Pause) => (
+            NoticeKind::BudgetReached,
+            format!(
+                "{} is used up ({sums}). AI is paused until next month, or until it is raised.",
+                capital(&whose)
+            ),
+        ),
+        (100, OnReach::Warn) => (
+            NoticeKind::BudgetReached,
+            format!("{} is used up ({sums}). Nothing is paused.", capital(&whose)),
+        ),
+        _ => (NoticeKind::BudgetWarning, format!("{used}% of {whose} is used ({sums}).")),
+    };
+    Some((percent, Notice { at, kind, text, page: "billing/budgets".to_owned() }))
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
+/// What is to be told of a balance: the word to remember, and the notification if it is news.
+#[must_use]
+pub fn of_credits(credits: &Credits, told: &str, at: Moment) -> (&'static str, Option<Notice>) {
+    let page = "billing/credits".to_owned();
+    let left = credits.balance.dollars();
+    if credits.balance <= Nanos::ZERO {
+        let text = "The credits are used up. Requests that are paid from them are refused.".to_owned();
+        let notice = Notice { at, kind: NoticeKind::CreditsExhausted, text, page };
+        return ("gone", (told != "gone").then_some(notice));
+    }
+    if credits.is_low() {
+        let notice = Notice {
+            at,
+            kind: NoticeKind::CreditsLow,
+            text: format!("The credits run low: {left} left."),
+            page,
+        };
+        return ("low", told.is_empty().then_some(notice));
+    }
+    ("", None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::billing::Period;
+    use crate::domain::ids::BudgetId;
+
+    const NOW: Moment = Moment(7);
+
+    #[test]
+    fn states_that_last_are_told_and_so_is_their_end() {
+        use KeyState::{OutOfCredit, RateLimited, Rejected, SpendLimit, Unreachable, Valid};
+        let kind =
+            |before, after| of_key("k", Provider::Anthropic, before, after, NOW).map(|notice| notice.kind);
+        assert_eq!(kind(Valid, Rejected), Some(NoticeKind::KeyRejected));
+        assert_eq!(kind(Valid, SpendLimit), Some(NoticeKind::KeyPaused));
+        assert_eq!(kind(OutOfCredit, Valid), Some(NoticeKind::KeyResumed));
+        for quiet in [(Valid, RateLimited), (RateLimited, Valid), (Valid, Unreachable), (Unreachable, Valid)]
+        {
+            assert_eq!(kind(quiet.0, quiet.1), None);
+        }
+    }
+
+    #[test]
+    fn a_budget_tells_each_percentage_once() {
+        let budget = |spent| Budget {
+            id: BudgetId::new(),
+            key: None,
+            amount: Nanos(1_000),
+            on_reach: OnReach::Pause,
+            warn_at: vec![50, 80],
+            priced_only: false,
+            spent: Nanos(spent),
+            held: Nanos::ZERO,
+            period: Period { start: Moment(0), end: Moment(10) },
+        };
+        let told = |spent, told| {
+            of_budget(&budget(spent), None, told, NOW).map(|(percent, notice)| (percent, notice.kind))
+        };
+        assert_eq!(told(499, 0), None);
+        assert_eq!(told(500, 0), Some((50, NoticeKind::BudgetWarning)));
+        assert_eq!(told(799, 50), None);
+        assert_eq!(told(810, 0), Some((80, NoticeKind::BudgetWarning)));
+        assert_eq!(told(1_000, 80), Some((100, NoticeKind::BudgetReached)));
+        assert_eq!(told(5_000, 100), None);
+    }
+
+    #[test]
+    fn a_balance_is_told_when_it_falls_and_again_when_it_is_gone() {
+        let credits =
+            |balance| Credits { balance: Nanos(balance), held: Nanos::ZERO, notify_below: Nanos(100) };
+        let told = |balance, before| {
+            let (word, notice) = of_credits(&credits(balance), before, NOW);
+            (word, notice.map(|notice| notice.kind))
+        };
+        assert_eq!(told(100, ""), ("", None));
+        assert_eq!(told(99, ""), ("low", Some(NoticeKind::CreditsLow)));
+        assert_eq!(told(50, "low"), ("low", None));
+        assert_eq!(told(0, "low"), ("gone", Some(NoticeKind::CreditsExhausted)));
+        assert_eq!(told(-5, "gone"), ("gone", None));
+        // Filled up and down again, it is news again; back to low after it was gone is none.
+        assert_eq!(told(500, "gone"), ("", None));
+        assert_eq!(told(50, "gone"), ("low", None));
+    }
+}
