@@ -20,6 +20,15 @@ pub struct PlanTerms {
     pub byok_permille: i64,
 }
 
+impl PlanTerms {
+    /// The fee for what ran on own keys at this list price, rounded half to even.
+    #[must_use]
+    pub fn byok_fee(&self, list: Nanos) -> Nanos {
+        let exact = i128::from(list.0) * i128::from(self.byok_permille);
+        Nanos(i64::try_from(div_half_even(exact, 1_000)).unwrap_or(i64::MAX))
+    }
+}
+
 /// Requests of a month that were paid alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Used {
@@ -106,14 +115,9 @@ pub fn lines(plan: &str, sums: &Sums) -> Vec<Line> {
     let own: i64 = sums.used.iter().filter(|used| used.mode == UsageMode::Byok).map(|used| used.cost.0).sum();
     let own = own.saturating_add(sums.adjusted_byok.0);
     if terms.byok_permille > 0 {
-        let exact = i128::from(own) * i128::from(terms.byok_permille);
-        let fee = Nanos(i64::try_from(div_half_even(exact, 1_000)).unwrap_or(i64::MAX));
-        let text = format!(
-            "Fee for own keys, {}.{}% of list price",
-            terms.byok_permille / 10,
-            terms.byok_permille % 10
-        );
-        due(text, None, Some(Nanos(own)), fee);
+        let (whole, place) = (terms.byok_permille / 10, terms.byok_permille % 10);
+        let text = format!("Fee for own keys, {whole}.{place}% of list price");
+        due(text, None, Some(Nanos(own)), terms.byok_fee(Nanos(own)));
     }
     if sums.adjusted_billed.0 != 0 {
         due(

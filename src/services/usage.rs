@@ -15,10 +15,11 @@ use crate::domain::account::Tenant;
 use crate::domain::audit::AuditAction;
 use crate::domain::clock::Moment;
 use crate::domain::ids::{RequestId, TenantId};
+use crate::domain::money::Nanos;
 use crate::domain::usage::{BUCKET, Dimension, Filter, UsageRow, bucket_of};
 use crate::storage::adjustments::{self, Adjustment};
-use crate::storage::usage;
 use crate::storage::usage_report::{self, Grouped, Grouping, Totals};
+use crate::storage::{statements, usage};
 
 /// Groups that are read at most; pages show fewer.
 pub const MOST_GROUPS: i64 = 10_000;
@@ -97,6 +98,16 @@ pub struct UsageReport {
     pub cut: bool,
 }
 
+/// A feature's thirty days, as they were and as they would have been.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    pub line: GroupLine,
+    /// All of it at list price: what managed use costs on the invoice and from credits.
+    pub list: Nanos,
+    /// All of it on own keys, with the plan's fee for them.
+    pub own_key: Nanos,
+}
+
 impl Services {
     fn permit_usage(&self, actor: &Actor, tenant: &Tenant) -> Result<(), ServiceError> {
         let about = About { tenant: tenant.id, key_changers: tenant.key_changers };
@@ -123,6 +134,32 @@ impl Services {
         let lines = lines(found);
         let totals = lines.iter().fold(Totals::default(), |sum, line| sum.plus(&line.sum()));
         Ok(UsageReport { lines, totals, cut })
+    }
+
+    /// What each feature cost in the last thirty days, and what it would have cost paid otherwise.
+    ///
+    /// # Errors
+    /// `Denied` to whoever may not see usage.
+    pub async fn cost_comparison(
+        &self,
+        actor: &Actor,
+        scope: &Scope,
+        tenant: &Tenant,
+    ) -> Result<Vec<Compared>, ServiceError> {
+        self.permit_usage(actor, tenant)?;
+        let days = Days::read("", "", self.clock.now(), &zone_of(tenant));
+        let grouping = Grouping { by: Dimension::Feature, then: None, filters: &[] };
+        let mut tx = self.db.read().await?;
+        let range = days.range(&zone_of(tenant));
+        let found = usage_report::by_group(&mut tx, scope, &grouping, range, MOST_GROUPS).await?;
+        let terms = statements::terms(&mut tx, tenant.plan_id).await?;
+        Ok(lines(found)
+            .into_iter()
+            .map(|line| {
+                let list = line.sum().cost();
+                Compared { own_key: list.saturating_add(terms.byok_fee(list)), list, line }
+            })
+            .collect())
     }
 
     /// A page of single requests, newest first.

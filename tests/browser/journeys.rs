@@ -213,6 +213,8 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
             &request,
             "/t/northwind/billing/budgets",
             "/t/northwind/billing/credits",
+            "/t/northwind/billing/compare",
+            "/t/northwind/activity/notifications",
             "/t/northwind/billing/statements",
             &statement,
             "/nothing",

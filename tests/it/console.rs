@@ -61,6 +61,7 @@ const PAGES: &[(&str, &str)] = &[
     ("/t/acme/billing/statements", "200 404 200 200 403 404"),
     ("/t/acme/billing/statements/2020-01", "404 404 404 404 403 404"),
     ("/t/acme/activity/notifications", "200 404 200 200 403 404"),
+    ("/t/acme/billing/compare", "200 404 200 200 403 404"),
     ("/t/acme/billing/usage.csv", "200 404 200 200 403 404"),
     ("/t/absent/billing", "404 404 404 404 404 404"),
     ("/platform/tenants", "200 403 403 403 403 403"),

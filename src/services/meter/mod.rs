@@ -128,7 +128,7 @@ impl Queue {
     fn is_due(&self) -> bool {
         let calls = self.most.max(self.most_before);
         !self.flushes.is_empty()
-            || (self.held_up && self.waiting * 2 >= calls)
+            || (self.held_up && self.waiting * 8 >= calls * 7)
             || (self.waiting > 0 && self.waiting >= calls)
             || (!self.opening.is_empty() && calls == 1)
     }

@@ -2,6 +2,7 @@
 //! the page, `export` the CSV, `budgets` and `credits` their own; the forms of the page are here.
 
 mod budgets;
+mod compare;
 mod credits;
 mod export;
 mod names;
@@ -45,6 +46,7 @@ pub fn routes(cfg: &mut ServiceConfig) {
             web::resource("/t/{tenant}/billing/statements/{month}.csv").route(read().to(statements::csv)),
         )
         .service(web::resource("/t/{tenant}/billing/statements/{month}").route(read().to(statements::show)))
+        .service(web::resource("/t/{tenant}/billing/compare").route(read().to(compare::show)))
         // Not for HEAD: beginning a download is written into the audit log.
         .service(web::resource("/t/{tenant}/billing/usage.csv").route(web::get().to(export::download)));
 }
