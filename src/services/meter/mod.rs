@@ -123,7 +123,7 @@ impl Queue {
     }
 
     /// Whether there is nothing to be gained by waiting: all calls wait for this commit already, as
-    /// many as there were around the last one; or half of them, where some have yet to begin; or there
+    /// many as there were around the last one; or nearly all, where some have yet to begin; or there
     /// is but one, whose provider is at work.
     fn is_due(&self) -> bool {
         let calls = self.most.max(self.most_before);
