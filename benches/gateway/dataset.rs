@@ -1,4 +1,4 @@
-//! The database for the page times: many tenants, and usage over sixty days. It takes a while to
+//! The database for the page times: many tenants, and usage over ninety days. It takes a while to
 //! make, so it is kept in `target/bench-data` and used again on the same day.
 
 use std::net::SocketAddr;
@@ -22,12 +22,11 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Failure, installation};
 
-pub const TENANTS: usize = 1_000;
-const DAYS: usize = 60;
+const DAYS: usize = 90;
 /// Rows in one transaction.
 const BATCH: usize = 25_000;
 /// Raised when what is made here changes.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 const FEATURES: [(&str, &str); 5] = [
     ("general", "claude-haiku-4-5"),
@@ -81,7 +80,13 @@ pub fn find(folder: &Path) -> Option<Card> {
 }
 
 /// Makes the database.
-pub async fn make(folder: &Path, database: &str, sandbox: SocketAddr, rows: usize) -> Result<Card, Failure> {
+pub async fn make(
+    folder: &Path,
+    database: &str,
+    sandbox: SocketAddr,
+    rows: usize,
+    count: usize,
+) -> Result<Card, Failure> {
     let begun = Instant::now();
     let services = installation::open(folder, database, sandbox).await?;
     let now = services.clock.now();
@@ -90,8 +95,8 @@ pub async fn make(folder: &Path, database: &str, sandbox: SocketAddr, rows: usiz
         return Err("the database for the pages holds tenants already; give an empty one".into());
     }
     let plan = installation::first_plan(&mut tx).await?;
-    let mut ids = Vec::with_capacity(TENANTS);
-    for number in 0..TENANTS {
+    let mut ids = Vec::with_capacity(count);
+    for number in 0..count {
         let record = installation::tenant(&slug(number), &format!("Tenant {number}"), plan, now)?;
         tenants::insert(&mut tx, &record).await?;
         ids.push(record.tenant.id);
@@ -109,13 +114,13 @@ pub async fn make(folder: &Path, database: &str, sandbox: SocketAddr, rows: usiz
             .into_iter()
             .map(|line| (line.key.id, line.key.name.to_string()))
             .collect();
-        writer.write_tenant(*tenant, &keys, rows_of(number, rows)).await?;
+        writer.write_tenant(*tenant, &keys, rows_of(number, rows, count)).await?;
     }
     writer.flush().await?;
     // The one with a tenth of all rows, and one like all the others.
     let mut measured = Vec::new();
-    for number in [TENANTS / 2, 0] {
-        measured.push(add_admin(&services, ids[number], number, rows_of(number, rows)).await?);
+    for number in [count / 2, 0] {
+        measured.push(add_admin(&services, ids[number], number, rows_of(number, rows, count)).await?);
     }
     services.db.close().await;
     let card = Card { made_at: now.0, measured };
@@ -128,10 +133,10 @@ fn slug(number: usize) -> String {
     format!("tenant-{number}")
 }
 
-/// The first tenant has a tenth of all rows, the others share the rest.
-fn rows_of(number: usize, rows: usize) -> usize {
-    let most = rows / 10;
-    let others = TENANTS - 1;
+/// The first tenant has a tenth of all rows, at most 100,000, the others share the rest.
+fn rows_of(number: usize, rows: usize, tenants: usize) -> usize {
+    let most = (rows / 10).min(100_000);
+    let others = tenants - 1;
     match number {
         0 => most,
         _ => (rows - most) / others + usize::from(number <= (rows - most) % others),
@@ -247,8 +252,8 @@ impl<'a> Writer<'a> {
             model_served: (!failed).then(|| model.to_owned()),
             labels: Labels {
                 endpoint: Some(format!("web-{}", dice.roll(6) + 1)),
-                session: None,
-                prompt: None,
+                session: Some(format!("visit-{}", dice.roll(40))),
+                prompt: Some(format!("prompt-{}", dice.roll(12))),
             },
             tokens,
             served_as: ServedAs::default(),

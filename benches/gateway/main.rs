@@ -35,6 +35,9 @@ struct Args {
     /// Fewer and shorter rounds, and a smaller database for the pages: under a minute
     #[arg(long)]
     quick: bool,
+    /// Ten million usage rows of ten thousand tenants for the pages; takes minutes to make
+    #[arg(long)]
+    large: bool,
     /// Measure one part only
     #[arg(long)]
     only: Option<Part>,
@@ -66,10 +69,19 @@ struct Plan {
     warm_up: f64,
     page_requests: u64,
     usage_rows: usize,
+    tenants: usize,
 }
 
-const FULL: Plan = Plan { rounds: 5, seconds: 1.5, warm_up: 0.75, page_requests: 400, usage_rows: 1_000_000 };
-const QUICK: Plan = Plan { rounds: 3, seconds: 0.4, warm_up: 0.2, page_requests: 300, usage_rows: 100_000 };
+const FULL: Plan = Plan {
+    rounds: 5,
+    seconds: 1.5,
+    warm_up: 0.75,
+    page_requests: 400,
+    usage_rows: 1_000_000,
+    tenants: 1_000,
+};
+const QUICK: Plan =
+    Plan { rounds: 3, seconds: 0.4, warm_up: 0.2, page_requests: 300, usage_rows: 100_000, tenants: 1_000 };
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -105,7 +117,11 @@ fn serve(role: Role, args: &Args) -> Result<(), Failure> {
 
 fn measure(args: &Args) -> Result<(), Failure> {
     process::check_machine()?;
-    let plan = if args.quick { QUICK } else { FULL };
+    let plan = match (args.quick, args.large) {
+        (true, _) => QUICK,
+        (_, true) => Plan { usage_rows: 10_000_000, tenants: 10_000, ..FULL },
+        _ => FULL,
+    };
     let begun = Instant::now();
     report::machine();
     let wanted = |part| args.only.is_none_or(|only| only == part);
