@@ -26,6 +26,8 @@ pub struct Totals {
     pub estimated_cost: i64,
     /// What the operator bills of it.
     pub billed: i64,
+    /// Requests that ran on the shared account because the own key could not be used.
+    pub fallbacks: i64,
 }
 
 impl Totals {
@@ -54,6 +56,7 @@ impl Totals {
             cost: self.cost + other.cost,
             estimated_cost: self.estimated_cost + other.estimated_cost,
             billed: self.billed + other.billed,
+            fallbacks: self.fallbacks + other.fallbacks,
         }
     }
 }
@@ -68,10 +71,11 @@ const SUMS: &str = "CAST(COALESCE(SUM(r.requests), 0) AS BIGINT) AS requests,
     CAST(COALESCE(SUM(r.output_tokens), 0) AS BIGINT) AS output_tokens,
     CAST(COALESCE(SUM(r.cost), 0) AS BIGINT) AS cost,
     CAST(COALESCE(SUM(r.estimated_cost), 0) AS BIGINT) AS estimated_cost,
-    CAST(COALESCE(SUM(r.billed), 0) AS BIGINT) AS billed";
+    CAST(COALESCE(SUM(r.billed), 0) AS BIGINT) AS billed,
+    CAST(COALESCE(SUM(CASE WHEN r.fallback <> '' THEN r.requests ELSE 0 END), 0) AS BIGINT) AS fallbacks";
 
 /// Rows in the shape of rollups, for what rollups do not know: sessions and prompts.
-const ROWS: &str = "(SELECT tenant_id, started_at AS bucket, mode, feature, COALESCE(model_served, model_asked) AS model,
+const ROWS: &str = "(SELECT tenant_id, started_at AS bucket, mode, COALESCE(fallback, '') AS fallback, feature, COALESCE(model_served, model_asked) AS model,
         key_id, COALESCE(endpoint, '') AS endpoint, COALESCE(session, '') AS session, COALESCE(prompt, '') AS prompt,
         1 AS requests,
         CASE WHEN status IS NULL OR status >= 400 OR error_code IS NOT NULL THEN 1 ELSE 0 END AS failed,

@@ -65,6 +65,7 @@ pub struct Chart {
     pub markers: Vec<Marker>,
     pub has_estimated: bool,
     pub has_unpriced: bool,
+    pub has_fallback: bool,
 }
 
 pub struct Grid {
@@ -80,6 +81,8 @@ pub struct DayBars {
     pub parts: Vec<Part>,
     /// Where the ring of unpriced use is drawn.
     pub unpriced_y: Option<String>,
+    /// A notch in the axis, as a path: some requests fell back to the shared account.
+    pub fallback: Option<String>,
     pub middle: String,
     /// The date under the bar, on every seventh day and the last.
     pub label: Option<(String, &'static str)>,
@@ -159,6 +162,8 @@ pub fn draw(report: &Report, show: Show, times: &Times) -> Chart {
                 hit_width: number(column),
                 parts,
                 unpriced_y: unpriced.then(|| number((floor - 9.0).max(8.0))),
+                fallback: (day.managed.fallbacks > 0)
+                    .then(|| format!("M{} {}l5 7h-10z", number(middle), number(BOTTOM + 2.0))),
                 middle: number(middle),
                 label: label.map(|anchor| (day.date.strftime("%-d %b").to_string(), anchor)),
                 read: read_out(day),
@@ -181,6 +186,7 @@ pub fn draw(report: &Report, show: Show, times: &Times) -> Chart {
         markers: markers(report, times),
         has_estimated: report.totals.estimated > 0,
         has_unpriced: report.totals.unpriced > 0,
+        has_fallback: report.totals.fallbacks > 0,
     }
 }
 
@@ -264,6 +270,9 @@ fn read_out(day: &Day) -> String {
     if day.byok.requests > 0 && day.managed.requests > 0 {
         let (byok, managed) = (day.byok.cost().precise(), day.managed.cost().precise());
         sentences.push(format!("Your own key {byok}, managed {managed}"));
+    }
+    if sum.fallbacks > 0 {
+        sentences.push(format!("{} fell back to the shared account", count(sum.fallbacks)));
     }
     if sum.estimated > 0 {
         sentences.push(format!("{} estimated", count(sum.estimated)));

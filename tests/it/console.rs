@@ -328,6 +328,26 @@ on_both! {
 }
 
 on_both! {
+    async fn a_fallback_is_seen_on_row_chart_and_statement(world: World) {
+        let cast = cast(world).await;
+        let (tenant, scope) = (&cast.tenant, holder(&cast.tenant).scope);
+        world.services.set_mode(&world.admin(tenant), &scope, tenant, UsageMode::Byok).await.unwrap();
+        let answer = world.message(&world.token(tenant).await).send().await.unwrap();
+        assert_eq!(answer.headers()["x-keyward-fallback"], "no_key");
+        let row = world.row_of(&answer).await;
+        let mut admin = sign_in(world, "admin").await;
+        admin.get(&format!("/t/acme/billing/requests/{}", row.id)).await.says("There was no key");
+        let chart = admin.get("/t/acme/billing").await;
+        chart.says("1 fell back to the shared account").says("class=\"fallback\"").says("swatch-fallback");
+        let month = row.started_at.date(&jiff::tz::TimeZone::UTC).strftime("%Y-%m").to_string();
+        let statement = format!("/t/acme/billing/statements/{month}");
+        admin.get(&statement).await.says("Managed use, included in the plan, as there was no key");
+        let csv = admin.get(&format!("{statement}.csv")).await.body;
+        assert!(csv.contains(&format!("used,\"Managed use, included in the plan, as there was no key\",1,{}", row.cost.exact())), "{csv}");
+    }
+}
+
+on_both! {
     async fn budgets_are_set_shown_and_removed(world: World) {
         let cast = cast(world).await;
         world.add_key(&cast.tenant, "production", &test_key("ok")).await.unwrap();
