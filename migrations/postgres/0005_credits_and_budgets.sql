@@ -1,6 +1,8 @@
 -- What a pending row holds back from credits and budgets, in nanodollars.
 ALTER TABLE usage ADD COLUMN held BIGINT NOT NULL DEFAULT 0;
 
+CREATE INDEX usage_pending_by_tenant ON usage (tenant_id) WHERE state = 'pending';
+
 -- How managed use was paid, by date.
 CREATE TABLE funding_change (
     id UUID PRIMARY KEY,
@@ -11,13 +13,14 @@ CREATE TABLE funding_change (
 CREATE INDEX funding_change_by_tenant ON funding_change (tenant_id, at);
 
 -- Prepaid credits in nanodollars. The balance is the sum of the tenant's ledger; what is held belongs
--- to requests that are under way.
+-- to requests that are under way. refused_at: when something last did not fit, since it last grew.
 CREATE TABLE credit_account (
     tenant_id UUID PRIMARY KEY REFERENCES tenant (id),
     balance BIGINT NOT NULL,
     held BIGINT NOT NULL,
     last_seq BIGINT NOT NULL,
-    notify_below BIGINT NOT NULL
+    notify_below BIGINT NOT NULL,
+    refused_at BIGINT
 );
 
 -- Append-only. A reference is entered once, whoever sends it how often.
@@ -51,7 +54,8 @@ CREATE TABLE budget (
     next_end BIGINT NOT NULL,
     spent BIGINT NOT NULL,
     held BIGINT NOT NULL,
-    warned BIGINT NOT NULL
+    warned BIGINT NOT NULL,
+    refused_at BIGINT
 );
 CREATE UNIQUE INDEX budget_of_tenant ON budget (tenant_id) WHERE key_id IS NULL;
 CREATE UNIQUE INDEX budget_of_key ON budget (tenant_id, key_id) WHERE key_id IS NOT NULL;

@@ -1,10 +1,12 @@
--- What a plan costs, in nanodollars a month and in thousandths.
+-- What a plan costs from a moment on, in nanodollars a month and in thousandths.
 CREATE TABLE plan_terms (
-    plan_id UUID PRIMARY KEY REFERENCES plan (id),
+    plan_id UUID NOT NULL REFERENCES plan (id),
+    valid_from BIGINT NOT NULL,
     subscription BIGINT NOT NULL,
     endpoints_included BIGINT NOT NULL,
     endpoint_fee BIGINT NOT NULL,
-    byok_permille BIGINT NOT NULL
+    byok_permille BIGINT NOT NULL,
+    PRIMARY KEY (plan_id, valid_from)
 );
 
 -- Closed months. A row is written once and never changed; lines are JSON.

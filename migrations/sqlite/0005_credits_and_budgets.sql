@@ -1,6 +1,8 @@
 -- What a pending row holds back from credits and budgets, in nanodollars.
 ALTER TABLE usage ADD COLUMN held INTEGER NOT NULL DEFAULT 0;
 
+CREATE INDEX usage_pending_by_tenant ON usage (tenant_id) WHERE state = 'pending';
+
 -- How managed use was paid, by date.
 CREATE TABLE funding_change (
     id BLOB PRIMARY KEY,
@@ -11,13 +13,14 @@ CREATE TABLE funding_change (
 CREATE INDEX funding_change_by_tenant ON funding_change (tenant_id, at);
 
 -- Prepaid credits in nanodollars. The balance is the sum of the tenant's ledger; what is held belongs
--- to requests that are under way.
+-- to requests that are under way. refused_at: when something last did not fit, since it last grew.
 CREATE TABLE credit_account (
     tenant_id BLOB PRIMARY KEY REFERENCES tenant (id),
     balance INTEGER NOT NULL,
     held INTEGER NOT NULL,
     last_seq INTEGER NOT NULL,
-    notify_below INTEGER NOT NULL
+    notify_below INTEGER NOT NULL,
+    refused_at INTEGER
 ) STRICT;
 
 -- Append-only. A reference is entered once, whoever sends it how often.
@@ -51,7 +54,8 @@ CREATE TABLE budget (
     next_end INTEGER NOT NULL,
     spent INTEGER NOT NULL,
     held INTEGER NOT NULL,
-    warned INTEGER NOT NULL
+    warned INTEGER NOT NULL,
+    refused_at INTEGER
 ) STRICT;
 CREATE UNIQUE INDEX budget_of_tenant ON budget (tenant_id) WHERE key_id IS NULL;
 CREATE UNIQUE INDEX budget_of_key ON budget (tenant_id, key_id) WHERE key_id IS NOT NULL;

@@ -1,10 +1,12 @@
--- What a plan costs, in nanodollars a month and in thousandths.
+-- What a plan costs from a moment on, in nanodollars a month and in thousandths.
 CREATE TABLE plan_terms (
-    plan_id BLOB PRIMARY KEY REFERENCES plan (id),
+    plan_id BLOB NOT NULL REFERENCES plan (id),
+    valid_from INTEGER NOT NULL,
     subscription INTEGER NOT NULL,
     endpoints_included INTEGER NOT NULL,
     endpoint_fee INTEGER NOT NULL,
-    byok_permille INTEGER NOT NULL
+    byok_permille INTEGER NOT NULL,
+    PRIMARY KEY (plan_id, valid_from)
 ) STRICT;
 
 -- Closed months. A row is written once and never changed; lines are JSON.

@@ -93,6 +93,7 @@ pub struct Row {
     billed_usd: String,
     /// What it cost after all, where its model had no price when it ran and has one now.
     adjustment_usd: Option<String>,
+    billed_adjustment_usd: Option<String>,
     /// The model had no price when it ran: the cost was not known, and not nothing.
     unpriced: bool,
     /// `pending`, `final`, `partial` or `estimated`.
@@ -157,6 +158,7 @@ impl Row {
             cost_usd: row.cost.exact(),
             billed_usd: row.billed.exact(),
             adjustment_usd: adjusted.map(|adjusted| adjusted.cost.exact()),
+            billed_adjustment_usd: adjusted.map(|adjusted| adjusted.billed.exact()),
             unpriced: row.unpriced,
             state: row.state.as_str(),
             status: row.status,
@@ -327,7 +329,7 @@ pub async fn summary(api: web::Data<Api>, request: HttpRequest) -> HttpResponse 
             })?,
         };
         let (range, lines) = services.usage_summary(caller.tenant, range, group).await?;
-        let all = lines.iter().fold(Totals::default(), |sum, line| sum.plus(&line.byok).plus(&line.managed));
+        let all = lines.iter().fold(Totals::default(), |sum, line| sum.plus(&line.sum()));
         Ok(HttpResponse::Ok().json(Summary {
             from: range.0.rfc3339(),
             to: range.1.rfc3339(),

@@ -111,6 +111,8 @@ pub struct Credits {
     pub held: Nanos,
     /// A balance below this is low.
     pub notify_below: Nanos,
+    /// When a request last did not fit into what was left, since the balance last grew.
+    pub refused_at: Option<Moment>,
 }
 
 impl Credits {
@@ -147,6 +149,8 @@ pub struct Budget {
     pub spent: Nanos,
     pub held: Nanos,
     pub period: Period,
+    /// When a request last did not fit into what was left of the period.
+    pub refused_at: Option<Moment>,
 }
 
 impl Budget {
@@ -243,6 +247,7 @@ mod tests {
             spent: Nanos(spent),
             held: Nanos::ZERO,
             period: Period { start: Moment(0), end: Moment(1) },
+            refused_at: None,
         };
         assert_eq!(budget(1_000, 799).percent(), 79);
         assert_eq!(budget(1_000, 1_000).percent(), 100);

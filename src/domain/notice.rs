@@ -67,7 +67,10 @@ fn is_lasting(state: KeyState) -> bool {
 pub fn of_budget(budget: &Budget, key: Option<&str>, told: u8, at: Moment) -> Option<(u8, Notice)> {
     let used = budget.percent();
     let reached = |percent: u8| used >= u64::from(percent) && percent > told;
-    let percent = budget.warn_at.iter().copied().chain([100]).filter(|percent| reached(*percent)).max()?;
+    // What no longer fits is as good as used up.
+    let full = budget.refused_at.filter(|_| told < 100).map(|_| 100);
+    let percent =
+        budget.warn_at.iter().copied().chain([100]).filter(|percent| reached(*percent)).chain(full).max()?;
     let whose = key.map_or_else(
         || "the monthly budget".to_owned(),
         |key| format!("the monthly budget of the key {key}"),
@@ -100,8 +103,10 @@ fn capital(text: &str) -> String {
 pub fn of_credits(credits: &Credits, told: &str, at: Moment) -> (&'static str, Option<Notice>) {
     let page = "billing/credits".to_owned();
     let left = credits.balance.dollars();
-    if credits.balance <= Nanos::ZERO {
-        let text = "The credits are used up. Requests that are paid from them are refused.".to_owned();
+    if credits.balance <= Nanos::ZERO || credits.refused_at.is_some() {
+        let text = format!(
+            "The credits no longer cover every request ({left} left). Those that do not fit are refused."
+        );
         let notice = Notice { at, kind: NoticeKind::CreditsExhausted, text, page };
         return ("gone", (told != "gone").then_some(notice));
     }
@@ -151,6 +156,7 @@ mod tests {
             spent: Nanos(spent),
             held: Nanos::ZERO,
             period: Period { start: Moment(0), end: Moment(10) },
+            refused_at: None,
         };
         let told = |spent, told| {
             of_budget(&budget(spent), None, told, NOW).map(|(percent, notice)| (percent, notice.kind))
@@ -161,12 +167,17 @@ mod tests {
         assert_eq!(told(810, 0), Some((80, NoticeKind::BudgetWarning)));
         assert_eq!(told(1_000, 80), Some((100, NoticeKind::BudgetReached)));
         assert_eq!(told(5_000, 100), None);
+        let refused = Budget { refused_at: Some(NOW), ..budget(970) };
+        let news =
+            |told| of_budget(&refused, None, told, NOW).map(|(percent, notice)| (percent, notice.kind));
+        assert_eq!(news(80), Some((100, NoticeKind::BudgetReached)));
+        assert_eq!(news(100), None);
     }
 
     #[test]
     fn a_balance_is_told_when_it_falls_and_again_when_it_is_gone() {
         let credits =
-            |balance| Credits { balance: Nanos(balance), held: Nanos::ZERO, notify_below: Nanos(100) };
+            |balance| Credits { balance: Nanos(balance), notify_below: Nanos(100), ..Credits::default() };
         let told = |balance, before| {
             let (word, notice) = of_credits(&credits(balance), before, NOW);
             (word, notice.map(|notice| notice.kind))
@@ -176,6 +187,12 @@ mod tests {
         assert_eq!(told(50, "low"), ("low", None));
         assert_eq!(told(0, "low"), ("gone", Some(NoticeKind::CreditsExhausted)));
         assert_eq!(told(-5, "gone"), ("gone", None));
+        // Something did not fit, though there is some left.
+        let refused = Credits { refused_at: Some(NOW), ..credits(500) };
+        assert_eq!(
+            of_credits(&refused, "", NOW).1.map(|notice| notice.kind),
+            Some(NoticeKind::CreditsExhausted)
+        );
         // Filled up and down again, it is news again; back to low after it was gone is none.
         assert_eq!(told(500, "gone"), ("", None));
         assert_eq!(told(50, "gone"), ("low", None));

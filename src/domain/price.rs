@@ -103,7 +103,8 @@ impl PriceBook {
                     && row.valid_from <= at
                     && (row.above_prompt_tokens == 0 || prompt_tokens > row.above_prompt_tokens)
             })
-            .max_by_key(|row| (row.valid_from, row.above_prompt_tokens))
+            // Each prompt size has a history of its own.
+            .max_by_key(|row| (row.above_prompt_tokens, row.valid_from))
     }
 
     /// Rates one request. A service tier without prices of its own, such as capacity that is bought
@@ -290,6 +291,21 @@ mod tests {
         let find = |at| book.find(Provider::Anthropic, "claude-opus-5", tier, 0, Moment(at)).unwrap();
         assert_ne!(find(999).id, later.id);
         assert_eq!(find(1_000).id, later.id);
+    }
+
+    #[test]
+    fn a_new_price_of_small_prompts_leaves_that_of_large_ones() {
+        let mut rows = price_list::list();
+        let base =
+            rows.iter().find(|row| row.model == "claude-haiku-5-5" && row.above_prompt_tokens == 0).unwrap();
+        let later = PriceRow { id: PriceId::new(), valid_from: Moment(1_000), ..base.clone() };
+        rows.push(later.clone());
+        let book = PriceBook::new(rows);
+        let find = |tokens| {
+            book.find(Provider::Anthropic, "claude-haiku-5-5", later.tier, tokens, Moment(2_000)).unwrap()
+        };
+        assert_eq!(find(10).id, later.id);
+        assert_eq!(find(100_001).above_prompt_tokens, 100_000);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use super::clock::Moment;
 use super::ids::PriceId;
 use super::money::div_half_even;
-use super::price::{PriceBook, PriceRow, Rates};
+use super::price::{PriceBook, PriceRow, Rates, without_snapshot};
 use super::provider_key::Provider;
 use super::usage::ServiceTier;
 
@@ -37,9 +37,35 @@ pub struct Listed {
     pub tier: ServiceTier,
     pub above_prompt_tokens: u64,
     pub rates: Rates,
+    /// Kinds that the file says nothing of: they stay as they were, where there was anything.
+    pub untold: Vec<Kind>,
     /// Thousandths for the United States and for fast mode, where the file tells them.
     us_permille: Option<i64>,
     fast_permille: Option<i64>,
+}
+
+/// Kinds of token and unit that a file may leave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    CacheRead,
+    CacheWrite,
+    LongCacheWrite,
+    AudioIn,
+    AudioOut,
+    Search,
+}
+
+impl Kind {
+    fn of(self, rates: &mut Rates) -> &mut i64 {
+        match self {
+            Self::CacheRead => &mut rates.cache_read,
+            Self::CacheWrite => &mut rates.cache_write_5m,
+            Self::LongCacheWrite => &mut rates.cache_write_1h,
+            Self::AudioIn => &mut rates.audio_input,
+            Self::AudioOut => &mut rates.audio_output,
+            Self::Search => &mut rates.web_search,
+        }
+    }
 }
 
 /// What an import would do.
@@ -126,9 +152,9 @@ fn prices(provider: Provider, model: &str, entry: &Entry<'_>) -> Result<Vec<List
             let by_size: Entry<'_> =
                 serde_json::from_str(raw.get()).map_err(|_| "its searches cannot be read")?;
             let medium = by_size.get("search_context_size_medium");
-            medium.map(|raw| pico("search_context_size_medium", raw.get())).transpose()?.unwrap_or(0)
+            medium.map(|raw| pico("search_context_size_medium", raw.get())).transpose()?
         }
-        None => 0,
+        None => None,
     };
     let specific: Entry<'_> = match entry.get("provider_specific_entry") {
         Some(raw) => {
@@ -172,17 +198,31 @@ fn prices(provider: Provider, model: &str, entry: &Entry<'_>) -> Result<Vec<List
                 Some(output) => output,
                 None => base_output.map_or(0, |output| scaled(output, input, base_input)),
             };
-            let cache_write_5m = or_like("cache_creation_input_token_cost")?.unwrap_or(input);
+            let cache_read = or_like("cache_read_input_token_cost")?;
+            let cache_write = or_like("cache_creation_input_token_cost")?;
+            let long_cache_write = or_like("cache_creation_input_token_cost_above_1hr")?;
+            let audio_in = or_like("input_cost_per_audio_token")?;
+            let audio_out = or_like("output_cost_per_audio_token")?;
+            let untold = [
+                (Kind::CacheRead, cache_read),
+                (Kind::CacheWrite, cache_write),
+                (Kind::LongCacheWrite, long_cache_write),
+                (Kind::AudioIn, audio_in),
+                (Kind::AudioOut, audio_out),
+                (Kind::Search, searches),
+            ];
+            let untold =
+                untold.into_iter().filter(|(_, told)| told.is_none()).map(|(kind, _)| kind).collect();
+            let cache_write_5m = cache_write.unwrap_or(input);
             let rates = Rates {
                 input,
-                cache_read: or_like("cache_read_input_token_cost")?.unwrap_or(input),
+                cache_read: cache_read.unwrap_or(input),
                 cache_write_5m,
-                cache_write_1h: or_like("cache_creation_input_token_cost_above_1hr")?
-                    .unwrap_or(cache_write_5m),
+                cache_write_1h: long_cache_write.unwrap_or(cache_write_5m),
                 output,
-                web_search: searches,
-                audio_input: or_like("input_cost_per_audio_token")?.unwrap_or(input),
-                audio_output: or_like("output_cost_per_audio_token")?.unwrap_or(output),
+                web_search: searches.unwrap_or(0),
+                audio_input: audio_in.unwrap_or(input),
+                audio_output: audio_out.unwrap_or(output),
             };
             let model = model.to_owned();
             all.push(Listed {
@@ -191,6 +231,7 @@ fn prices(provider: Provider, model: &str, entry: &Entry<'_>) -> Result<Vec<List
                 tier,
                 above_prompt_tokens: above,
                 rates,
+                untold,
                 us_permille,
                 fast_permille,
             });
@@ -257,10 +298,10 @@ pub fn changes(listed: Vec<Listed>, book: &PriceBook, from: Moment) -> Result<Ch
     let mut changes = Changes::default();
     let mut problems = Vec::new();
     let mut seen = BTreeSet::new();
-    let current = |one: &Listed, above: u64| {
+    let current = |one: &Listed, model: &str| {
         let rows = book.rows().iter().filter(|row| {
             (row.provider, row.model.as_str(), row.tier, row.above_prompt_tokens)
-                == (one.provider, one.model.as_str(), one.tier, above)
+                == (one.provider, model, one.tier, one.above_prompt_tokens)
                 && row.valid_from <= from
         });
         rows.max_by_key(|row| row.valid_from)
@@ -274,7 +315,15 @@ pub fn changes(listed: Vec<Listed>, book: &PriceBook, from: Moment) -> Result<Ch
         )) {
             continue;
         }
-        let before = current(&one, one.above_prompt_tokens);
+        let before = current(&one, &one.model);
+        // A snapshot that gets a price of its own had its model's until now.
+        let like = before.or_else(|| current(&one, without_snapshot(&one.model)?));
+        let mut rates = one.rates;
+        if let Some(like) = like {
+            for kind in &one.untold {
+                *kind.of(&mut rates) = *kind.of(&mut like.rates.clone());
+            }
+        }
         let row = PriceRow {
             id: PriceId::new(),
             provider: one.provider,
@@ -282,23 +331,19 @@ pub fn changes(listed: Vec<Listed>, book: &PriceBook, from: Moment) -> Result<Ch
             tier: one.tier,
             valid_from: from,
             above_prompt_tokens: one.above_prompt_tokens,
-            rates: one.rates,
-            us_permille: one.us_permille.or(before.map(|row| row.us_permille)).unwrap_or(1_000),
-            fast_permille: one.fast_permille.or(before.map(|row| row.fast_permille)).unwrap_or(1_000),
+            rates,
+            us_permille: one.us_permille.or(like.map(|row| row.us_permille)).unwrap_or(1_000),
+            fast_permille: one.fast_permille.or(like.map(|row| row.fast_permille)).unwrap_or(1_000),
         };
+        if let Some(kind) = like.and_then(|like| zeroed(&like.rates, &row.rates)) {
+            let (provider, model, tier) = (row.provider, &row.model, row.tier);
+            problems.push(format!("{provider} {model} ({tier}): its price for {kind} would become nothing"));
+        }
         match before {
             None if row.rates.input == 0 && row.rates.output == 0 => {}
             None => changes.new.push(row),
             Some(before) if same(before, &row) => changes.unchanged += 1,
-            Some(before) => {
-                if let Some(kind) = zeroed(&before.rates, &row.rates) {
-                    let (provider, model, tier) = (row.provider, &row.model, row.tier);
-                    problems.push(format!(
-                        "{provider} {model} ({tier}): its price for {kind} would become nothing"
-                    ));
-                }
-                changes.changed.push((before.clone(), row));
-            }
+            Some(before) => changes.changed.push((before.clone(), row)),
         }
     }
     let in_file = |row: &&PriceRow| {
@@ -329,6 +374,11 @@ fn zeroed(before: &Rates, after: &Rates) -> Option<&'static str> {
         ("input", before.input, after.input),
         ("output", before.output, after.output),
         ("cache reads", before.cache_read, after.cache_read),
+        ("cache writes", before.cache_write_5m, after.cache_write_5m),
+        ("long cache writes", before.cache_write_1h, after.cache_write_1h),
+        ("audio in", before.audio_input, after.audio_input),
+        ("audio out", before.audio_output, after.audio_output),
+        ("searches", before.web_search, after.web_search),
     ]
     .into_iter()
     .find_map(|(kind, before, after)| (before > 0 && after == 0).then_some(kind))

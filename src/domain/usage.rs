@@ -260,12 +260,21 @@ pub fn estimate(body_bytes: usize, max_output: Option<u64>) -> TokenUsage {
 }
 
 /// The most that a request is likely to use: what credits and budgets must have left for it. Asked for
-/// no number, a model is taken to write 4,096 tokens, or as many as it can if those are fewer.
+/// no number, a model is taken to write 4,096 tokens, or as many as it can if those are fewer;
+/// as often as answers are asked for.
 #[must_use]
-pub fn ceiling(body_bytes: usize, max_output: Option<u64>, model_limit: Option<u64>) -> TokenUsage {
+pub fn ceiling(
+    body_bytes: usize,
+    max_output: Option<u64>,
+    model_limit: Option<u64>,
+    answers: u64,
+) -> TokenUsage {
     TokenUsage {
         input: (body_bytes as u64).div_ceil(4),
-        output: max_output.unwrap_or(4_096).min(model_limit.unwrap_or(u64::MAX)),
+        output: max_output
+            .unwrap_or(4_096)
+            .min(model_limit.unwrap_or(u64::MAX))
+            .saturating_mul(answers.max(1)),
         ..TokenUsage::default()
     }
 }

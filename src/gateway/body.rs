@@ -23,6 +23,8 @@ const IDLE: Duration = Duration::from_mins(1);
 pub struct Envelope {
     pub model: Option<String>,
     pub max_tokens: Option<u64>,
+    /// How many answers are asked for at once.
+    pub answers: u64,
 }
 
 /// Reads a body.
@@ -81,6 +83,9 @@ pub fn envelope(endpoint: &Endpoint, body: &[u8]) -> Result<Envelope, GatewayErr
         max_completion_tokens: Option<u64>,
         #[serde(default)]
         max_output_tokens: Option<u64>,
+        /// Answers asked for at once.
+        #[serde(default)]
+        n: Option<u64>,
         #[serde(default, rename = "generationConfig", alias = "generation_config")]
         generation: Option<Generation>,
     }
@@ -89,6 +94,8 @@ pub fn envelope(endpoint: &Endpoint, body: &[u8]) -> Result<Envelope, GatewayErr
     struct Generation {
         #[serde(rename = "maxOutputTokens", alias = "max_output_tokens")]
         max_output_tokens: Option<u64>,
+        #[serde(rename = "candidateCount", alias = "candidate_count")]
+        candidate_count: Option<u64>,
     }
     if !endpoint.has_body() {
         return Ok(Envelope::default());
@@ -111,10 +118,20 @@ pub fn envelope(endpoint: &Endpoint, body: &[u8]) -> Result<Envelope, GatewayErr
     if model.as_ref().is_some_and(|model| !readable(model)) {
         return Err(GatewayError::invalid("model takes 1 to 256 printable characters without spaces."));
     }
-    let generated = fields.generation.and_then(|generation| generation.max_output_tokens);
-    let max_tokens =
-        fields.max_completion_tokens.or(fields.max_output_tokens).or(fields.max_tokens).or(generated);
-    Ok(Envelope { model: model.map(Cow::into_owned), max_tokens })
+    let generation = fields.generation.unwrap_or_default();
+    // Which one counts is the provider's business: the largest is the most that it can be.
+    let limits = [
+        fields.max_completion_tokens,
+        fields.max_output_tokens,
+        fields.max_tokens,
+        generation.max_output_tokens,
+    ];
+    let answers = fields.n.max(generation.candidate_count).unwrap_or(1).max(1);
+    Ok(Envelope {
+        model: model.map(Cow::into_owned),
+        max_tokens: limits.into_iter().flatten().max(),
+        answers,
+    })
 }
 
 fn some<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'a, str>>, D::Error> {
@@ -159,8 +176,10 @@ mod tests {
         let envelope = |body: &[u8]| super::envelope(&Endpoint::Messages, body);
         let read =
             envelope(br#"{"messages":[{"model":"x"}],"model":"claude-\u0061","max_tokens":5}"#).unwrap();
-        assert_eq!(read, Envelope { model: Some("claude-a".into()), max_tokens: Some(5) });
-        assert_eq!(envelope(b" {}").unwrap(), Envelope::default());
+        assert_eq!(read, Envelope { model: Some("claude-a".into()), max_tokens: Some(5), answers: 1 });
+        assert_eq!(envelope(b" {}").unwrap(), Envelope { answers: 1, ..Envelope::default() });
+        let several = envelope(br#"{"model":"m","n":16,"max_tokens":5,"max_completion_tokens":9}"#).unwrap();
+        assert_eq!((several.max_tokens, several.answers), (Some(9), 16));
         for bad in [
             &b""[..],
             b"[]",

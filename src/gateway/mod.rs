@@ -281,7 +281,8 @@ async fn serve(
         ..row
     };
     let row = if endpoint.is_metered() {
-        let ceiling = ceiling(bytes.len(), envelope.max_tokens, output_limit(&row.model_asked));
+        let ceiling =
+            ceiling(bytes.len(), envelope.max_tokens, output_limit(&row.model_asked), envelope.answers);
         UsageRow { held: hold_for(&standing, &chosen, &row, &ceiling)?, ..row }
     } else {
         row
@@ -359,7 +360,9 @@ fn hold_for(
         None if wants_a_price => {
             Err(GatewayError::unpriced(model, if prepaid { "credits" } else { "a budget" }))
         }
-        Some(rated) if holds => Ok(rated.cost),
+        // Something at least: of a budget that is used up nothing is left for what costs nothing known.
+        Some(rated) if holds => Ok(rated.cost.max(Nanos(1))),
+        None if holds => Ok(Nanos(1)),
         _ => Ok(Nanos::ZERO),
     }
 }

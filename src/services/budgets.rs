@@ -14,7 +14,7 @@ use crate::domain::ids::{BudgetId, KeyId};
 use crate::domain::money::Nanos;
 use crate::domain::notice::{self, Notice};
 use crate::storage::budgets::Watched;
-use crate::storage::{Tx, budgets, changes, credits, keys, notifications, tenants};
+use crate::storage::{budgets, changes, credits, keys, notifications, tenants};
 
 /// A budget as it was typed.
 #[derive(Clone, Debug, Default)]
@@ -130,6 +130,7 @@ impl Services {
             spent: Nanos::ZERO,
             held: Nanos::ZERO,
             period,
+            refused_at: None,
         };
         changes::bump(&mut tx, scope.owner(), now).await?;
         let next_end = period.next(&zone).end;
@@ -187,50 +188,56 @@ impl Services {
     pub async fn true_up_money(&self) -> Result<(), ServiceError> {
         let mut tx = self.db.read().await?;
         let all = budgets::all(&mut tx).await?;
-        let any_credits = credits::any_held(&mut tx).await?;
+        let stray = credits::with_stray_holds(&mut tx).await?;
         tx.rollback().await?;
-        for mut watched in all {
+        for watched in all {
+            self.look_after(watched).await?;
+        }
+        for tenant in stray {
             let mut tx = self.db.write().await?;
-            let Some(record) = tenants::find(&mut tx, watched.tenant).await? else { continue };
-            let zone = zone_of(&record.tenant);
-            let began = watched.budget.period;
-            watched.budget.period = Period::month(self.clock.now(), &zone);
-            let next_end = watched.budget.period.next(&zone).end;
-            watched.budget.spent =
-                budgets::true_up(&mut tx, watched.tenant, &watched.budget, next_end).await?;
-            // What was told belongs to the month that it was told in.
-            let told = if began == watched.budget.period { watched.warned } else { 0 };
-            self.tell_of_budget(&mut tx, &watched, told).await?;
+            credits::true_up_holds(&mut tx, tenant).await?;
             tx.commit().await?;
         }
         self.tell_of_credits().await?;
-        if any_credits {
-            let mut tx = self.db.write().await?;
-            credits::true_up_holds(&mut tx).await?;
-            tx.commit().await?;
-        }
         Ok(())
     }
 }
 
 impl Services {
-    async fn tell_of_budget(&self, tx: &mut Tx, watched: &Watched, told: u8) -> Result<(), ServiceError> {
-        let key = match watched.budget.key {
-            Some(id) => match keys::find_by_id(tx, id).await? {
+    /// Counts one budget, and tells what there is to tell of it. Writes only what is another now.
+    async fn look_after(&self, mut watched: Watched) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        let mut tx = self.db.read().await?;
+        let Some(record) = tenants::find(&mut tx, watched.tenant).await? else { return Ok(()) };
+        let zone = zone_of(&record.tenant);
+        let (before, period) = (watched.budget.clone(), Period::month(now, &zone));
+        let counted = budgets::count(&mut tx, watched.tenant, before.key, period).await?;
+        let key = match before.key {
+            Some(id) => match keys::find_by_id(&mut tx, id).await? {
                 Some(found) => Some(found.key.name.to_string()),
                 None => return Ok(()),
             },
             None => None,
         };
-        let news = notice::of_budget(&watched.budget, key.as_deref(), told, self.clock.now());
-        let percent = news.as_ref().map_or(told, |(percent, _)| *percent);
-        if percent == watched.warned
-            || !budgets::set_warned(tx, watched.budget.id, watched.warned, percent).await?
-        {
-            return Ok(());
+        tx.rollback().await?;
+        watched.budget.period = period;
+        let same_month = before.period == period;
+        if !same_month {
+            (watched.warned, watched.budget.refused_at) = (0, None);
         }
-        if let Some((_, news)) = news {
-            notifications::insert(tx, watched.tenant, &news).await?;
+        if !same_month || counted != (before.spent, before.held) {
+            let mut tx = self.db.write().await?;
+            let next_end = period.next(&zone).end;
+            watched.budget.spent =
+                budgets::true_up(&mut tx, watched.tenant, &watched.budget, next_end).await?;
+            tx.commit().await?;
+        }
+        let news = notice::of_budget(&watched.budget, key.as_deref(), watched.warned, now);
+        let Some((percent, news)) = news else { return Ok(()) };
+        let mut tx = self.db.write().await?;
+        if budgets::set_warned(&mut tx, watched.budget.id, watched.warned, percent).await? {
+            notifications::insert(&mut tx, watched.tenant, &news).await?;
+            tx.commit().await?;
         }
         Ok(())
     }

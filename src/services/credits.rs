@@ -7,6 +7,7 @@ use crate::access::scope::Scope;
 use crate::domain::account::Tenant;
 use crate::domain::audit::AuditAction;
 use crate::domain::billing::{Credits, EntryKind, Funding, LedgerEntry};
+use crate::domain::clock::Moment;
 use crate::domain::ids::Owner;
 use crate::domain::money::Nanos;
 use crate::storage::credits::{self, NewEntry};
@@ -112,6 +113,20 @@ impl Services {
         tx.commit().await?;
         self.directory.forget(owner);
         Ok(())
+    }
+
+    /// How a tenant's managed use was paid and since when, newest first.
+    ///
+    /// # Errors
+    /// `Denied` to all but super admins.
+    pub async fn funding_history(
+        &self,
+        actor: &Actor,
+        tenant: &Tenant,
+    ) -> Result<Vec<(Funding, Moment)>, ServiceError> {
+        self.permit(actor, Action::SeePlatform, None)?;
+        let mut tx = self.db.read().await?;
+        Ok(tenants::funding_changes(&mut tx, &Scope::of_system(Owner::Tenant(tenant.id))).await?)
     }
 
     /// Grants credits, or corrects a balance in either direction by an entry of its own. Gives the

@@ -5,18 +5,20 @@ use super::{Problems, ServiceError, Services, meter};
 use crate::access::actor::Actor;
 use crate::access::policy::Action;
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
-use crate::domain::clock::{DAY, Moment};
+use crate::domain::clock::{DAY, MINUTE, Moment};
 use crate::domain::ids::{Owner, PriceId};
 use crate::domain::money::Nanos;
 use crate::domain::price::{PriceBook, PriceRow, Rates};
 use crate::domain::price_map::{self, Changes, MapError};
 use crate::domain::provider_key::Provider;
-use crate::domain::usage::{ServiceTier, UsageRow};
+use crate::domain::usage::{ServiceTier, TokenUsage, UsageRow, bucket_of};
 use crate::storage::adjustments::{self, Adjustment};
 use crate::storage::{StorageError, audit, changes, prices, usage};
 
 /// How far back models without a price are looked for.
 const UNPRICED_FOR: i64 = 90 * DAY;
+/// How long after a change of the platform unpriced requests are looked at again.
+const RATED_AGAIN_FOR: i64 = 30 * MINUTE;
 /// Rows that are rated in one transaction.
 const BATCH: i64 = 200;
 
@@ -27,7 +29,7 @@ pub struct TypedPrice {
     pub model: String,
     pub input: String,
     pub output: String,
-    /// Empty for the price of input.
+    /// Empty for what holds now, or for the price of input.
     pub cache_read: String,
     pub cache_write: String,
     /// A date; empty for now.
@@ -86,8 +88,8 @@ impl Services {
         Ok(written)
     }
 
-    /// Sets one model's price from a day on, in every size and in the standard tier, and rates what
-    /// ran without one since. Gives how many requests were rated.
+    /// Sets one model's price from a day on, for prompts of the first size in the standard tier, and rates
+    /// what ran without one since. What is not typed stays as it is. Gives how many requests were rated.
     ///
     /// # Errors
     /// `Denied` to all but super admins, `Invalid` with the reason at its field.
@@ -114,8 +116,13 @@ impl Services {
         };
         let input = rate("input", &typed.input, None);
         let output = rate("output", &typed.output, None);
-        let cache_read = rate("cache_read", &typed.cache_read, input.or(Some(0)));
-        let cache_write = rate("cache_write", &typed.cache_write, input.or(Some(0)));
+        let platform = self.directory.platform().await?;
+        let tier = ServiceTier::Standard;
+        let before =
+            provider.and_then(|provider| platform.prices.find(provider, model, tier, 0, self.clock.now()));
+        let kept = |of: fn(&Rates) -> i64| before.map(|row| of(&row.rates)).or(input).or(Some(0));
+        let cache_read = rate("cache_read", &typed.cache_read, kept(|rates| rates.cache_read));
+        let cache_write = rate("cache_write", &typed.cache_write, kept(|rates| rates.cache_write_5m));
         if input == Some(0) && output == Some(0) {
             problems.add(
                 "input",
@@ -155,14 +162,14 @@ impl Services {
                 input,
                 cache_read,
                 cache_write_5m: cache_write,
-                cache_write_1h: cache_write,
+                cache_write_1h: before.map_or(cache_write, |row| row.rates.cache_write_1h),
                 output,
-                web_search: 0,
-                audio_input: input,
-                audio_output: output,
+                web_search: before.map_or(0, |row| row.rates.web_search),
+                audio_input: before.map_or(input, |row| row.rates.audio_input),
+                audio_output: before.map_or(output, |row| row.rates.audio_output),
             },
-            us_permille: 1_000,
-            fast_permille: 1_000,
+            us_permille: before.map_or(1_000, |row| row.us_permille),
+            fast_permille: before.map_or(1_000, |row| row.fast_permille),
         };
         let mut tx = self.db.write().await?;
         if !prices::insert(&mut tx, &row).await? {
@@ -189,11 +196,14 @@ impl Services {
         let mut rated = 0;
         let mut after = None;
         loop {
-            let mut tx = self.db.write().await?;
+            let mut tx = self.db.read().await?;
             let rows = usage::unpriced(&mut tx, after, BATCH).await?;
+            tx.rollback().await?;
             let Some(last) = rows.last() else { return Ok(rated) };
             after = Some((last.tenant_id, last.started_at, last.id));
-            for row in &rows {
+            let mut found: Vec<(UsageRow, Adjustment)> = Vec::new();
+            // What was settled without its numbers has none to rate.
+            for row in rows.into_iter().filter(|row| row.tokens != TokenUsage::default()) {
                 let new = meter::rate(UsageRow { unpriced: false, ..row.clone() }, &platform.prices);
                 let (Some(price), false) = (new.price_id, new.unpriced) else { continue };
                 let adjustment = Adjustment {
@@ -202,10 +212,46 @@ impl Services {
                     cost: Nanos(new.cost.0 - row.cost.0),
                     billed: Nanos(new.billed.0 - row.billed.0),
                 };
-                rated += usize::from(adjustments::append(&mut tx, row, &adjustment).await?);
+                found.push((row, adjustment));
+            }
+            if found.is_empty() {
+                continue;
+            }
+            // In the order in which the meter takes rollups.
+            found.sort_by(|(a, _), (b, _)| {
+                let key = |row: &UsageRow| {
+                    (
+                        row.tenant_id,
+                        bucket_of(row.started_at),
+                        row.feature.clone(),
+                        row.model().to_owned(),
+                        row.key_id,
+                    )
+                };
+                key(a).cmp(&key(b))
+            });
+            let mut tx = self.db.meter().await?;
+            for (row, adjustment) in &found {
+                rated += usize::from(adjustments::append(&mut tx, row, adjustment).await?);
             }
             tx.commit().await?;
         }
+    }
+
+    /// Rates again what may have been missed: requests that were under way when a price was set, or a
+    /// rating that broke off. Only after prices have changed, and once more a while later.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn rate_again(&self) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        let mut tx = self.db.read().await?;
+        let changed = changes::changed(&mut tx, now.minus(RATED_AGAIN_FOR)).await?;
+        tx.rollback().await?;
+        if changed.iter().any(|(owner, _)| *owner == Owner::Platform) {
+            self.rate_unpriced().await?;
+        }
+        Ok(())
     }
 
     /// Every price, by provider and model, those that hold now and those that did.

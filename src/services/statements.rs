@@ -19,8 +19,9 @@ use crate::storage::{Tx, plans, statements, tenants};
 
 /// How long after its end a month is closed: settlements of its last moments have arrived by then.
 const GRACE: i64 = 5 * MINUTE;
-/// How far back months are closed that nobody closed, as after a first start.
-const OLDEST: i64 = 400 * DAY;
+/// How far back a month may have ended that is closed where none was closed before: the last one, also
+/// after the first start of a version that has statements.
+const OLDEST: i64 = 32 * DAY;
 
 /// A plan's price as a super admin typed it.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +38,7 @@ fn month_name(period: Period, zone: &jiff::tz::TimeZone) -> String {
 }
 
 impl Services {
-    /// The running month as it stands, and the closed ones, newest first.
+    /// Months that are not closed, as they stand, and the closed ones, newest first.
     ///
     /// # Errors
     /// `Denied` to whoever may not see the tenant's usage.
@@ -46,13 +47,42 @@ impl Services {
         actor: &Actor,
         scope: &Scope,
         tenant: &Tenant,
-    ) -> Result<(Statement, Vec<Statement>), ServiceError> {
+    ) -> Result<(Vec<Statement>, Vec<Statement>), ServiceError> {
         let about = About { tenant: tenant.id, key_changers: tenant.key_changers };
         self.permit(actor, Action::SeeUsage, Some(about))?;
-        let period = Period::month(self.clock.now(), &zone_of(tenant));
+        let now = self.clock.now();
+        let zone = zone_of(tenant);
         let mut tx = self.db.read().await?;
-        let running = draft(&mut tx, scope, tenant, period).await?;
-        Ok((running, statements::list(&mut tx, scope).await?))
+        let closed = statements::list(&mut tx, scope).await?;
+        let running = Period::month(now, &zone);
+        let mut open = vec![running];
+        // The month before is open until it is closed.
+        let before = Period::month(running.start.minus(1), &zone);
+        if closed.iter().all(|one| one.month != month_name(before, &zone)) && before.end > tenant.created_at {
+            open.push(before);
+        }
+        let mut drafts = Vec::with_capacity(open.len());
+        for period in open {
+            drafts.push(draft(&mut tx, scope, tenant, period).await?);
+        }
+        Ok((drafts, closed))
+    }
+
+    /// A month that is closed.
+    ///
+    /// # Errors
+    /// `Denied` to whoever may not see the tenant's usage.
+    pub async fn closed_statement(
+        &self,
+        actor: &Actor,
+        scope: &Scope,
+        tenant: &Tenant,
+        month: &str,
+    ) -> Result<Option<Statement>, ServiceError> {
+        let about = About { tenant: tenant.id, key_changers: tenant.key_changers };
+        self.permit(actor, Action::SeeUsage, Some(about))?;
+        let mut tx = self.db.read().await?;
+        Ok(statements::list(&mut tx, scope).await?.into_iter().find(|one| one.month == month))
     }
 
     /// Closes every month that is over and of which nothing is pending. A closed month never changes.
@@ -70,9 +100,12 @@ impl Services {
             let tenant = &record.tenant;
             let zone = zone_of(tenant);
             let before = last.get(&tenant.id);
-            let mut period = Period::month(tenant.created_at.max(now.minus(OLDEST)), &zone);
+            let mut period = Period::month(tenant.created_at, &zone);
             while period.end.plus(GRACE) <= now {
-                let known = before.is_some_and(|before| month_name(period, &zone) <= *before);
+                let known = match before {
+                    Some(before) => month_name(period, &zone) <= *before,
+                    None => period.end < now.minus(OLDEST),
+                };
                 if !known && !self.close_month(tenant, period).await? {
                     // Its turn comes when what is pending is settled; later months wait for it.
                     break;
@@ -86,11 +119,14 @@ impl Services {
 
     async fn close_month(&self, tenant: &Tenant, period: Period) -> Result<bool, ServiceError> {
         let scope = Scope::of_system(Owner::Tenant(tenant.id));
-        let mut tx = self.db.write().await?;
+        // Nothing begins in a month that is over: what is settled now stays as it is.
+        let mut tx = self.db.read().await?;
         if statements::is_pending(&mut tx, tenant.id, period).await? {
             return Ok(false);
         }
         let draft = draft(&mut tx, &scope, tenant, period).await?;
+        tx.rollback().await?;
+        let mut tx = self.db.write().await?;
         statements::close(&mut tx, tenant.id, &draft, self.clock.now()).await?;
         tx.commit().await?;
         Ok(true)
@@ -105,7 +141,7 @@ impl Services {
         let mut tx = self.db.read().await?;
         let mut all = Vec::new();
         for plan in plans::list(&mut tx).await? {
-            let terms = statements::terms(&mut tx, plan.id).await?;
+            let terms = statements::terms(&mut tx, plan.id, self.clock.now()).await?;
             all.push((plan, terms));
         }
         Ok(all)
@@ -151,8 +187,9 @@ impl Services {
         let mut tx = self.db.write().await?;
         let found = plans::list(&mut tx).await?.into_iter().find(|known| known.slug == plan);
         let found = found.ok_or(ServiceError::NotFound)?;
-        let before = statements::terms(&mut tx, found.id).await?;
-        statements::set_terms(&mut tx, found.id, &terms).await?;
+        let now = self.clock.now();
+        let before = statements::terms(&mut tx, found.id, now).await?;
+        statements::set_terms(&mut tx, found.id, &terms, now).await?;
         let told = |terms: &PlanTerms| {
             serde_json::json!({
                 "subscription": terms.subscription.exact(), "endpoints_included": terms.endpoints_included,

@@ -21,8 +21,9 @@ use crate::storage::adjustments::{self, Adjustment};
 use crate::storage::usage_report::{self, Grouped, Grouping, Totals};
 use crate::storage::{statements, usage};
 
-/// Groups that are read at most; pages show fewer.
+/// Groups that are read at most for a page, which shows fewer; downloads and the API have more.
 pub const MOST_GROUPS: i64 = 10_000;
+const ALL_GROUPS: i64 = 1_000_000;
 /// The longest range, in days.
 pub const LONGEST: i32 = 366;
 
@@ -124,13 +125,15 @@ impl Services {
         scope: &Scope,
         tenant: &Tenant,
         query: &UsageQuery,
+        for_download: bool,
     ) -> Result<UsageReport, ServiceError> {
         self.permit_usage(actor, tenant)?;
+        let most = if for_download { ALL_GROUPS } else { MOST_GROUPS };
         let grouping = Grouping { by: query.by, then: query.then, filters: &query.filters };
         let range = query.days.range(&zone_of(tenant));
         let mut tx = self.db.read().await?;
-        let found = usage_report::by_group(&mut tx, scope, &grouping, range, MOST_GROUPS).await?;
-        let cut = i64::try_from(found.len()).unwrap_or(i64::MAX) >= MOST_GROUPS;
+        let found = usage_report::by_group(&mut tx, scope, &grouping, range, most).await?;
+        let cut = i64::try_from(found.len()).unwrap_or(i64::MAX) >= most;
         let lines = lines(found);
         let totals = lines.iter().fold(Totals::default(), |sum, line| sum.plus(&line.sum()));
         Ok(UsageReport { lines, totals, cut })
@@ -152,7 +155,7 @@ impl Services {
         let mut tx = self.db.read().await?;
         let range = days.range(&zone_of(tenant));
         let found = usage_report::by_group(&mut tx, scope, &grouping, range, MOST_GROUPS).await?;
-        let terms = statements::terms(&mut tx, tenant.plan_id).await?;
+        let terms = statements::terms(&mut tx, tenant.plan_id, self.clock.now()).await?;
         Ok(lines(found)
             .into_iter()
             .map(|line| {
@@ -252,7 +255,7 @@ impl Services {
         let grouping = Grouping { by, then: None, filters: &[] };
         let mut tx = self.db.read().await?;
         let scope = Scope::of_token(tenant);
-        let found = usage_report::by_group(&mut tx, &scope, &grouping, range, MOST_GROUPS).await?;
+        let found = usage_report::by_group(&mut tx, &scope, &grouping, range, ALL_GROUPS).await?;
         Ok((range, lines(found)))
     }
 }

@@ -11,7 +11,7 @@ use crate::domain::money::Nanos;
 
 const COLUMNS: &str =
     "id, tenant_id, key_id, amount, on_reach, warn_at, priced_only, period_start, period_end,
-    spent, held, warned";
+    spent, held, warned, refused_at";
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -27,6 +27,7 @@ struct Row {
     spent: i64,
     held: i64,
     warned: i64,
+    refused_at: Option<i64>,
 }
 
 /// A budget with whose it is, and the highest percentage that was told in its period.
@@ -54,6 +55,7 @@ impl TryFrom<Row> for Watched {
                 spent: Nanos(row.spent),
                 held: Nanos(row.held),
                 period: Period { start: Moment(row.period_start), end: Moment(row.period_end) },
+                refused_at: row.refused_at.map(Moment),
             },
             warned: u8::try_from(row.warned).unwrap_or(u8::MAX),
         })
@@ -95,7 +97,7 @@ pub async fn put(
                              period_end, next_end, spent, held, warned)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 0, 0, 0)
          ON CONFLICT {target} DO UPDATE SET amount = excluded.amount, on_reach = excluded.on_reach,
-            warn_at = excluded.warn_at, priced_only = excluded.priced_only, warned = 0
+            warn_at = excluded.warn_at, priced_only = excluded.priced_only, warned = 0, refused_at = NULL
          RETURNING id"
     );
     let warn_at = serde_json::to_string(&budget.warn_at).unwrap_or_default();
@@ -127,27 +129,41 @@ pub async fn delete(tx: &mut Tx, scope: &Scope, key: Option<KeyId>) -> Result<bo
     Ok(gone > 0)
 }
 
-/// Counts a budget anew from what is recorded: what was spent in a period, and what pending rows hold.
-/// Gives what was spent. The row is locked first, so that no settlement is missed or counted twice.
-pub async fn true_up(
+/// What is recorded of a budget: what was spent in a period, and what pending rows hold.
+pub async fn count(
     tx: &mut Tx,
     tenant: TenantId,
-    budget: &Budget,
-    next_end: Moment,
-) -> Result<Nanos, StorageError> {
-    let (tenant, period) = (tenant.0, budget.period);
-    let sql = "UPDATE budget SET period_start = $1, period_end = $2, next_end = $3 WHERE id = $4";
-    execute!(tx, sql, period.start.0, period.end.0, next_end.0, budget.id.0)?;
-    let key = budget.key.map(|key| key.0);
+    key: Option<KeyId>,
+    period: Period,
+) -> Result<(Nanos, Nanos), StorageError> {
+    let (tenant, key) = (tenant.0, key.map(|key| key.0));
     let sql = "SELECT CAST(COALESCE(SUM(cost), 0) AS BIGINT) FROM usage_rollup
                WHERE tenant_id = $1 AND bucket >= $2 AND bucket < $3 AND (key_id = $4 OR $5 IS NULL)";
     let (spent,): (i64,) = fetch_one!(tx, (i64,), sql, tenant, period.start.0, period.end.0, key, key)?;
     let sql = "SELECT CAST(COALESCE(SUM(held), 0) AS BIGINT) FROM usage
                WHERE state = 'pending' AND tenant_id = $1 AND (key_id = $2 OR $3 IS NULL)";
     let (held,): (i64,) = fetch_one!(tx, (i64,), sql, tenant, key, key)?;
+    Ok((Nanos(spent), Nanos(held)))
+}
+
+/// Counts a budget anew from what is recorded, in its period, and gives what was spent. The row is
+/// locked first, so that no settlement is missed or counted twice.
+pub async fn true_up(
+    tx: &mut Tx,
+    tenant: TenantId,
+    budget: &Budget,
+    next_end: Moment,
+) -> Result<Nanos, StorageError> {
+    let (period, id) = (budget.period, budget.id.0);
+    // What was told and refused belongs to the period that it was in.
+    let sql = "UPDATE budget SET warned = CASE WHEN period_start = $1 THEN warned ELSE 0 END,
+                      refused_at = CASE WHEN period_start = $1 THEN refused_at END,
+                      period_start = $1, period_end = $2, next_end = $3 WHERE id = $4";
+    execute!(tx, sql, period.start.0, period.end.0, next_end.0, id)?;
+    let (spent, held) = count(tx, tenant, budget.key, period).await?;
     let sql = "UPDATE budget SET spent = $1, held = $2 WHERE id = $3";
-    execute!(tx, sql, spent, held, budget.id.0)?;
-    Ok(Nanos(spent))
+    execute!(tx, sql, spent.0, held.0, id)?;
+    Ok(spent)
 }
 
 /// Notes the percentage that people were told of; false if another process was first.

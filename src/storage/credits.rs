@@ -23,12 +23,13 @@ pub struct NewEntry<'a> {
 
 /// The tenant's account; all zero where there is none yet.
 pub async fn find(tx: &mut Tx, tenant: TenantId) -> Result<Credits, StorageError> {
-    let sql = "SELECT balance, held, notify_below FROM credit_account WHERE tenant_id = $1";
-    let found = fetch_optional!(tx, (i64, i64, i64), sql, tenant.0)?;
-    Ok(found.map_or_else(Credits::default, |(balance, held, notify_below)| Credits {
+    let sql = "SELECT balance, held, notify_below, refused_at FROM credit_account WHERE tenant_id = $1";
+    let found = fetch_optional!(tx, (i64, i64, i64, Option<i64>), sql, tenant.0)?;
+    Ok(found.map_or_else(Credits::default, |(balance, held, notify_below, refused_at)| Credits {
         balance: Nanos(balance),
         held: Nanos(held),
         notify_below: Nanos(notify_below),
+        refused_at: refused_at.map(Moment),
     }))
 }
 
@@ -43,9 +44,11 @@ pub async fn open(tx: &mut Tx, tenant: TenantId) -> Result<(), StorageError> {
 /// Enters a line and gives the balance after it; the account stays locked until the commit.
 pub async fn enter(tx: &mut Tx, tenant: TenantId, entry: &NewEntry<'_>) -> Result<Nanos, StorageError> {
     open(tx, tenant).await?;
-    let sql = "UPDATE credit_account SET balance = balance + $1, last_seq = last_seq + 1
-               WHERE tenant_id = $2 RETURNING balance, last_seq";
-    let (balance, seq) = fetch_one!(tx, (i64, i64), sql, entry.amount.0, tenant.0)?;
+    let sql = "UPDATE credit_account SET balance = balance + $1, last_seq = last_seq + 1,
+                      refused_at = CASE WHEN $2 THEN NULL ELSE refused_at END
+               WHERE tenant_id = $3 RETURNING balance, last_seq";
+    let grows = entry.amount > Nanos::ZERO;
+    let (balance, seq) = fetch_one!(tx, (i64, i64), sql, entry.amount.0, grows, tenant.0)?;
     insert(tx, tenant, seq, 0, entry).await?;
     Ok(Nanos(balance))
 }
@@ -127,35 +130,38 @@ pub async fn unbalanced(tx: &mut Tx) -> Result<Vec<TenantId>, StorageError> {
     Ok(rows.into_iter().map(|(id,)| TenantId(id)).collect())
 }
 
-/// Counts what every account holds anew from the rows that are pending. Accounts are locked first, so
-/// that no hold is missed.
-pub async fn true_up_holds(tx: &mut Tx) -> Result<(), StorageError> {
-    if matches!(tx, Tx::Postgres(_)) {
-        fetch_all!(tx, (Uuid,), "SELECT tenant_id FROM credit_account ORDER BY tenant_id FOR UPDATE")?;
-    }
-    let sql = "UPDATE credit_account SET held = (SELECT CAST(COALESCE(SUM(u.held), 0) AS BIGINT) FROM usage u
-                   WHERE u.state = 'pending' AND u.tenant_id = credit_account.tenant_id
-                     AND u.mode = 'managed' AND u.funding = 'credits')";
-    execute!(tx, sql)?;
+/// Accounts whose holds are not those of the rows that are pending.
+pub async fn with_stray_holds(tx: &mut Tx) -> Result<Vec<TenantId>, StorageError> {
+    let sql =
+        format!("SELECT a.tenant_id FROM credit_account a WHERE a.held <> {PENDING} ORDER BY a.tenant_id");
+    let rows = fetch_all!(tx, (Uuid,), sqlx::AssertSqlSafe(sql))?;
+    Ok(rows.into_iter().map(|(id,)| TenantId(id)).collect())
+}
+
+/// Counts what an account holds anew. It is locked first, so that no hold is missed.
+pub async fn true_up_holds(tx: &mut Tx, tenant: TenantId) -> Result<(), StorageError> {
+    execute!(tx, "UPDATE credit_account SET held = held WHERE tenant_id = $1", tenant.0)?;
+    let sql = format!("UPDATE credit_account AS a SET held = {PENDING} WHERE tenant_id = $1");
+    execute!(tx, sqlx::AssertSqlSafe(sql), tenant.0)?;
     Ok(())
 }
 
-/// Whether any account holds anything.
-pub async fn any_held(tx: &mut Tx) -> Result<bool, StorageError> {
-    Ok(fetch_optional!(tx, (Uuid,), "SELECT tenant_id FROM credit_account WHERE held <> 0 LIMIT 1")?
-        .is_some())
-}
+/// What the account `a` should hold.
+const PENDING: &str = "(SELECT CAST(COALESCE(SUM(u.held), 0) AS BIGINT) FROM usage u
+    WHERE u.state = 'pending' AND u.tenant_id = a.tenant_id AND u.mode = 'managed' AND u.funding = 'credits')";
 
 /// Every account with what was told of it last, for the job that tells.
 pub async fn told(tx: &mut Tx) -> Result<Vec<(TenantId, Credits, String)>, StorageError> {
-    let sql = "SELECT a.tenant_id, a.balance, a.held, a.notify_below, a.told FROM credit_account a
+    let sql =
+        "SELECT a.tenant_id, a.balance, a.held, a.notify_below, a.refused_at, a.told FROM credit_account a
                JOIN tenant t ON t.id = a.tenant_id WHERE t.funding = 'credits' ORDER BY a.tenant_id";
-    let rows = fetch_all!(tx, (Uuid, i64, i64, i64, String), sql)?;
+    let rows = fetch_all!(tx, (Uuid, i64, i64, i64, Option<i64>, String), sql)?;
     Ok(rows
         .into_iter()
-        .map(|(tenant, balance, held, notify_below, told)| {
+        .map(|(tenant, balance, held, notify_below, refused_at, told)| {
             let (balance, held, notify_below) = (Nanos(balance), Nanos(held), Nanos(notify_below));
-            (TenantId(tenant), Credits { balance, held, notify_below }, told)
+            let refused_at = refused_at.map(Moment);
+            (TenantId(tenant), Credits { balance, held, notify_below, refused_at }, told)
         })
         .collect())
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::credits::{self, NewEntry};
 use super::{Database, StorageError, Tx, execute, on_backend, usage};
 use crate::domain::billing::{EntryKind, Shortage};
-use crate::domain::clock::Moment;
+use crate::domain::clock::{MINUTE, Moment};
 use crate::domain::ids::{KeyId, TenantId};
 use crate::domain::money::Nanos;
 use crate::domain::usage::{UsageRow, UsageState};
@@ -59,7 +59,9 @@ pub async fn record<R: Borrow<UsageRow> + Sync>(
         shortages.push(shortage);
     }
     if rows.is_empty() {
-        tx.rollback().await?;
+        // Nothing to write but perhaps that something was refused.
+        purses.write(&mut tx).await?;
+        tx.commit().await?;
         return Ok(shortages);
     }
     tx = match (tx, purses.only_change()) {
@@ -79,9 +81,9 @@ pub async fn record<R: Borrow<UsageRow> + Sync>(
 /// For a batch about one tenant, as those of a hot one are: everything in one turn between threads.
 const BEGIN_AND_READ: &str = "BEGIN IMMEDIATE;
     SELECT 0 AS kind, tenant_id, tenant_id AS id, NULL AS key_id, balance AS amount, 0 AS spent, held, last_seq,
-           0 AS period_start, 0 AS period_end, 0 AS next_end FROM credit_account WHERE tenant_id = ?
+           0 AS period_start, 0 AS period_end, 0 AS next_end, refused_at FROM credit_account WHERE tenant_id = ?
     UNION ALL
-    SELECT 1, tenant_id, id, key_id, amount, spent, held, 0, period_start, period_end, next_end
+    SELECT 1, tenant_id, id, key_id, amount, spent, held, 0, period_start, period_end, next_end, refused_at
     FROM budget WHERE on_reach = 'pause' AND tenant_id = ?";
 
 /// The tenant of all these rows, if it is one.
@@ -100,6 +102,7 @@ struct AccountRow {
     balance: i64,
     held: i64,
     last_seq: i64,
+    refused_at: Option<i64>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -113,6 +116,7 @@ struct BudgetRow {
     next_end: i64,
     spent: i64,
     held: i64,
+    refused_at: Option<i64>,
 }
 
 struct Account {
@@ -140,6 +144,7 @@ impl BudgetState {
             self.row.period_start = self.row.period_end;
             self.row.period_end = self.row.next_end;
             self.row.spent = 0;
+            self.row.refused_at = None;
             self.changed = true;
         }
     }
@@ -187,6 +192,7 @@ impl Purses {
                     balance: row.try_get("amount")?,
                     held,
                     last_seq: row.try_get("last_seq")?,
+                    refused_at: row.try_get("refused_at")?,
                 };
                 let account = Account { row, changed: false, charged: 0, requests: 0, at: Moment(0) };
                 purses.accounts.insert(tenant_id, account);
@@ -201,6 +207,7 @@ impl Purses {
                     next_end: row.try_get("next_end")?,
                     spent: row.try_get("spent")?,
                     held,
+                    refused_at: row.try_get("refused_at")?,
                 };
                 purses.budgets.push(BudgetState { row, changed: false });
             }
@@ -220,6 +227,7 @@ impl Purses {
             tenant: TenantId(account.row.tenant_id),
             balance: account.row.balance,
             held: account.row.held,
+            refused_at: account.row.refused_at,
             last_seq: account.row.last_seq + i64::from(account.charged != 0),
             charged: (account.charged != 0).then_some(charge),
         })
@@ -235,6 +243,7 @@ impl Purses {
         let account = if row.is_prepaid() {
             let account = self.accounts.get_mut(&row.tenant_id.0).ok_or(Shortage::Credits)?;
             if account.row.balance.saturating_sub(account.row.held) < hold {
+                account.changed |= note(&mut account.row.refused_at, row.started_at);
                 return Err(Shortage::Credits);
             }
             Some(account)
@@ -246,6 +255,7 @@ impl Purses {
             budget.follow(row.started_at);
             let BudgetRow { amount, spent, held, key_id, .. } = budget.row;
             if amount.saturating_sub(spent).saturating_sub(held) < hold {
+                budget.changed |= note(&mut budget.row.refused_at, row.started_at);
                 return Err(if key_id.is_some() { Shortage::KeyBudget } else { Shortage::TenantBudget });
             }
             budgets.push(budget);
@@ -289,8 +299,10 @@ impl Purses {
         for account in self.accounts.into_values().filter(|account| account.changed) {
             let tenant = TenantId(account.row.tenant_id);
             let seq = account.row.last_seq + i64::from(account.charged != 0);
-            let sql = "UPDATE credit_account SET balance = $1, held = $2, last_seq = $3 WHERE tenant_id = $4";
-            execute!(tx, sql, account.row.balance, account.row.held, seq, tenant.0)?;
+            let sql = "UPDATE credit_account SET balance = $1, held = $2, last_seq = $3, refused_at = $4
+                       WHERE tenant_id = $5";
+            let AccountRow { balance, held, refused_at, .. } = account.row;
+            execute!(tx, sql, balance, held, seq, refused_at, tenant.0)?;
             if account.charged != 0 {
                 let entry = NewEntry {
                     at: account.at,
@@ -304,12 +316,25 @@ impl Purses {
             }
         }
         for BudgetState { row, .. } in self.budgets.into_iter().filter(|budget| budget.changed) {
-            let sql =
-                "UPDATE budget SET spent = $1, held = $2, period_start = $3, period_end = $4 WHERE id = $5";
-            execute!(tx, sql, row.spent, row.held, row.period_start, row.period_end, row.id)?;
+            // What was told belongs to the month that it was told in.
+            let sql = "UPDATE budget SET spent = $1, held = $2,
+                           warned = CASE WHEN period_start = $3 THEN warned ELSE 0 END,
+                           period_start = $3, period_end = $4, refused_at = $5 WHERE id = $6";
+            let (from, to) = (row.period_start, row.period_end);
+            execute!(tx, sql, row.spent, row.held, from, to, row.refused_at, row.id)?;
         }
         Ok(())
     }
+}
+
+/// Notes that something did not fit, once a minute at most: under a storm of refusals nothing else would
+/// be written.
+fn note(refused_at: &mut Option<i64>, at: Moment) -> bool {
+    let stale = refused_at.is_none_or(|before| at.0.saturating_sub(before) >= MINUTE);
+    if stale {
+        *refused_at = Some(at.0);
+    }
+    stale
 }
 
 fn distinct(mut ids: Vec<Uuid>) -> Vec<Uuid> {
@@ -331,7 +356,7 @@ async fn accounts_of(tx: &mut Tx, tenants: &[Uuid]) -> Result<Vec<AccountRow>, S
     }
     let (list, lock) = list_and_lock(tx, tenants.len());
     let sql = format!(
-        "SELECT tenant_id, balance, held, last_seq FROM credit_account
+        "SELECT tenant_id, balance, held, last_seq, refused_at FROM credit_account
          WHERE tenant_id IN ({list}) ORDER BY tenant_id {lock}"
     );
     on_backend!(tx, conn => {
@@ -349,8 +374,8 @@ async fn budgets_of(tx: &mut Tx, tenants: &[Uuid]) -> Result<Vec<BudgetRow>, Sto
     }
     let (list, lock) = list_and_lock(tx, tenants.len());
     let sql = format!(
-        "SELECT id, tenant_id, key_id, amount, period_start, period_end, next_end, spent, held FROM budget
-         WHERE on_reach = 'pause' AND tenant_id IN ({list}) ORDER BY id {lock}"
+        "SELECT id, tenant_id, key_id, amount, period_start, period_end, next_end, spent, held, refused_at
+         FROM budget WHERE on_reach = 'pause' AND tenant_id IN ({list}) ORDER BY id {lock}"
     );
     on_backend!(tx, conn => {
         let mut query = sqlx::query_as(AssertSqlSafe(sql));

@@ -10,10 +10,11 @@ use crate::domain::ids::{PlanId, TenantId};
 use crate::domain::money::Nanos;
 use crate::domain::statement::{PlanTerms, Statement, Sums, Used};
 
-/// What a plan costs; nothing where nobody has said.
-pub async fn terms(tx: &mut Tx, plan: PlanId) -> Result<PlanTerms, StorageError> {
-    let sql = "SELECT subscription, endpoints_included, endpoint_fee, byok_permille FROM plan_terms WHERE plan_id = $1";
-    let found = fetch_optional!(tx, (i64, i64, i64, i64), sql, plan.0)?;
+/// What a plan cost at a moment; nothing where nobody had said.
+pub async fn terms(tx: &mut Tx, plan: PlanId, at: Moment) -> Result<PlanTerms, StorageError> {
+    let sql = "SELECT subscription, endpoints_included, endpoint_fee, byok_permille FROM plan_terms
+               WHERE plan_id = $1 AND valid_from <= $2 ORDER BY valid_from DESC LIMIT 1";
+    let found = fetch_optional!(tx, (i64, i64, i64, i64), sql, plan.0, at.0)?;
     Ok(found.map_or_else(
         PlanTerms::default,
         |(subscription, endpoints_included, endpoint_fee, byok_permille)| {
@@ -23,15 +24,19 @@ pub async fn terms(tx: &mut Tx, plan: PlanId) -> Result<PlanTerms, StorageError>
     ))
 }
 
-pub async fn set_terms(tx: &mut Tx, plan: PlanId, terms: &PlanTerms) -> Result<(), StorageError> {
+/// Sets what a plan costs from a moment on.
+pub async fn set_terms(
+    tx: &mut Tx,
+    plan: PlanId,
+    terms: &PlanTerms,
+    from: Moment,
+) -> Result<(), StorageError> {
     execute!(
         tx,
-        "INSERT INTO plan_terms (plan_id, subscription, endpoints_included, endpoint_fee, byok_permille)
-         VALUES ($1, $2, $3, $4, $5)
-         ON CONFLICT (plan_id) DO UPDATE SET subscription = excluded.subscription,
-            endpoints_included = excluded.endpoints_included, endpoint_fee = excluded.endpoint_fee,
-            byok_permille = excluded.byok_permille",
+        "INSERT INTO plan_terms (plan_id, valid_from, subscription, endpoints_included, endpoint_fee, byok_permille)
+         VALUES ($1, $2, $3, $4, $5, $6)",
         plan.0,
+        from.0,
         terms.subscription.0,
         terms.endpoints_included,
         terms.endpoint_fee.0,
@@ -94,7 +99,8 @@ pub async fn sums(tx: &mut Tx, scope: &Scope, plan: PlanId, period: Period) -> R
         .map(|(kind, amount)| Ok((word!(EntryKind, kind, "ledger_entry", "kind")?, Nanos(amount))))
         .collect::<Result<_, StorageError>>()?;
     Ok(Sums {
-        terms: terms(tx, plan).await?,
+        // Those in force when the month ends; a running one ends with those of today.
+        terms: terms(tx, plan, period.end.minus(1)).await?,
         used,
         endpoints,
         adjusted_byok: Nanos(adjusted_byok),

@@ -102,7 +102,28 @@ pub async fn insert(tx: &mut Tx, record: &TenantRecord) -> Result<(), StorageErr
         policy.on_limit.as_str(),
         tenant.created_at.0
     )?;
+    insert_funding_change(tx, tenant.id.0, policy.funding, tenant.created_at).await?;
     insert_mode_change(tx, tenant.id, policy.mode, tenant.created_at).await
+}
+
+async fn insert_funding_change(
+    tx: &mut Tx,
+    tenant: Uuid,
+    funding: Funding,
+    at: Moment,
+) -> Result<(), StorageError> {
+    let sql = "INSERT INTO funding_change (id, tenant_id, funding, at) VALUES ($1, $2, $3, $4)";
+    execute!(tx, sql, Uuid::now_v7(), tenant, funding.as_str(), at.0)?;
+    Ok(())
+}
+
+/// How managed use was paid and since when, newest first.
+pub async fn funding_changes(tx: &mut Tx, scope: &Scope) -> Result<Vec<(Funding, Moment)>, StorageError> {
+    let sql = "SELECT funding, at FROM funding_change WHERE tenant_id = $1 ORDER BY at DESC";
+    fetch_all!(tx, (String, i64), sql, scope.owner().as_uuid())?
+        .into_iter()
+        .map(|(funding, at)| Ok((word!(Funding, funding, "funding_change", "funding")?, Moment(at))))
+        .collect()
 }
 
 /// Changes the mode from now on, if it still is `from`; false if somebody else was first.
@@ -162,8 +183,7 @@ pub async fn set_funding(
     if execute!(tx, sql, to.as_str(), owner, from.as_str())? == 0 {
         return Ok(false);
     }
-    let sql = "INSERT INTO funding_change (id, tenant_id, funding, at) VALUES ($1, $2, $3, $4)";
-    execute!(tx, sql, Uuid::now_v7(), owner, to.as_str(), now.0)?;
+    insert_funding_change(tx, owner, to, now).await?;
     Ok(true)
 }
 

@@ -75,16 +75,17 @@ const SUMS: &str = "CAST(COALESCE(SUM(r.requests), 0) AS BIGINT) AS requests,
     CAST(COALESCE(SUM(CASE WHEN r.fallback <> '' THEN r.requests ELSE 0 END), 0) AS BIGINT) AS fallbacks";
 
 /// Rows in the shape of rollups, for what rollups do not know: sessions and prompts.
-const ROWS: &str = "(SELECT tenant_id, started_at AS bucket, mode, COALESCE(fallback, '') AS fallback, feature, COALESCE(model_served, model_asked) AS model,
+const ROWS: &str = "(SELECT u.tenant_id, started_at AS bucket, mode, COALESCE(fallback, '') AS fallback, feature, COALESCE(model_served, model_asked) AS model,
         key_id, COALESCE(endpoint, '') AS endpoint, COALESCE(session, '') AS session, COALESCE(prompt, '') AS prompt,
         1 AS requests,
         CASE WHEN status IS NULL OR status >= 400 OR error_code IS NOT NULL THEN 1 ELSE 0 END AS failed,
-        CASE WHEN state <> 'final' THEN 1 ELSE 0 END AS estimated, CASE WHEN unpriced THEN 1 ELSE 0 END AS unpriced,
+        CASE WHEN state <> 'final' THEN 1 ELSE 0 END AS estimated, CASE WHEN unpriced IS TRUE AND a.usage_id IS NULL THEN 1 ELSE 0 END AS unpriced,
         input_tokens + audio_input_tokens + tool_tokens AS input_tokens, cache_read_tokens,
         cache_write_5m_tokens + cache_write_1h_tokens AS cache_write_tokens,
-        output_tokens + audio_output_tokens AS output_tokens, cost,
-        CASE WHEN state <> 'final' THEN cost ELSE 0 END AS estimated_cost, billed
-    FROM usage WHERE state <> 'pending')";
+        output_tokens + audio_output_tokens AS output_tokens, u.cost + COALESCE(a.cost, 0) AS cost,
+        CASE WHEN state <> 'final' THEN u.cost + COALESCE(a.cost, 0) ELSE 0 END AS estimated_cost,
+        u.billed + COALESCE(a.billed, 0) AS billed
+    FROM usage u LEFT JOIN usage_adjustment a ON a.usage_id = u.id WHERE state <> 'pending')";
 
 fn column(dimension: Dimension) -> &'static str {
     match dimension {

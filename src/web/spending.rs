@@ -5,6 +5,7 @@ use super::banner::Banner;
 use super::error::WebError;
 use super::place::Place;
 use super::prose::{Link, Prose, Tone};
+use super::time::Times;
 use crate::access::policy::Action;
 use crate::domain::billing::{Budget, Credits, Funding, OnReach, UsageMode};
 use crate::domain::money::Nanos;
@@ -25,17 +26,17 @@ fn of(spending: &Spending, mode: UsageMode, place: &Place) -> Vec<Banner> {
     let credits = spending.credits.and_then(|credits| {
         let link =
             place.may(Action::SeeUsage).then(|| Link::to(format!("{root}/billing/credits"), "Credits"));
-        about_credits(&credits, mode, link)
+        about_credits(&credits, mode, place.times(), link)
     });
     let budgets = spending.budgets.iter().filter_map(|(budget, key)| {
         let to = format!("{root}/billing/budgets");
         let link = place.may(Action::ChangeBilling).then(|| Link::to(to, "Change budget"));
-        about_budget(budget, key.as_deref(), link)
+        about_budget(budget, key.as_deref(), place.times(), link)
     });
     credits.into_iter().chain(budgets).collect()
 }
 
-fn about_credits(credits: &Credits, mode: UsageMode, link: Option<Link>) -> Option<Banner> {
+fn about_credits(credits: &Credits, mode: UsageMode, times: &Times, link: Option<Link>) -> Option<Banner> {
     let whom = match mode {
         UsageMode::Managed => "Requests that are paid from credits are refused",
         UsageMode::Byok => "Requests that would run on the shared account are refused",
@@ -54,6 +55,16 @@ fn about_credits(credits: &Credits, mode: UsageMode, link: Option<Link>) -> Opti
             link,
         });
     }
+    if let Some(at) = credits.refused_at {
+        return Some(Banner {
+            tone: if mode == UsageMode::Managed { Tone::Bad } else { Tone::Warn },
+            sentence: "Requests are refused: your credits do not cover them.".to_owned(),
+            detail: Prose::of(format!("{} are left. The last refusal was ", credits.available().dollars()))
+                .when(&times.when(at))
+                .text(". Requests that fit into what is left still run."),
+            link,
+        });
+    }
     credits.is_low().then(|| Banner {
         tone: Tone::Warn,
         sentence: format!("Your credits run low: {} left.", credits.balance.dollars()),
@@ -62,19 +73,24 @@ fn about_credits(credits: &Credits, mode: UsageMode, link: Option<Link>) -> Opti
     })
 }
 
-fn about_budget(budget: &Budget, key: Option<&str>, link: Option<Link>) -> Option<Banner> {
+fn about_budget(budget: &Budget, key: Option<&str>, times: &Times, link: Option<Link>) -> Option<Banner> {
     let whose =
         key.map_or_else(|| "your monthly budget".to_owned(), |key| format!("the monthly budget of {key}"));
     let sums = format!("{} of {}.", budget.spent.dollars(), budget.amount.dollars());
-    if budget.is_reached() && budget.on_reach == OnReach::Pause {
-        let refused = match key {
-            Some(key) => format!("Requests with the key {key} are refused until next month"),
-            None => "AI requests are refused until next month".to_owned(),
+    if budget.on_reach == OnReach::Pause && (budget.is_reached() || budget.refused_at.is_some()) {
+        let (what, refused) = match key {
+            Some(key) => (format!("The key {key} is paused"), "Requests with it that do not fit are refused"),
+            None => ("AI is paused".to_owned(), "AI requests that do not fit are refused"),
+        };
+        let last = match budget.refused_at {
+            Some(at) => Prose::of(" The last refusal was ").when(&times.when(at)).text("."),
+            None => Prose::default(),
         };
         return Some(Banner {
             tone: Tone::Bad,
-            sentence: format!("AI is paused: {whose} is used up."),
-            detail: Prose::of(format!("{sums} {refused}, or until the budget is raised.")),
+            sentence: format!("{what}: {whose} is used up."),
+            detail: Prose::of(format!("{sums} {refused} until next month, or until the budget is raised."))
+                .then(&last),
             link,
         });
     }
@@ -106,6 +122,10 @@ mod tests {
     use crate::domain::clock::Moment;
     use crate::domain::ids::BudgetId;
 
+    fn times() -> Times {
+        Times { now: Moment(0), zone: jiff::tz::TimeZone::UTC }
+    }
+
     fn budget(spent: i64, on_reach: OnReach) -> Budget {
         Budget {
             id: BudgetId::new(),
@@ -117,13 +137,14 @@ mod tests {
             spent: Nanos(spent),
             held: Nanos::ZERO,
             period: Period { start: Moment(0), end: Moment(1) },
+            refused_at: None,
         }
     }
 
     #[test]
     fn budgets_are_told_from_their_percentage_on() {
         let told = |spent, on_reach| {
-            about_budget(&budget(spent, on_reach), None, None).map(|b| (b.tone, b.sentence))
+            about_budget(&budget(spent, on_reach), None, &times(), None).map(|b| (b.tone, b.sentence))
         };
         assert_eq!(told(199_000_000_000, OnReach::Pause), None);
         let warned = (Tone::Warn, "82% of your monthly budget is used.".to_owned());
@@ -138,8 +159,8 @@ mod tests {
     fn credits_are_told_when_they_are_low_or_gone() {
         let told = |balance, mode| {
             let credits =
-                Credits { balance: Nanos(balance), held: Nanos::ZERO, notify_below: Nanos(5_000_000_000) };
-            about_credits(&credits, mode, None).map(|b| (b.tone, b.sentence))
+                Credits { balance: Nanos(balance), notify_below: Nanos(5_000_000_000), ..Credits::default() };
+            about_credits(&credits, mode, &times(), None).map(|b| (b.tone, b.sentence))
         };
         assert_eq!(told(5_000_000_000, UsageMode::Managed), None);
         let low = (Tone::Warn, "Your credits run low: $4.99 left.".to_owned());

@@ -38,6 +38,8 @@ struct TenantPage {
     created: When,
     funding: Funding,
     fundings: [(Funding, &'static str); 3],
+    /// How it was paid before, newest first.
+    history: Vec<(Funding, When)>,
     balance: String,
     held: String,
     form: CreditForm,
@@ -86,6 +88,7 @@ async fn page(console: &Console, viewer: &Viewer, view: &TenantView) -> Result<T
     let scope = Scope::of_system(Owner::Tenant(tenant.id));
     let credits = services.spending(&scope, Funding::Credits).await?.credits.unwrap_or_default();
     let times = Times { now: services.clock.now(), zone: jiff::tz::TimeZone::UTC };
+    let history = services.funding_history(&viewer.actor, tenant).await?;
     Ok(TenantPage {
         chrome: Chrome::new(viewer, &Here::Platform, &tenant.name, "/platform/tenants"),
         name: tenant.name.clone(),
@@ -103,6 +106,7 @@ async fn page(console: &Console, viewer: &Viewer, view: &TenantView) -> Result<T
                 "Each request on the shared account is paid at list price from a balance; without enough of it, it is refused.",
             ),
         ],
+        history: history.into_iter().map(|(funding, at)| (funding, times.day(at))).collect(),
         balance: credits.balance.dollars(),
         held: credits.held.shown(),
         form: CreditForm { form_id: uuid::Uuid::now_v7().to_string(), ..CreditForm::default() },

@@ -66,7 +66,8 @@ fn asking(max_tokens: u32) -> Value {
 }
 
 async fn hold_of(world: &World, body: &Value) -> Nanos {
-    let tokens = keyward::domain::usage::ceiling(body.to_string().len(), body["max_tokens"].as_u64(), None);
+    let tokens =
+        keyward::domain::usage::ceiling(body.to_string().len(), body["max_tokens"].as_u64(), None, 1);
     let platform = world.services.directory.platform().await.unwrap();
     let provider = keyward::domain::provider_key::Provider::Anthropic;
     let served = keyward::domain::usage::ServedAs::default();
@@ -139,6 +140,11 @@ on_both! {
         let rows = rows(world, &tenant).await;
         assert_eq!(rows.len(), 1, "what was refused left no row and reached nobody");
         assert_eq!(balanced(world, &tenant).await.balance, Nanos(hold.0 - rows[0].billed.0));
+        // There is something left, and people are told that it does not do.
+        world.services.true_up_money().await.unwrap();
+        let scope = holder(&tenant).scope;
+        let told = world.services.notifications(&world.admin(&tenant), &scope, &tenant).await.unwrap();
+        assert_eq!(told.iter().map(|notice| notice.kind).collect::<Vec<_>>(), [NoticeKind::CreditsExhausted]);
         assert_eq!(world.arrived().await.len(), 1);
     }
 }
@@ -290,6 +296,15 @@ on_both! {
         let batch = world.send(&token, &body).header("x-keyward-key", "batch").send().await.unwrap();
         assert_eq!(batch.status(), 402);
         assert_eq!(world.send(&token, &body).send().await.unwrap().status(), 200);
+        // What has no price holds next to nothing: it runs while there is something left.
+        let unknown = world.send(&token, &message("claude-none", 5)).header("x-keyward-key", "batch").send().await.unwrap();
+        assert_eq!(unknown.status(), 404, "the provider's own answer, while there is something left");
+        world.services.true_up_money().await.unwrap();
+        let told = async || {
+            let found = world.services.notifications(&world.admin(&tenant), &scope, &tenant).await.unwrap();
+            found.iter().filter(|notice| notice.kind == NoticeKind::BudgetReached).count()
+        };
+        assert_eq!(told().await, 2, "of both budgets: what no longer fits is as good as used up");
         // The next month begins anew.
         let end = only_budget(world, &scope).await.period.end;
         world.services.set_budget(&admin, &scope, &tenant, &budget("batch", "0.02", "pause")).await.unwrap();
@@ -299,6 +314,11 @@ on_both! {
         assert_eq!(world.send(&token, &body).header("x-keyward-key", "batch").send().await.unwrap().status(), 200);
         let next = only_budget(world, &scope).await;
         assert_eq!(next.period.start, end);
+        assert_eq!(next.refused_at, None);
+        world.services.set_budget(&world.admin(&tenant), &scope, &tenant, &TypedBudget { warn_at: String::new(), ..budget("batch", "0.01", "pause") }).await.unwrap();
+        assert_eq!(world.send(&token, &body).header("x-keyward-key", "batch").send().await.unwrap().status(), 402);
+        world.services.true_up_money().await.unwrap();
+        assert_eq!(told().await, 3, "and is told again in another month");
     }
 }
 
@@ -365,7 +385,8 @@ on_both! {
         let late = UsageRow { state: UsageState::Pending, ended_at: None, ..row(managed, Funding::Metered, None, "a", 0, 0) };
         let written: Vec<&UsageRow> = rows.iter().collect();
         holds::record(&world.services.db, &[&late], &written).await.unwrap();
-        let (running, closed) = world.services.statements(&admin, &scope, &tenant).await.unwrap();
+        let (open, closed) = world.services.statements(&admin, &scope, &tenant).await.unwrap();
+        let running = open[0].clone();
         let fee = 100_000_000;
         assert_eq!(running.due, Nanos(49_000_000_000 + 2 * 5_000_000_000 + 711 + fee));
         assert!(closed.is_empty() && running.closed_at.is_none());
@@ -386,20 +407,27 @@ on_both! {
         let end = running.period.end;
         world.clock.advance(end.since(world.clock.now()) + HOUR);
         assert_eq!(world.services.close_months().await.unwrap(), 0);
+        let (open, _) = world.services.statements(&world.admin(&tenant), &scope, &tenant).await.unwrap();
+        assert_eq!(open.len(), 2, "a month that is over is shown until it is closed");
+        // Terms of the new month are not those of the old.
+        let operator = world.super_admin();
+        world.services.set_plan_terms(&operator, "pro", &TypedTerms { subscription: "79".into(), ..terms.clone() }).await.unwrap();
         let settled = UsageRow { state: UsageState::Final, status: Some(200), ended_at: Some(now), cost: Nanos(5), billed: Nanos(5), ..late };
         holds::record(&world.services.db, &[], &[&settled]).await.unwrap();
         assert_eq!(world.services.close_months().await.unwrap(), 1);
         assert_eq!(world.services.close_months().await.unwrap(), 0, "once");
         let admin = world.admin(&tenant);
-        let (next, closed) = world.services.statements(&admin, &scope, &tenant).await.unwrap();
-        assert_eq!(closed.len(), 1);
+        let (open, closed) = world.services.statements(&admin, &scope, &tenant).await.unwrap();
+        let next = open[0].clone();
+        assert_eq!((open.len(), closed.len()), (1, 1));
         assert_eq!(closed[0].due, Nanos(running.due.0 + 5));
         assert_eq!(next.period.start, end);
         // A dearer plan and a grant touch the running month alone.
         let operator = world.super_admin();
         world.services.set_plan_terms(&operator, "pro", &TypedTerms { subscription: "99".into(), ..terms }).await.unwrap();
         world.services.enter_credits(&operator, &tenant, &typed("5")).await.unwrap();
-        let (after, still) = world.services.statements(&admin, &scope, &tenant).await.unwrap();
+        let (open, still) = world.services.statements(&admin, &scope, &tenant).await.unwrap();
+        let after = open[0].clone();
         assert_eq!(still, closed);
         assert_eq!(after.due, Nanos(99_000_000_000));
         assert!(after.lines.iter().any(|line| line.text == "Granted" && line.amount.0 == 5_000_000_000));

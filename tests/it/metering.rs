@@ -198,13 +198,13 @@ on_both! {
         for by in Dimension::ALL {
             for then in [None].into_iter().chain(Dimension::ALL.iter().copied().map(Some)) {
                 let query = UsageQuery { days, by: *by, then: then.filter(|then| then != by), filters: Vec::new() };
-                let report = world.services.usage_report(&admin, &scope, &tenant, &query).await.unwrap();
+                let report = world.services.usage_report(&admin, &scope, &tenant, &query, false).await.unwrap();
                 assert_eq!(*all.get_or_insert(report.totals), report.totals, "{by} {then:?}");
                 // A filter keeps what its line has.
                 let line = report.lines.last().unwrap();
                 let filters = vec![(*by, line.name.clone())];
                 let narrowed = UsageQuery { filters: filters.clone(), ..query.clone() };
-                let narrow = world.services.usage_report(&admin, &scope, &tenant, &narrowed).await.unwrap();
+                let narrow = world.services.usage_report(&admin, &scope, &tenant, &narrowed, false).await.unwrap();
                 let expected = report.lines.iter().filter(|other| other.name == line.name).fold(Totals::default(), |sum, line| sum.plus(&line.sum()));
                 assert_eq!(narrow.totals, expected, "{by} {then:?} {filters:?}");
                 if *by != Dimension::Key {

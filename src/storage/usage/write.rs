@@ -144,6 +144,27 @@ macro_rules! bind_sums {
     }};
 }
 
+/// Rows and their rollups bound to a text for both. Lines of the rollup that add nothing fill it up to
+/// its size.
+macro_rules! bind_batch {
+    ($text:expr, $rows:expr, $sums:expr, $lines:expr) => {{
+        let mut query = sqlx::query($text.as_str());
+        for row in $rows {
+            query = bind_row!(query, row.borrow());
+        }
+        for (key, sum) in &$sums {
+            query = bind_sums!(query, key, sum);
+        }
+        if let Some((key, _)) = $sums.last() {
+            let nothing = Sums::default();
+            for _ in $sums.len()..$lines {
+                query = bind_sums!(query, key, &nothing);
+            }
+        }
+        query
+    }};
+}
+
 /// Writes rows and their rollups for the meter: new rows as they are, pending ones by their
 /// settlement. On SQLite in a few short transactions, elsewhere in one; each row is in one with
 /// its rollup. A batch names a row once.
@@ -163,7 +184,7 @@ pub async fn record<R: Borrow<UsageRow> + Sync>(db: &Database, rows: &[R]) -> Re
         let (piece, after) = rest.split_at(size);
         rest = after;
         let sums = sums_of(piece);
-        // Lines that add nothing fill up to the next size: a few texts then do for all batches.
+        // The next size: a few texts then do for all batches.
         let lines = sums.len().next_power_of_two();
         let roll_up = PIECES.iter().position(|size| *size == lines).filter(|_| !sums.is_empty());
         let text = RECORD[index][roll_up.unwrap_or(PIECES.len())].get_or_init(|| {
@@ -175,19 +196,7 @@ pub async fn record<R: Borrow<UsageRow> + Sync>(db: &Database, rows: &[R]) -> Re
             text.push_str("; COMMIT");
             text
         });
-        let mut query = sqlx::query(text.as_str());
-        for row in piece {
-            query = bind_row!(query, row.borrow());
-        }
-        for (key, sum) in &sums {
-            query = bind_sums!(query, key, sum);
-        }
-        if let Some((key, _)) = sums.last() {
-            let nothing = Sums::default();
-            for _ in sums.len()..lines {
-                query = bind_sums!(query, key, &nothing);
-            }
-        }
+        let query = bind_batch!(text, piece, sums, lines);
         sqlite.meter_at_once(query).await.map_err(settled_already)?;
     }
     Ok(())
@@ -198,6 +207,7 @@ pub struct AccountChange {
     pub tenant: TenantId,
     pub balance: i64,
     pub held: i64,
+    pub refused_at: Option<i64>,
     pub last_seq: i64,
     /// What was charged: a line of the ledger, under the number `last_seq`.
     pub charged: Option<Charge>,
@@ -239,7 +249,7 @@ pub async fn record_paid(
     let text = cell.get_or_init(|| {
         let mut parts = vec![upsert_text(index, false)];
         parts.extend(roll_up.map(|roll_up| roll_up_text(roll_up, false)));
-        parts.push("UPDATE credit_account SET balance = ?, held = ?, last_seq = ? WHERE tenant_id = ?");
+        parts.push("UPDATE credit_account SET balance = ?, held = ?, last_seq = ?, refused_at = ? WHERE tenant_id = ?");
         if change.charged.is_some() {
             parts.push(
                 "INSERT INTO ledger_entry (tenant_id, seq, at, kind, amount, requests, note, entered_by)
@@ -249,20 +259,9 @@ pub async fn record_paid(
         parts.push("COMMIT");
         parts.join("; ")
     });
-    let mut query = sqlx::query(text.as_str());
-    for row in last {
-        query = bind_row!(query, row);
-    }
-    for (key, sum) in &sums {
-        query = bind_sums!(query, key, sum);
-    }
-    if let Some((key, _)) = sums.last() {
-        let nothing = Sums::default();
-        for _ in sums.len()..lines {
-            query = bind_sums!(query, key, &nothing);
-        }
-    }
-    query = query.bind(change.balance).bind(change.held).bind(change.last_seq).bind(change.tenant.0);
+    let mut query = bind_batch!(text, last, sums, lines);
+    query = query.bind(change.balance).bind(change.held).bind(change.last_seq);
+    query = query.bind(change.refused_at).bind(change.tenant.0);
     if let Some(charge) = &change.charged {
         query = query.bind(change.tenant.0).bind(change.last_seq).bind(charge.at.0);
         query = query.bind(charge.amount).bind(charge.requests);

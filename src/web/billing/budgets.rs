@@ -93,7 +93,7 @@ fn line(budget: &Budget, key: Option<&str>, place: &Place) -> Line {
     Line {
         key: key.unwrap_or_default().to_owned(),
         tone: match budget.on_reach {
-            OnReach::Pause if budget.is_reached() => "bad",
+            OnReach::Pause if budget.is_reached() || budget.refused_at.is_some() => "bad",
             _ if warned => "warn",
             _ => "",
         },

@@ -74,6 +74,7 @@ async fn page(console: &Console, place: &Place, before: Option<i64>) -> Result<C
         paid: spending::paid(view.policy.funding, &view.plan.name),
         balance: credits.balance.dollars(),
         tone: match credits.balance.0 {
+            _ if credits.refused_at.is_some() && view.policy.funding == Funding::Credits => "bad",
             ..=0 if view.policy.funding == Funding::Credits => "bad",
             _ if credits.is_low() => "warn",
             _ => "",

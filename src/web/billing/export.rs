@@ -17,7 +17,7 @@ use crate::web::error::WebError;
 use crate::web::page::Answer;
 use crate::web::place::Place;
 
-const COLUMNS: [&str; 36] = [
+const COLUMNS: [&str; 37] = [
     "started_at",
     "request_id",
     "feature",
@@ -47,6 +47,7 @@ const COLUMNS: [&str; 36] = [
     "cost_usd",
     "billed_usd",
     "adjustment_usd",
+    "billed_adjustment_usd",
     "unpriced",
     "state",
     "status",
@@ -96,7 +97,7 @@ pub async fn groups(console: Data<Console>, place: Place, asked: Query<Asked>) -
     let tenant = &place.tenant()?.tenant;
     let (scope, query) = (place.holder.scope, asked.query(&place));
     let (services, actor) = (&console.services, &place.viewer.actor);
-    let report = services.usage_report(actor, &scope, tenant, &query).await?;
+    let report = services.usage_report(actor, &scope, tenant, &query, true).await?;
     services.begin_export(actor, &scope, tenant, query.days).await?;
     let mut writer = csv::Writer::from_writer(Vec::new());
     let second = query.then.map_or("", Dimension::as_str);
@@ -164,7 +165,7 @@ async fn next(mut cursor: Cursor) -> Result<(Bytes, Cursor), WebError> {
     Ok((Bytes::from(bytes), cursor))
 }
 
-fn record(row: &UsageRow, adjusted: Option<&Adjustment>) -> [String; 36] {
+fn record(row: &UsageRow, adjusted: Option<&Adjustment>) -> [String; 37] {
     let text = |text: &str| harmless(text);
     let maybe = |text: Option<&str>| text.map(harmless).unwrap_or_default();
     let millis = |micros: Option<i64>| micros.map(|micros| (micros / 1_000).to_string()).unwrap_or_default();
@@ -198,6 +199,7 @@ fn record(row: &UsageRow, adjusted: Option<&Adjustment>) -> [String; 36] {
         row.cost.exact(),
         row.billed.exact(),
         adjusted.map(|adjusted| adjusted.cost).unwrap_or_default().exact(),
+        adjusted.map(|adjusted| adjusted.billed).unwrap_or_default().exact(),
         row.unpriced.to_string(),
         row.state.to_string(),
         row.status.map(|status| status.to_string()).unwrap_or_default(),

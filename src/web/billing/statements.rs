@@ -28,6 +28,8 @@ struct Month {
     plan: String,
     due: String,
     closed: Option<When>,
+    /// Over, and about to be closed.
+    over: bool,
 }
 
 #[derive(Template)]
@@ -64,10 +66,10 @@ fn name_of(statement: &Statement, place: &Place) -> String {
 
 async fn all(console: &Console, place: &Place) -> Result<Vec<Statement>, WebError> {
     let tenant = &place.tenant()?.tenant;
-    let (running, mut closed) =
+    let (mut open, closed) =
         console.services.statements(&place.viewer.actor, &place.holder.scope, tenant).await?;
-    closed.insert(0, running);
-    Ok(closed)
+    open.extend(closed);
+    Ok(open)
 }
 
 pub async fn list(console: Data<Console>, place: Place) -> Answer {
@@ -82,6 +84,7 @@ pub async fn list(console: Data<Console>, place: Place) -> Answer {
                 name: name_of(&one, &place),
                 due: one.due.dollars(),
                 closed: one.closed_at.map(|at| place.times().day(at)),
+                over: one.period.end <= place.times().now,
                 plan: one.plan,
             })
             .collect(),
@@ -90,8 +93,13 @@ pub async fn list(console: Data<Console>, place: Place) -> Answer {
 }
 
 async fn find(console: &Console, place: &Place, month: &str) -> Result<Statement, WebError> {
-    let found = all(console, place).await?.into_iter().find(|one| one.month == month);
-    found.ok_or(WebError::NotFound)
+    let tenant = &place.tenant()?.tenant;
+    let (actor, scope) = (&place.viewer.actor, &place.holder.scope);
+    if let Some(closed) = console.services.closed_statement(actor, scope, tenant, month).await? {
+        return Ok(closed);
+    }
+    let (open, _) = console.services.statements(actor, scope, tenant).await?;
+    open.into_iter().find(|one| one.month == month).ok_or(WebError::NotFound)
 }
 
 pub async fn show(console: Data<Console>, place: Place, path: Path<(String, String)>) -> Answer {
@@ -105,8 +113,8 @@ pub async fn show(console: Data<Console>, place: Place, path: Path<(String, Stri
             .map(|line| Line {
                 text: line.text.clone(),
                 count: line.count.map(count).unwrap_or_default(),
-                list: line.list.map(Nanos::shown).unwrap_or_default(),
-                amount: if section == Section::Used { String::new() } else { line.amount.shown() },
+                list: line.list.map(Nanos::precise).unwrap_or_default(),
+                amount: if section == Section::Used { String::new() } else { line.amount.precise() },
             })
             .collect()
     };
@@ -125,7 +133,7 @@ pub async fn show(console: Data<Console>, place: Place, path: Path<(String, Stri
         to: day(statement.period.end.minus(1)),
         zone: tenant.time_zone.clone(),
         closed: statement.closed_at.map(|at| place.times().day(at)),
-        due: statement.due.dollars(),
+        due: statement.due.precise(),
         sections: sections.into_iter().filter(|(_, lines)| !lines.is_empty()).collect(),
         plan: statement.plan,
     };

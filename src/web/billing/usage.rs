@@ -178,8 +178,9 @@ pub async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> 
     let query = asked.query(&place);
     let services = &console.services;
     let tenant = place.tenant()?;
-    let report =
-        services.usage_report(&place.viewer.actor, &place.holder.scope, &tenant.tenant, &query).await?;
+    let report = services
+        .usage_report(&place.viewer.actor, &place.holder.scope, &tenant.tenant, &query, false)
+        .await?;
     let features = services.directory.platform().await.map_err(crate::services::ServiceError::from)?;
     let (features, product) = (&features.features, &services.options.product);
     let (action, requests) = (address(&place, "usage"), address(&place, "requests"));
