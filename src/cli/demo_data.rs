@@ -18,6 +18,7 @@ use crate::domain::ids::{KeyId, Owner, PlanId, RequestId, TenantId, TokenId, Use
 use crate::domain::money::Nanos;
 use crate::domain::plan::{Feature, Plan};
 use crate::domain::provider_key::{KeySettings, Provider};
+use crate::domain::statement::PlanTerms;
 use crate::domain::usage::{Dialect, Labels, ServedAs, TokenUsage, UsageRow, UsageState};
 use crate::services::Services;
 use crate::services::budgets::TypedBudget;
@@ -25,7 +26,7 @@ use crate::services::provider_keys::{Holder, NewKey};
 use crate::services::tokens::{NewToken, TokenScope};
 use crate::storage::credits::{self, NewEntry};
 use crate::storage::tenants::TenantRecord;
-use crate::storage::{changes, holds, plans, tenants};
+use crate::storage::{changes, holds, plans, statements, tenants};
 
 const DAYS: i64 = 60;
 
@@ -116,7 +117,7 @@ async fn plant_plans(services: &Services, now: Moment) -> Result<BTreeMap<&'stat
         };
         plans::insert_feature(&mut tx, &feature, position).await?;
     }
-    for (slug, name, count) in PLANS {
+    for (slug, name, count, subscription, byok_permille) in PLANS {
         let plan = Plan {
             id: PlanId::new(),
             slug: (*slug).to_owned(),
@@ -128,6 +129,13 @@ async fn plant_plans(services: &Services, now: Moment) -> Result<BTreeMap<&'stat
                 .collect::<BTreeSet<_>>(),
         };
         plans::insert(&mut tx, &plan).await?;
+        let terms = PlanTerms {
+            subscription: Nanos(*subscription * 1_000_000_000),
+            endpoints_included: 5,
+            endpoint_fee: Nanos(4_000_000_000),
+            byok_permille: *byok_permille,
+        };
+        statements::set_terms(&mut tx, plan.id, &terms, now.minus((DAYS + 30) * DAY)).await?;
         ids.insert(*slug, plan.id);
     }
     changes::bump(&mut tx, Owner::Platform, now).await?;
@@ -382,7 +390,9 @@ async fn plant_usage(
         tx.commit().await?;
     }
     rows.sort_by_key(|row| row.started_at);
-    for batch in rows.chunks(64) {
+    // Day by day, so that the ledger's lines are of the months that they are in.
+    let zone = jiff::tz::TimeZone::get(sample.zone)?;
+    for batch in rows.chunk_by(|a, b| a.started_at.date(&zone) == b.started_at.date(&zone)) {
         holds::record(&services.db, &[], batch).await?;
     }
     Ok(())

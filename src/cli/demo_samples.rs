@@ -36,14 +36,15 @@ pub const FEATURES: &[(&str, &str, &str, bool, &str)] = &[
     ),
 ];
 
-/// Plans: slug, name, number of features that it includes, in the order above.
-pub const PLANS: &[(&str, &str, usize)] = &[
-    ("free", "Free", 0),
-    ("starter", "Starter", 1),
-    ("pro", "Pro", 4),
-    ("creator-plus", "Creator Plus", 4),
-    ("sovereign", "Sovereign", 5),
-    ("enterprise", "Enterprise", 5),
+/// Plans: slug, name, number of features that it includes, in the order above, dollars a month, and the
+/// fee for own keys in thousandths.
+pub const PLANS: &[(&str, &str, usize, i64, i64)] = &[
+    ("free", "Free", 0, 0, 0),
+    ("starter", "Starter", 1, 29, 50),
+    ("pro", "Pro", 4, 99, 25),
+    ("creator-plus", "Creator Plus", 4, 149, 25),
+    ("sovereign", "Sovereign", 5, 499, 0),
+    ("enterprise", "Enterprise", 5, 999, 0),
 ];
 
 pub struct Sample {
