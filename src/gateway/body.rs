@@ -83,19 +83,19 @@ pub fn envelope(endpoint: &Endpoint, body: &[u8]) -> Result<Envelope, GatewayErr
         max_completion_tokens: Option<u64>,
         #[serde(default)]
         max_output_tokens: Option<u64>,
-        /// Answers asked for at once.
-        #[serde(default)]
-        n: Option<u64>,
-        #[serde(default, rename = "generationConfig", alias = "generation_config")]
-        generation: Option<Generation>,
+        /// Answers asked for at once. What else it may be is the provider's to judge.
+        #[serde(borrow, default)]
+        n: Option<&'a RawValue>,
+        #[serde(borrow, default, rename = "generationConfig", alias = "generation_config")]
+        generation: Option<Generation<'a>>,
     }
     #[derive(Default, Deserialize)]
     #[serde(default)]
-    struct Generation {
+    struct Generation<'a> {
         #[serde(rename = "maxOutputTokens", alias = "max_output_tokens")]
         max_output_tokens: Option<u64>,
-        #[serde(rename = "candidateCount", alias = "candidate_count")]
-        candidate_count: Option<u64>,
+        #[serde(borrow, rename = "candidateCount", alias = "candidate_count")]
+        candidate_count: Option<&'a RawValue>,
     }
     if !endpoint.has_body() {
         return Ok(Envelope::default());
@@ -126,12 +126,19 @@ pub fn envelope(endpoint: &Endpoint, body: &[u8]) -> Result<Envelope, GatewayErr
         fields.max_tokens,
         generation.max_output_tokens,
     ];
-    let answers = fields.n.max(generation.candidate_count).unwrap_or(1).max(1);
+    let answers =
+        [fields.n, generation.candidate_count].into_iter().flatten().map(whole_part).max().unwrap_or(1);
     Ok(Envelope {
         model: model.map(Cow::into_owned),
         max_tokens: limits.into_iter().flatten().max(),
         answers,
     })
+}
+
+/// The whole part of a number, one at least.
+fn whole_part(number: &RawValue) -> u64 {
+    let whole = number.get().split(['.', 'e', 'E']).next().unwrap_or_default();
+    whole.parse().unwrap_or(1).max(1)
 }
 
 fn some<'de: 'a, 'a, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Cow<'a, str>>, D::Error> {
@@ -180,6 +187,10 @@ mod tests {
         assert_eq!(envelope(b" {}").unwrap(), Envelope { answers: 1, ..Envelope::default() });
         let several = envelope(br#"{"model":"m","n":16,"max_tokens":5,"max_completion_tokens":9}"#).unwrap();
         assert_eq!((several.max_tokens, several.answers), (Some(9), 16));
+        for (odd, answers) in [("1.0", 1), ("null", 1), ("\"2\"", 1), ("-3", 1), ("2.5", 2)] {
+            let body = format!("{{\"n\":{odd}}}");
+            assert_eq!(envelope(body.as_bytes()).unwrap().answers, answers, "{odd}");
+        }
         for bad in [
             &b""[..],
             b"[]",

@@ -10,8 +10,10 @@ use keyward::domain::clock::DAY;
 use keyward::domain::ids::Owner;
 use keyward::domain::provider_key::Provider;
 use serde_json::{Value, json};
+use wiremock::matchers::any;
+use wiremock::{Mock, MockServer, ResponseTemplate};
 
-use crate::support::{On, World, holder, message, new_key, sha256, test_key};
+use crate::support::{On, Setup, World, holder, message, new_key, sha256, test_key};
 use crate::visitor::Visitor;
 
 const PASSWORD: &str = "violet ladder 9 reed";
@@ -250,6 +252,33 @@ async fn no_key_is_written_or_said() {
 
 /// Plants a key of every provider, calls with it plain and streaming, refused and answered, then
 /// rotates it; returns what must not be found.
+/// A provider that sends the key back as part of its usage: it reaches neither the database nor a page.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_comes_back_in_usage_is_not_kept() {
+    let key = test_key("ok");
+    let provider = MockServer::start().await;
+    let usage = json!({ "input_tokens": 1, "output_tokens": 1, "billed_to": key });
+    let answer = json!({ "data": [], "type": "message", "usage": usage });
+    Mock::given(any()).respond_with(ResponseTemplate::new(200).set_body_json(answer)).mount(&provider).await;
+    let setup = Setup { anthropic_url: Some(provider.uri()), ..Setup::default() };
+    let mut world = World::with(On::Sqlite, setup).await;
+    let tenant = world.tenant("acme", UsageMode::Byok).await;
+    world.add_key(&tenant, "production", &key).await.unwrap();
+    let role = Some((tenant.id, TenantRole::Admin));
+    world.user("admin@acme.example", PASSWORD, None, role).await;
+    let sent = world.message(&world.token(&tenant).await).send().await.unwrap();
+    let row = world.row_of(&sent).await;
+    assert_eq!((row.tokens.input, row.raw_usage.as_deref()), (1, None));
+    let mut admin = Visitor::signed_in(&world.url, "admin@acme.example", PASSWORD).await;
+    let page = admin.get(&format!("/t/acme/billing/requests/{}", row.id)).await;
+    assert_eq!(page.status, 200);
+    let needles = disguises(&key);
+    search("the request's page", page.body.as_bytes(), &needles);
+    world.stop().await;
+    search_files(world.dir.path(), &needles);
+    world.end().await;
+}
+
 async fn every_provider(
     world: &World,
     tenant: &keyward::domain::account::Tenant,

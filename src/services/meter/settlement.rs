@@ -44,7 +44,7 @@ pub fn settle(
     row.status = ending.status;
     row.model_served = report.model.filter(|model| is_name(model));
     row.served_as = report.served_as;
-    row.raw_usage = report.raw.filter(|raw| raw.len() <= LONGEST_RAW && !raw.contains('\0'));
+    row.raw_usage = report.raw.filter(|raw| is_plain_usage(raw));
     row.error_code = ending.error_code.or(report.error_code.filter(|code| is_error_code(code)));
     let seen = (report.output_chars / 4).min(MOST_TOKENS);
     (row.tokens, row.state) = match report.tokens.filter(believable) {
@@ -60,6 +60,27 @@ pub fn settle(
         }
     };
     rate(row, prices)
+}
+
+/// Whether a usage object holds nothing but numbers under names. What could be a key that was sent back
+/// is not kept: a page shows the object, and the database does not seal it.
+fn is_plain_usage(raw: &str) -> bool {
+    if raw.len() > LONGEST_RAW || raw.contains(['\0', '\\']) {
+        return false;
+    }
+    // Every second piece between quotes is a name or a word.
+    raw.split('"').skip(1).step_by(2).all(|word| {
+        let of = |allowed: fn(&u8) -> bool| word.as_bytes().iter().all(allowed);
+        match word.len() {
+            0..=24 => of(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b':')),
+            25..=48 => {
+                of(|b| b.is_ascii_alphabetic() || *b == b'_')
+                    || (word.contains('_')
+                        && of(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_'))
+            }
+            _ => false,
+        }
+    })
 }
 
 fn is_name(text: &str) -> bool {
@@ -157,6 +178,30 @@ pub(super) mod tests {
             first_byte_us: None,
             total_us: None,
         }
+    }
+
+    #[test]
+    fn a_usage_object_that_could_hold_a_key_is_not_kept() {
+        for plain in [
+            r#"{"input_tokens":7,"cache_creation":{"ephemeral_5m_input_tokens":0},"service_tier":"standard"}"#,
+            r#"{"prompt_tokens_details":{"cached_tokens":0},"accepted_prediction_tokens":1}"#,
+            r#"{"promptTokenCount":3,"toolUsePromptTokensDetails":[{"modality":"TEXT","tokenCount":3}]}"#,
+            r#"{"server_tool_use":{"web_search_requests":1},"inference_geo":"us","iterations":[{"type":"compaction"}]}"#,
+            "{}",
+        ] {
+            assert!(is_plain_usage(plain), "{plain}");
+        }
+        for key in [
+            "sk-ant-api03-sandbox-ok-0001-AAAA",
+            "sk-proj-abcdefghijklmnopqrstuvwxyz012345",
+            "AIzaSyA1234567890abcdefghijklmnopqrstuv",
+            "0123456789abcdef0123456789abcdef",
+            "kwt_TnfsuaBpUkPidRKwiZQ2LT4ZeUuC9jsjaDMURnEjqThAn70I2",
+        ] {
+            assert!(!is_plain_usage(&format!(r#"{{"input_tokens":7,"note":"{key}"}}"#)), "{key}");
+            assert!(!is_plain_usage(&format!(r#"{{"{key}":7}}"#)), "{key}");
+        }
+        assert!(!is_plain_usage(r#"{"note":"\u0073k-ant"}"#));
     }
 
     /// How a call may end, and what its row then says: state, input, output.
