@@ -5,6 +5,7 @@
 
 mod api;
 mod architecture;
+mod billing;
 mod cli;
 mod console;
 mod credits;

@@ -1,0 +1,172 @@
+//! Billing in the console: credits, budgets, usage, prices, and what a fallback leaves behind.
+
+use keyward::domain::billing::UsageMode;
+use keyward::domain::ids::Owner;
+
+use crate::console::{cast, sign_in};
+use crate::on_both;
+use crate::support::{holder, test_key};
+
+on_both! {
+    async fn a_tenant_is_put_on_credits_and_reads_its_ledger(world: World) {
+        let cast = cast(world).await;
+        let mut root = sign_in(world, "root").await;
+        let terms = "/platform/tenants/acme";
+        let funding: &[(&str, &str)] = &[("was", "included"), ("funding", "credits")];
+        assert_eq!(root.post(&format!("{terms}/funding"), funding).await.status, 303);
+        // Somebody else's form from before is not obeyed.
+        root.post(&format!("{terms}/funding"), &[("was", "included"), ("funding", "metered")]).await;
+        root.get(terms).await.says("was changed meanwhile");
+        let form = [("amount", "25.50"), ("note", "Welcome <b>"), ("form_id", "form-1")];
+        assert_eq!(root.post(&format!("{terms}/credits"), &form).await.status, 303);
+        root.get(terms).await.says("$25.50 granted. The balance is $25.50 now.");
+        // A double click is one grant.
+        root.post(&format!("{terms}/credits"), &form).await;
+        root.get(terms).await.says("entered once");
+        let refused = root.post(&format!("{terms}/credits"), &[("amount", "NaN"), ("note", "kept as typed")]).await;
+        assert_eq!(refused.status, 422);
+        refused.says("value=\"kept as typed\"");
+        let tenant = &cast.tenant;
+        let mut admin = sign_in(world, "admin").await;
+        let page = admin.get("/t/acme/billing/credits").await;
+        page.says("$25.50").says("Welcome &#60;b&#62;").says("paid from your credits");
+        admin.get("/t/acme/billing").await.says("paid from your credits");
+        admin.post("/t/acme/billing/credits/notice", &[("notify_below", "30")]).await;
+        admin.get("/t/acme/settings/api-keys").await.says("Your credits run low: $25.50 left.");
+        let token = world.token(tenant).await;
+        world.services.set_mode(&world.admin(tenant), &holder(tenant).scope, tenant, UsageMode::Managed).await.ok();
+        let answer = world.message(&token).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let cost = world.row_of(&answer).await.billed;
+        admin.get("/t/acme/billing/credits").await.says("1 request").says(&format!("\u{2212}{}", cost.precise()));
+    }
+}
+
+on_both! {
+    async fn usage_is_grouped_filtered_and_opened_down_to_one_request(world: World) {
+        let cast = cast(world).await;
+        world.add_key(&cast.tenant, "production", &test_key("ok")).await.unwrap();
+        let token = world.token(&cast.tenant).await;
+        let mut sent = Vec::new();
+        for (endpoint, session, prompt) in [("till-1", "night", "greet"), ("till-1", "day", "greet"), ("till-2", "day", "=cmd")] {
+            let request = world.message(&token).header("x-keyward-endpoint", endpoint).header("x-keyward-session", session);
+            let answer = request.header("x-keyward-prompt", prompt).send().await.unwrap();
+            assert_eq!(answer.status(), 200);
+            sent.push(world.row_of(&answer).await);
+        }
+        let mut admin = sign_in(world, "admin").await;
+        let page = admin.get("/t/acme/billing/usage?by=endpoint&then=session").await;
+        page.says("till-1").says("till-2").says("night").says("By endpoint and session");
+        // Each line leads to its requests.
+        let page = admin.get("/t/acme/billing/requests?endpoint=till-1&session=day").await;
+        page.says(&sent[1].id.to_string()).says("Endpoint: <b>till-1</b>");
+        assert!(!page.body.contains(&sent[0].id.to_string()));
+        assert!(!page.body.contains(&sent[2].id.to_string()));
+        let page = admin.get(&format!("/t/acme/billing/requests/{}", sent[2].id)).await;
+        page.says("rounded once").says(&sent[2].cost.precise()).says("till-2");
+        assert_eq!(admin.get("/t/neighbour/billing/requests").await.status, 404);
+        let nobody = admin.get("/t/acme/billing/usage?from=2020-01-01&to=2020-02-01").await;
+        nobody.says("Nothing used");
+        // Formulas are defused in the download of groups too, and the sums are those of the rows.
+        let csv = admin.get("/t/acme/billing/usage-groups.csv?by=prompt&then=endpoint").await.body;
+        assert!(csv.contains("'=cmd,till-2,managed,1,"), "{csv}");
+        let sum: i64 = sent.iter().map(|row| row.cost.0).sum();
+        let mut reader = csv::Reader::from_reader(csv.as_bytes());
+        let at = reader.headers().unwrap().iter().position(|name| name == "cost_usd").unwrap();
+        let told: i64 = reader.records().map(|record| record.unwrap()[at].replace('.', "").parse::<i64>().unwrap()).sum();
+        assert_eq!(told, sum);
+        let ranged = admin.get("/t/acme/billing/usage.csv?from=2020-01-01&to=2020-01-02").await.body;
+        assert_eq!(ranged.lines().count(), 1, "{ranged}");
+    }
+}
+
+on_both! {
+    async fn a_model_without_a_price_is_named_priced_and_rated_by_adjustments(world: World) {
+        let cast = cast(world).await;
+        world.add_key(&cast.tenant, "production", &test_key("ok")).await.unwrap();
+        world.services.set_mode(&world.admin(&cast.tenant), &holder(&cast.tenant).scope, &cast.tenant, UsageMode::Byok).await.ok();
+        // Its price was taken away: as if the model were newer than the list.
+        let prices = |sql: &'static str| world.sql(sql);
+        prices("DELETE FROM price WHERE model = 'claude-haiku-4-5'").await;
+        world.services.directory.forget(Owner::Platform);
+        let token = world.token(&cast.tenant).await;
+        let answer = world.message(&token).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        let row = world.row_of(&answer).await;
+        assert!(row.unpriced && row.cost.0 == 0);
+        let mut root = sign_in(world, "root").await;
+        let mut admin = sign_in(world, "admin").await;
+        admin.get("/t/acme/billing").await.says("ran on models without a price");
+        root.get("/platform/prices").await.says("Models without a price").says("claude-haiku-4-5").says("Set a price");
+        root.get("/platform/prices?provider=anthropic&model=claude-haiku-4-5").await.says("value=\"claude-haiku-4-5\"");
+        let fields = |input: &'static str| [("provider", "anthropic"), ("model", "claude-haiku-4-5"), ("input", input), ("output", "5"), ("from", "2026-01-01")];
+        for wrong in ["-1", "NaN", "1e3", ""] {
+            let page = root.post("/platform/prices", &fields(wrong)).await;
+            assert_eq!(page.status, 422, "{wrong}");
+            page.says("claude-haiku-4-5");
+        }
+        assert_eq!(root.post("/platform/prices", &fields("1")).await.status, 303);
+        root.get("/platform/prices").await.says("1 request that had run");
+        // The row is as it was; what was added is beside it, and in every sum.
+        let again = world.row_of(&answer).await;
+        assert_eq!(again, row);
+        let expected = i64::try_from(row.tokens.input + 5 * row.tokens.output).unwrap() * 1_000;
+        let page = admin.get(&format!("/t/acme/billing/requests/{}", row.id)).await;
+        page.says("rated by an adjustment").says(&keyward::domain::money::Nanos(expected).precise());
+        let seen = admin.get("/t/acme/billing").await;
+        assert!(!seen.body.contains("ran on models without a price"));
+        let csv = admin.get("/t/acme/billing/usage.csv").await.body;
+        let mut reader = csv::Reader::from_reader(csv.as_bytes());
+        let at = reader.headers().unwrap().iter().position(|name| name == "adjustment_usd").unwrap();
+        let told = reader.records().next().unwrap().unwrap()[at].to_owned();
+        assert_eq!(told, keyward::domain::money::Nanos(expected).exact());
+        // Twice is once.
+        assert_eq!(world.services.rate_unpriced().await.unwrap(), 0);
+    }
+}
+
+on_both! {
+    async fn a_fallback_is_seen_on_row_chart_and_statement(world: World) {
+        let cast = cast(world).await;
+        let (tenant, scope) = (&cast.tenant, holder(&cast.tenant).scope);
+        world.services.set_mode(&world.admin(tenant), &scope, tenant, UsageMode::Byok).await.unwrap();
+        let answer = world.message(&world.token(tenant).await).send().await.unwrap();
+        assert_eq!(answer.headers()["x-keyward-fallback"], "no_key");
+        let row = world.row_of(&answer).await;
+        let mut admin = sign_in(world, "admin").await;
+        admin.get(&format!("/t/acme/billing/requests/{}", row.id)).await.says("There was no key");
+        let chart = admin.get("/t/acme/billing").await;
+        chart.says("1 fell back to the shared account").says("class=\"fallback\"").says("swatch-fallback");
+        let month = row.started_at.date(&jiff::tz::TimeZone::UTC).strftime("%Y-%m").to_string();
+        let statement = format!("/t/acme/billing/statements/{month}");
+        admin.get(&statement).await.says("Managed use, included in the plan, as there was no key");
+        let csv = admin.get(&format!("{statement}.csv")).await.body;
+        assert!(csv.contains(&format!("used,\"Managed use, included in the plan, as there was no key\",1,{}", row.cost.exact())), "{csv}");
+    }
+}
+
+on_both! {
+    async fn budgets_are_set_shown_and_removed(world: World) {
+        let cast = cast(world).await;
+        world.add_key(&cast.tenant, "production", &test_key("ok")).await.unwrap();
+        let token = world.token(&cast.tenant).await;
+        assert_eq!(world.message(&token).send().await.unwrap().status(), 200);
+        let mut admin = sign_in(world, "admin").await;
+        let budgets = "/t/acme/billing/budgets";
+        admin.get(budgets).await.says("No budget yet");
+        let fields = [("key", "production"), ("amount", "1,250.50"), ("on_reach", "pause"), ("warn_at", "80,100"), ("priced_only", "yes")];
+        assert_eq!(admin.post(budgets, &fields).await.status, 303);
+        admin.get(budgets).await.says("Budget of production saved").says("of $1,250.50 this month").says("Models without a price are refused");
+        admin.get(&format!("{budgets}?edit=production")).await.says("value=\"1250.50\"");
+        assert_eq!(admin.post(budgets, &[("amount", "0.01"), ("on_reach", "pause"), ("warn_at", "1")]).await.status, 303);
+        admin.get("/t/acme/billing").await.says("of your monthly budget is used.").says("Change budget");
+        let mut member = sign_in(world, "member").await;
+        let seen = member.get("/t/acme/settings/api-keys").await;
+        seen.says("of your monthly budget is used.");
+        assert!(!seen.body.contains("Change budget"));
+        for key in ["", "production"] {
+            assert_eq!(admin.post(&format!("{budgets}/remove"), &[("key", key)]).await.status, 303);
+        }
+        admin.get(budgets).await.says("No budget yet");
+    }
+}
