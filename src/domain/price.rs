@@ -316,27 +316,41 @@ mod tests {
     }
 
     proptest! {
-        /// Rating agrees with a fraction kept whole to the end.
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        /// Rating agrees, for every price of the list and every kind, with fractions that are added up
+        /// whole and rounded at the end.
         #[test]
-        fn rating_rounds_once(input in 0_u64..2_000_000, output in 0_u64..200_000, read in 0_u64..2_000_000,
+        fn rating_rounds_once(counts in proptest::array::uniform8(0_u64..2_000_000), searches in 0_u64..50,
                               us: bool, fast: bool) {
-            let tokens = TokenUsage { input, output, cache_read: read, ..TokenUsage::default() };
+            let [input, output, cache_read, short, long, tool, audio_in, audio_out] = counts;
+            let tokens = TokenUsage {
+                input, output, cache_read, cache_write_5m: short, cache_write_1h: long, tool,
+                audio_input: audio_in, audio_output: audio_out, web_searches: searches, reasoning: output / 2,
+            };
             let served = ServedAs {
                 us_only: us,
                 speed: if fast { Speed::Fast } else { Speed::Standard },
                 ..ServedAs::default()
             };
+            let unsigned = |rate: i64| u128::try_from(rate).unwrap();
             for row in book().rows() {
-                let pico = u128::from(input) * u128::try_from(row.rates.input).unwrap()
-                    + u128::from(output) * u128::try_from(row.rates.output).unwrap()
-                    + u128::from(read) * u128::try_from(row.rates.cache_read).unwrap();
-                let numerator = pico
-                    * if us { u128::try_from(row.us_permille).unwrap() } else { 1_000 }
-                    * if fast { u128::try_from(row.fast_permille).unwrap() } else { 1_000 };
-                let denominator = 1_000_u128 * 1_000 * 1_000;
+                let rates = &row.rates;
+                let by_token = [
+                    (input, rates.input), (output, rates.output), (cache_read, rates.cache_read),
+                    (short, rates.cache_write_5m), (long, rates.cache_write_1h), (tool, rates.input),
+                    (audio_in, rates.audio_input), (audio_out, rates.audio_output),
+                ];
+                // Dollars as fractions: of tokens over 10^12 and a thousand for each factor, of searches over 10^12.
+                let region = if us { unsigned(row.us_permille) } else { 1_000 };
+                let speed = if fast { unsigned(row.fast_permille) } else { 1_000 };
+                let tokens_over: u128 = by_token.iter().map(|(count, rate)| u128::from(*count) * unsigned(*rate)).sum();
+                let numerator = tokens_over * region * speed + u128::from(searches) * unsigned(rates.web_search) * 1_000_000;
+                // In nanodollars: 10^12 · 10^6 in the denominator, 10^9 above.
+                let denominator = 1_000_000_000_u128;
                 let (whole, rest) = (numerator / denominator, numerator % denominator);
                 let up = rest * 2 > denominator || (rest * 2 == denominator && whole % 2 == 1);
-                prop_assert_eq!(u128::try_from(cost(row, &tokens, served).0).unwrap(), whole + u128::from(up));
+                prop_assert_eq!(u128::try_from(cost(row, &tokens, served).0).unwrap(), whole + u128::from(up), "{}", row.model);
             }
         }
     }
