@@ -246,6 +246,48 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_spend_limit_pauses_and_its_end_resumes() {
+    let (world, tenant) = world().await;
+    let key = test_key("ok");
+    world.add_key(&tenant, "production", &key).await.unwrap();
+    let (admin, scope) = (world.admin(&tenant), crate::support::holder(&tenant).scope);
+    world.services.set_mode(&admin, &scope, &tenant, UsageMode::Byok).await.unwrap();
+    let token = world.token(&tenant).await;
+    let browser = open(&world, DESKTOP).await;
+    browser.sign_in("admin@northwind.example", PASSWORD).await;
+    browser.go("/t/northwind/settings/api-keys").await;
+    browser.sees("Using your own Anthropic key.").await;
+    world.impose(&key, "spendlimit").await;
+    // The request that meets the limit gets the provider's own answer; those after it are refused.
+    assert_eq!(world.message(&token).send().await.unwrap().status(), 400);
+    for _ in 0..200 {
+        if world.message(&token).send().await.unwrap().status() == 402 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    for page in ["settings/api-keys", "billing"] {
+        browser.go(&format!("/t/northwind/{page}")).await;
+        browser.sees("AI is paused: your Anthropic spend limit is reached.").await;
+        browser.sees("Raise the limit").await;
+        browser.check_page(&format!("{page}, paused")).await;
+    }
+    // Raised in the provider's console: the next probe finds out.
+    world.impose(&key, "ok").await;
+    world.clock.advance(6 * MINUTE);
+    world.services.probe_due().await.unwrap();
+    browser.go("/t/northwind/billing").await;
+    browser.sees("Using your own Anthropic key.").await;
+    assert_eq!(world.message(&token).send().await.unwrap().status(), 200);
+    browser.go("/t/northwind/activity/notifications").await;
+    browser.sees("The key production works again.").await;
+    browser.sees("spend limit is reached").await;
+    browser.check_page("Notifications").await;
+    browser.close().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn credits_are_granted_spent_and_run_out() {
     let (world, tenant) = world().await;
     let token = world.token(&tenant).await;
