@@ -255,6 +255,10 @@ async fn a_spend_limit_pauses_and_its_end_resumes() {
     let token = world.token(&tenant).await;
     let browser = open(&world, DESKTOP).await;
     browser.sign_in("admin@northwind.example", PASSWORD).await;
+    for empty in ["billing/budgets", "billing/requests", "billing/usage", "activity/notifications"] {
+        browser.go(&format!("/t/northwind/{empty}")).await;
+        browser.check_page(&format!("{empty}, empty")).await;
+    }
     browser.go("/t/northwind/settings/api-keys").await;
     browser.sees("Using your own Anthropic key.").await;
     world.impose(&key, "spendlimit").await;
