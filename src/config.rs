@@ -8,6 +8,7 @@ use url::Url;
 
 use crate::crypto::secret::Secret;
 use crate::domain::endpoint::UrlPolicy;
+use crate::outbound::mail::{MailSetupError, Mailer};
 use crate::providers::Origins;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -67,6 +68,9 @@ pub struct Settings {
     #[arg(long, env = "KEYWARD_PRODUCT_NAME", default_value = "Keyward")]
     pub product_name: String,
 
+    #[command(flatten)]
+    pub mail: MailSettings,
+
     /// Log format
     #[arg(long, env = "KEYWARD_LOG", value_enum, default_value_t)]
     pub log: LogFormat,
@@ -82,6 +86,39 @@ pub struct Settings {
     /// Seconds that streams may take to finish after a request to stop
     #[arg(long, env = "KEYWARD_SHUTDOWN_SECONDS", default_value_t = 600)]
     pub shutdown_seconds: u64,
+}
+
+/// The mail server that notifications go out by. Without one, they are in the console alone.
+#[derive(Clone, Debug, Default, Args)]
+pub struct MailSettings {
+    /// <smtps://USER:PASSWORD@HOST:PORT>; `smtp://…?tls=required` for STARTTLS
+    #[arg(long, env = "KEYWARD_SMTP_URL", hide_env_values = true)]
+    pub smtp_url: Option<String>,
+
+    /// File that holds the mail server's URL, in place of `KEYWARD_SMTP_URL`
+    #[arg(long, env = "KEYWARD_SMTP_URL_FILE", conflicts_with = "smtp_url")]
+    pub smtp_url_file: Option<PathBuf>,
+
+    /// Address that e-mail comes from
+    #[arg(long, env = "KEYWARD_MAIL_FROM")]
+    pub mail_from: Option<String>,
+}
+
+impl MailSettings {
+    /// The mailer, if a mail server is set.
+    ///
+    /// # Errors
+    /// When a setting is missing or is not what it should be.
+    pub fn mailer(&self, name: &str) -> Result<Option<Mailer>, ConfigError> {
+        let Some(url) = secret(self.smtp_url.as_deref(), self.smtp_url_file.as_deref())? else {
+            return Ok(None);
+        };
+        let from = self
+            .mail_from
+            .as_deref()
+            .ok_or(ConfigError::Missing { name: "KEYWARD_MAIL_FROM", with: "KEYWARD_SMTP_URL" })?;
+        Ok(Some(Mailer::new(&url, from, name)?))
+    }
 }
 
 /// What the policy for tenants' URLs needs to know.
@@ -119,6 +156,10 @@ pub enum ConfigError {
     File { path: PathBuf, source: std::io::Error },
     #[error("{name} is not a URL that starts with http:// or https:// and has no path, and nothing else")]
     Url { name: &'static str },
+    #[error("{name} is needed with {with}")]
+    Missing { name: &'static str, with: &'static str },
+    #[error("KEYWARD_SMTP_URL and KEYWARD_MAIL_FROM do not make a mailer")]
+    Mail(#[from] MailSetupError),
 }
 
 impl Settings {
@@ -183,6 +224,16 @@ fn token_url(value: &str) -> Result<Url, ConfigError> {
     let mut url = origin("KEYWARD_GOOGLE_TOKEN_URL", url.as_str())?;
     url.set_path(if path == "/" { "/token" } else { &path });
     Ok(url)
+}
+
+/// A secret from a setting or from the file that another one names; `None` for neither.
+fn secret(value: Option<&str>, file: Option<&Path>) -> Result<Option<Secret>, ConfigError> {
+    let found = match (value, file) {
+        (Some(value), _) => Some(Secret::new(value.trim().to_owned())),
+        (None, Some(path)) => Some(read_secret(path)?),
+        (None, None) => None,
+    };
+    Ok(found.filter(|found| !found.is_empty()))
 }
 
 fn read_secret(path: &Path) -> Result<Secret, ConfigError> {

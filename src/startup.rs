@@ -98,6 +98,7 @@ pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Serv
         origins: settings.origins()?,
         urls: settings.url_policy()?,
     };
+    let mailer = settings.mail.mailer(&settings.product_name)?;
     let db = open_database(settings).await?;
     let (keyring, root) = open_custody(&db, &settings.keyring_path()).await?;
     platform::seed(&db, replace.clock.now()).await?;
@@ -109,6 +110,7 @@ pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Serv
         keyring: Arc::new(keyring),
         root: Arc::new(root),
         outbound,
+        mailer,
         bearers: BearerCache::default(),
         passwords: Passwords::default(),
         meter: Meter::default(),

@@ -17,6 +17,8 @@ pub enum Action {
     SeeUsage,
     SeeUsageTotals,
     ManageTokens,
+    /// Where the tenant's notifications are sent.
+    ManageWebhooks,
     ChangeKeyChangers,
     /// Platform pages: tenants, users, service tokens, shared keys.
     SeePlatform,
@@ -33,6 +35,7 @@ impl Action {
         Self::SeeUsage,
         Self::SeeUsageTotals,
         Self::ManageTokens,
+        Self::ManageWebhooks,
         Self::ChangeKeyChangers,
         Self::SeePlatform,
         Self::ManagePlatform,
@@ -47,6 +50,7 @@ impl Action {
                 | Self::DisableKeys
                 | Self::ChangeBilling
                 | Self::ManageTokens
+                | Self::ManageWebhooks
                 | Self::ChangeKeyChangers
                 | Self::ManagePlatform
         )
@@ -99,7 +103,9 @@ pub fn permitted(actor: &Actor, action: Action, about: Option<About>) -> bool {
         },
         Action::DisableKeys => about.is_some() && (super_admin || matches!(role, Some(Admin | BillingAdmin))),
         Action::ChangeBilling => matches!(role, Some(Admin | BillingAdmin)),
-        Action::ManageTokens | Action::ChangeKeyChangers => matches!(role, Some(Admin)),
+        Action::ManageTokens | Action::ManageWebhooks | Action::ChangeKeyChangers => {
+            matches!(role, Some(Admin))
+        }
     }
 }
 
@@ -147,6 +153,7 @@ mod tests {
             (Action::SeeUsage, KeyChangers::Admins, "yes no yes yes no no"),
             (Action::SeeUsageTotals, KeyChangers::Admins, "yes no yes yes yes no"),
             (Action::ManageTokens, KeyChangers::Admins, "no no yes no no no"),
+            (Action::ManageWebhooks, KeyChangers::Admins, "no no yes no no no"),
             (Action::ChangeKeyChangers, KeyChangers::Admins, "no no yes no no no"),
             (Action::SeePlatform, KeyChangers::Admins, "yes no no no no no"),
             (Action::ManagePlatform, KeyChangers::Admins, "yes no no no no no"),

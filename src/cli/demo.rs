@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{Failure, demo_data};
-use crate::config::{EndpointSettings, LogFormat, Settings};
+use crate::config::{EndpointSettings, LogFormat, MailSettings, Settings};
 use crate::domain::clock::Clock;
 use crate::outbound::Trust;
 use crate::providers::Outgoing;
@@ -104,6 +104,7 @@ impl Demo {
                 // Azure and custom endpoints have no origin of their own: theirs is the sandbox too.
                 allowed_endpoints: vec![sandbox_origin.to_owned()],
             },
+            mail: MailSettings::default(),
             product_name: "Acme".to_owned(),
             log: LogFormat::Text,
             metrics_bind: None,

@@ -6,4 +6,5 @@ pub mod password;
 pub mod root;
 pub mod sealed;
 pub mod secret;
+pub mod signature;
 pub mod token;

@@ -83,16 +83,29 @@ pub struct UrlPolicy {
 }
 
 impl UrlPolicy {
-    /// Judges a URL as a tenant typed it. `Ok(None)` is the provider's default; `Ok(Some)` is the
-    /// canonical URL, which the policy accepts again unchanged.
+    /// Judges a provider's URL as a tenant typed it. `Ok(None)` is the provider's default; `Ok(Some)`
+    /// is the canonical URL, which the policy accepts again unchanged.
     ///
     /// # Errors
     /// The first rule that the URL breaks.
     pub fn canonical(&self, typed: &str, provider: Provider) -> Result<Option<String>, UrlRule> {
-        let text = typed.trim();
-        if text.is_empty() {
+        if typed.trim().is_empty() {
             return Ok(None);
         }
+        let ending = if provider == Provider::Anthropic { messages_path } else { plain_path };
+        self.judge(typed, ending).map(Some)
+    }
+
+    /// Judges the URL of a webhook as a tenant typed it, and gives its canonical form.
+    ///
+    /// # Errors
+    /// The first rule that the URL breaks.
+    pub fn webhook(&self, typed: &str) -> Result<String, UrlRule> {
+        self.judge(typed, plain_path)
+    }
+
+    fn judge(&self, typed: &str, path_of: fn(&str) -> Result<String, UrlRule>) -> Result<String, UrlRule> {
+        let text = typed.trim();
         if text.len() > 1_024 {
             return Err(UrlRule::Length);
         }
@@ -104,9 +117,9 @@ impl UrlPolicy {
             }
             None => self.public_origin(text)?,
         };
-        let url = format!("{origin}{}", api_path(path, provider)?);
+        let url = format!("{origin}{}", path_of(path)?);
         match url::Url::parse(&url) {
-            Ok(parsed) if parsed.as_str() == url => Ok(Some(url)),
+            Ok(parsed) if parsed.as_str() == url => Ok(url),
             _ => Err(UrlRule::Ambiguous),
         }
     }
@@ -171,7 +184,8 @@ fn judge_host(host: &str, own_host: Option<&str>) -> Result<(), UrlRule> {
     Ok(())
 }
 
-fn api_path(path: &str, provider: Provider) -> Result<String, UrlRule> {
+/// A path as it was typed, without a slash at its end, in segments that mean what they say.
+fn segments_of(path: &str) -> Result<(&str, Vec<&str>), UrlRule> {
     let path = path.strip_suffix('/').unwrap_or(path);
     let segments: Vec<&str> = if path.is_empty() { Vec::new() } else { path[1..].split('/').collect() };
     let plain = |segment: &&str| {
@@ -180,13 +194,17 @@ fn api_path(path: &str, provider: Provider) -> Result<String, UrlRule> {
             && !matches!(*segment, "." | "..")
             && !segment.contains(':')
     };
-    if segments.len() > 8 || !segments.iter().all(plain) {
-        return Err(UrlRule::Path);
-    }
-    if provider != Provider::Anthropic {
-        // A bare origin keeps its slash: no URL is without one.
-        return Ok(if path.is_empty() { "/".to_owned() } else { path.to_owned() });
-    }
+    if segments.len() > 8 || !segments.iter().all(plain) { Err(UrlRule::Path) } else { Ok((path, segments)) }
+}
+
+/// A bare origin keeps its slash: no URL is without one.
+fn plain_path(path: &str) -> Result<String, UrlRule> {
+    let (path, _) = segments_of(path)?;
+    Ok(if path.is_empty() { "/".to_owned() } else { path.to_owned() })
+}
+
+fn messages_path(path: &str) -> Result<String, UrlRule> {
+    let (path, segments) = segments_of(path)?;
     let ending = match segments.as_slice() {
         [.., "v1", "messages"] => "",
         [.., "v1"] => "/messages",

@@ -46,6 +46,8 @@ ids! {
     TokenId,
     PriceId,
     BudgetId,
+    WebhookId,
+    DeliveryId,
     SessionId,
     /// One request through the gateway: the id of its usage row and of its answer.
     RequestId,

@@ -5,6 +5,7 @@ pub mod account;
 pub mod audit;
 pub mod billing;
 pub mod clock;
+pub mod delivery;
 pub mod endpoint;
 pub mod ids;
 pub mod money;

@@ -15,6 +15,26 @@ words! {
         BudgetReached = "budget.reached",
         CreditsLow = "credits.low",
         CreditsExhausted = "credits.exhausted",
+        RotationDue = "key.rotation_due",
+        Test = "test",
+    }
+}
+
+impl NoticeKind {
+    /// A few words for a table or a subject line.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::KeyRejected => "Key rejected",
+            Self::KeyPaused => "Paused",
+            Self::KeyResumed => "Resumed",
+            Self::BudgetWarning => "Budget",
+            Self::BudgetReached => "Budget used up",
+            Self::CreditsLow => "Credits low",
+            Self::CreditsExhausted => "Credits used up",
+            Self::RotationDue => "Rotation due",
+            Self::Test => "Test",
+        }
     }
 }
 
@@ -56,6 +76,28 @@ pub fn of_key(
         _ => return None,
     };
     Some(Notice { at, kind, text, page: format!("settings/api-keys/{name}") })
+}
+
+/// Once a key version has been in use for long.
+#[must_use]
+pub fn of_age(name: &str, days: i64, at: Moment) -> Notice {
+    Notice {
+        at,
+        kind: NoticeKind::RotationDue,
+        text: format!("The key {name} has been in use for {days} days. Paste a new one and retire it."),
+        page: format!("settings/api-keys/{name}/rotate"),
+    }
+}
+
+/// What the test button sends.
+#[must_use]
+pub fn of_test(at: Moment) -> Notice {
+    Notice {
+        at,
+        kind: NoticeKind::Test,
+        text: "This is a test. Notifications will arrive here.".to_owned(),
+        page: "settings/notifications".to_owned(),
+    }
 }
 
 fn is_lasting(state: KeyState) -> bool {

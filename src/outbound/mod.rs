@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod exchange;
+pub mod mail;
 
 use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};

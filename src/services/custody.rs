@@ -61,9 +61,13 @@ pub fn open(
     seat: &Seat<'_>,
 ) -> Result<Secret, OpenError> {
     let owner_key = open_owner_key(keyring, seat.owner, sealed_owner_key)?;
-    let opened = sealed::open(&owner_key, &seat.binding(), sealed)?;
-    let text = String::from_utf8(opened.to_vec()).map_err(|_| OpenError::Forged)?;
-    Ok(Secret::new(text))
+    open_text(&owner_key, &seat.binding(), sealed)
+}
+
+fn open_text(owner_key: &KeyBytes, binding: &Binding, sealed: &[u8]) -> Result<Secret, OpenError> {
+    let opened = sealed::open(owner_key, binding, sealed)?;
+    let text = std::str::from_utf8(&opened).map_err(|_| OpenError::Forged)?;
+    Ok(Secret::new(text.to_owned()))
 }
 
 fn open_owner_key(keyring: &Keyring, owner: Owner, sealed_key: &[u8]) -> Result<KeyBytes, OpenError> {
@@ -84,9 +88,40 @@ impl Services {
         secret: &Secret,
         now: Moment,
     ) -> Result<Vec<u8>, super::ServiceError> {
+        self.seal_bound(tx, scope, &seat.binding(), secret, now).await
+    }
+
+    /// Seals another secret of the owner's for the one place where it may be opened.
+    ///
+    /// # Errors
+    /// As `seal`.
+    pub(super) async fn seal_bound(
+        &self,
+        tx: &mut Tx,
+        scope: &Scope,
+        binding: &Binding,
+        secret: &Secret,
+        now: Moment,
+    ) -> Result<Vec<u8>, super::ServiceError> {
         let owner_key = self.owner_key(tx, scope, now).await?;
         let owner_key = open_owner_key(&self.keyring, scope.owner(), &owner_key)?;
-        Ok(sealed::seal(OWNER_KEY_ID, &owner_key, &seat.binding(), secret.expose().as_bytes())?)
+        Ok(sealed::seal(OWNER_KEY_ID, &owner_key, binding, secret.expose().as_bytes())?)
+    }
+
+    /// Opens what `seal_bound` sealed.
+    ///
+    /// # Errors
+    /// When the keyring is the wrong one, or a row was moved or edited.
+    pub(super) async fn open_bound(
+        &self,
+        tx: &mut Tx,
+        scope: &Scope,
+        binding: &Binding,
+        sealed: &[u8],
+    ) -> Result<Secret, super::ServiceError> {
+        let owner_key = root::find_owner_key(tx, scope).await?.ok_or(OpenError::Forged)?;
+        let owner_key = open_owner_key(&self.keyring, scope.owner(), &owner_key)?;
+        Ok(open_text(&owner_key, binding, sealed)?)
     }
 
     async fn owner_key(

@@ -11,13 +11,15 @@ use crate::domain::clock::{DAY, MINUTE};
 use crate::domain::ids::KeyId;
 use crate::domain::provider_key::PROBE_EVERY;
 use crate::storage::{
-    changes, idempotency, keys, notifications, people, pinned_sessions, sessions, throttle,
+    changes, deliveries, idempotency, keys, notifications, people, pinned_sessions, sessions, throttle,
 };
 
 /// A browser that was not seen for this long is a stranger again.
 const DEVICES_FOR: i64 = 400 * DAY;
 /// Notifications are news, and on record elsewhere.
 const NOTICES_FOR: i64 = 400 * DAY;
+/// Long enough to ask a receiver what became of one.
+const DELIVERIES_FOR: i64 = 30 * DAY;
 const PROBES_AT_ONCE: usize = 8;
 /// A process is dead when its heart has not beaten for this long.
 const DEAD_AFTER: i64 = MINUTE;
@@ -44,6 +46,8 @@ pub fn start(services: &Arc<Services>) -> Jobs {
         runtime.spawn(key_states::run(Arc::clone(services))),
         runtime.spawn(watch(Arc::clone(services))),
         runtime.spawn(every(Duration::from_secs(5), Arc::clone(services), async |s| s.probe_due().await)),
+        runtime.spawn(every(Duration::from_secs(5), Arc::clone(services), async |s| s.deliver_due().await)),
+        runtime.spawn(every(Duration::from_hours(1), Arc::clone(services), async |s| s.tell_of_age().await)),
         runtime.spawn(every(Duration::from_secs(20), Arc::clone(services), async |s| s.keep_meter().await)),
         runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.tidy().await)),
         runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.true_up_money().await)),
@@ -153,6 +157,7 @@ impl Services {
         idempotency::delete_before(&mut tx, now.minus(DAY)).await?;
         pinned_sessions::delete_expired(&mut tx, now.minus(DAY)).await?;
         notifications::delete_before(&mut tx, now.minus(NOTICES_FOR)).await?;
+        deliveries::delete_before(&mut tx, now.minus(DELIVERIES_FOR)).await?;
         changes::delete_dead(&mut tx, now.minus(DAY)).await?;
         tx.commit().await?;
         if destroyed > 0 {

@@ -7,6 +7,7 @@ pub mod budgets;
 pub mod checks;
 pub mod credits;
 pub mod custody;
+pub mod deliveries;
 pub mod directory;
 pub mod jobs;
 pub mod key_states;
@@ -37,6 +38,7 @@ use crate::domain::endpoint::UrlPolicy;
 use crate::domain::ids::{InstanceId, Owner};
 use crate::outbound::Outbound;
 use crate::outbound::exchange::BearerCache;
+use crate::outbound::mail::Mailer;
 use crate::providers::Origins;
 use crate::storage::{Database, StorageError, Tx, audit};
 
@@ -62,6 +64,8 @@ pub struct Services {
     pub keyring: Arc<Keyring>,
     pub root: Arc<RootKeys>,
     pub outbound: Outbound,
+    /// `None` where the operator has set no mail server.
+    pub mailer: Option<Mailer>,
     pub bearers: BearerCache,
     pub passwords: Passwords,
     pub directory: Directory,

@@ -6,7 +6,7 @@ use super::{StorageError, Tx, execute, fetch_all, fetch_optional, word};
 use crate::access::scope::Scope;
 use crate::domain::account::Slug;
 use crate::domain::clock::Moment;
-use crate::domain::ids::{KeyId, Owner, UserId};
+use crate::domain::ids::{KeyId, Owner, TenantId, UserId};
 use crate::domain::provider_key::{
     DisabledBy, KeyScope, KeySettings, KeyState, KeyStatus, KeyVersion, Provider, ProviderKey,
 };
@@ -383,4 +383,27 @@ pub async fn touch(tx: &mut Tx, key: KeyId, at: Moment) -> Result<(), StorageErr
         at.0
     )?;
     Ok(())
+}
+
+/// Tenants' keys in use whose current version was pasted before this moment.
+pub async fn pasted_before(tx: &mut Tx, before: Moment) -> Result<Vec<OldKey>, StorageError> {
+    let sql = "SELECT k.owner_id, k.id, k.name, v.version, v.created_at FROM provider_key k
+               JOIN key_version v ON v.key_id = k.id AND v.version = k.current_version
+               WHERE k.removed_at IS NULL AND k.disabled_at IS NULL AND v.created_at < $1 ORDER BY k.id";
+    let rows = fetch_all!(tx, (Uuid, Uuid, String, i32, i64), sql, before.0)?;
+    let old = rows.into_iter().filter_map(|(owner, key, name, version, at)| {
+        let Owner::Tenant(tenant) = Owner::from_uuid(owner) else { return None };
+        Some(OldKey { tenant, key: KeyId(key), name, version, pasted_at: Moment(at) })
+    });
+    Ok(old.collect())
+}
+
+/// A key whose secret has been in use for long.
+#[derive(Clone, Debug)]
+pub struct OldKey {
+    pub tenant: TenantId,
+    pub key: KeyId,
+    pub name: String,
+    pub version: i32,
+    pub pasted_at: Moment,
 }

@@ -7,6 +7,7 @@ pub mod budgets;
 pub mod changes;
 pub mod credits;
 pub mod database;
+pub mod deliveries;
 pub mod holds;
 pub mod idempotency;
 pub mod keys;

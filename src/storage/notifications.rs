@@ -2,18 +2,39 @@
 
 use uuid::Uuid;
 
-use super::{StorageError, Tx, execute, fetch_all, word};
+use super::{StorageError, Tx, deliveries, execute, fetch_all, fetch_one, word};
 use crate::access::scope::Scope;
 use crate::domain::clock::Moment;
 use crate::domain::ids::TenantId;
 use crate::domain::notice::{Notice, NoticeKind};
 
+/// Notes it for the console and sends it on its way to wherever else the tenant wants it.
 pub async fn insert(tx: &mut Tx, tenant: TenantId, notice: &Notice) -> Result<(), StorageError> {
-    let sql =
-        "INSERT INTO notification (id, tenant_id, at, kind, text, page) VALUES ($1, $2, $3, $4, $5, $6)";
+    insert_once(tx, tenant, notice, None).await.map(|_| ())
+}
+
+/// The same for what is told once for ever: false when this reference was told of before.
+pub async fn insert_once(
+    tx: &mut Tx,
+    tenant: TenantId,
+    notice: &Notice,
+    reference: Option<&str>,
+) -> Result<bool, StorageError> {
+    let sql = "INSERT INTO notification (id, tenant_id, at, kind, text, page, reference)
+               VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (tenant_id, reference) DO NOTHING";
     let Notice { at, kind, text, page } = notice;
-    execute!(tx, sql, Uuid::now_v7(), tenant.0, at.0, kind.as_str(), text, page)?;
-    Ok(())
+    let id = Uuid::now_v7();
+    if execute!(tx, sql, id, tenant.0, at.0, kind.as_str(), text, page, reference)? == 0 {
+        return Ok(false);
+    }
+    deliveries::queue(tx, tenant, id, notice).await?;
+    Ok(true)
+}
+
+/// Whether this reference was told of before.
+pub async fn is_told(tx: &mut Tx, tenant: TenantId, reference: &str) -> Result<bool, StorageError> {
+    let sql = "SELECT COUNT(*) FROM notification WHERE tenant_id = $1 AND reference = $2";
+    Ok(fetch_one!(tx, (i64,), sql, tenant.0, reference)?.0 > 0)
 }
 
 /// The tenant's latest, newest first.

@@ -13,6 +13,7 @@ mod billing;
 mod chart;
 mod confirm;
 mod csrf;
+mod destinations;
 mod device;
 mod error;
 mod figures;
@@ -107,6 +108,7 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(security::routes)
         .configure(billing::routes)
         .configure(notifications::routes)
+        .configure(destinations::routes)
         .configure(|cfg| tokens::routes(cfg, "/t/{tenant}/settings/tokens"))
         .configure(|cfg| tokens::routes(cfg, "/platform/tokens"))
         .configure(|cfg| api_keys::routes(cfg, "/t/{tenant}/settings/api-keys"))

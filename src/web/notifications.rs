@@ -17,6 +17,8 @@ pub fn routes(cfg: &mut ServiceConfig) {
 #[template(path = "pages/notifications.html")]
 struct NotificationsPage {
     chrome: Chrome,
+    /// Where webhooks and e-mail are set.
+    settings: String,
     rows: Vec<Row>,
 }
 
@@ -34,18 +36,20 @@ async fn show(console: Data<Console>, place: Place) -> Answer {
     let address = format!("{}/activity/notifications", place.root());
     let page = NotificationsPage {
         chrome: place.chrome("Notifications", &address),
+        settings: format!("{}/settings/notifications", place.root()),
         rows: found
             .into_iter()
             .map(|notice| {
-                let (tone, word) = match notice.kind {
-                    NoticeKind::KeyRejected => ("bad", "Key rejected"),
-                    NoticeKind::KeyPaused => ("bad", "Paused"),
-                    NoticeKind::KeyResumed => ("good", "Resumed"),
-                    NoticeKind::BudgetWarning => ("warn", "Budget"),
-                    NoticeKind::BudgetReached => ("bad", "Budget used up"),
-                    NoticeKind::CreditsLow => ("warn", "Credits low"),
-                    NoticeKind::CreditsExhausted => ("bad", "Credits used up"),
+                let tone = match notice.kind {
+                    NoticeKind::KeyRejected
+                    | NoticeKind::KeyPaused
+                    | NoticeKind::BudgetReached
+                    | NoticeKind::CreditsExhausted => "bad",
+                    NoticeKind::BudgetWarning | NoticeKind::CreditsLow | NoticeKind::RotationDue => "warn",
+                    NoticeKind::KeyResumed => "good",
+                    NoticeKind::Test => "",
                 };
+                let word = notice.kind.label();
                 let href = format!("{}/{}", place.root(), notice.page);
                 Row { at: place.times().when(notice.at), tone, word, text: notice.text, href }
             })

@@ -176,6 +176,7 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
             settings.push(item(format!("/t/{slug}/settings/tokens"), "Access tokens"));
         }
         if may(Action::SeeKeyDetails) {
+            settings.push(item(format!("/t/{slug}/settings/notifications"), "Webhooks and e-mail"));
             settings.push(item(format!("/t/{slug}/settings/security"), "Security"));
         }
         sections.push(NavSection { title: "Settings", items: settings });

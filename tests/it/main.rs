@@ -15,6 +15,7 @@ mod faults;
 mod gateway;
 mod keys;
 mod metering;
+mod notifications;
 mod own_key;
 mod people;
 mod sandbox;

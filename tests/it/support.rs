@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use actix_web::dev::ServerHandle;
 use keyward::access::actor::Actor;
 use keyward::access::scope::Scope;
-use keyward::config::{EndpointSettings, LogFormat, Settings};
+use keyward::config::{EndpointSettings, LogFormat, MailSettings, Settings};
 use keyward::crypto::secret::Secret;
 use keyward::domain::account::{
     Email, KeyChangers, PlatformRole, Slug, Tenant, TenantRole, TenantState, User,
@@ -88,6 +88,9 @@ pub struct Setup {
     /// Where Anthropic requests go in place of the sandbox.
     pub anthropic_url: Option<String>,
     pub openai_url: Option<String>,
+    /// Origins that tenants' URLs may lead to, beside the sandbox's.
+    pub allowed: Vec<String>,
+    pub mail: MailSettings,
 }
 
 impl World {
@@ -119,8 +122,9 @@ impl World {
             google_token_url: sandbox_url.clone(),
             endpoints: EndpointSettings {
                 public_url: Some(format!("http://localhost:{}", address.port())),
-                allowed_endpoints: vec![sandbox_url.clone()],
+                allowed_endpoints: [vec![sandbox_url.clone()], setup.allowed].concat(),
             },
+            mail: setup.mail,
             product_name: "Acme".to_owned(),
             log: LogFormat::Text,
             metrics_bind: None,
