@@ -10,6 +10,8 @@ use crate::crypto::secret::Secret;
 use crate::domain::endpoint::UrlPolicy;
 use crate::outbound::mail::{MailSetupError, Mailer};
 use crate::providers::Origins;
+use crate::providers::payment::{Manual, Payments};
+use crate::providers::stripe::Stripe;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -71,6 +73,9 @@ pub struct Settings {
     #[command(flatten)]
     pub mail: MailSettings,
 
+    #[command(flatten)]
+    pub payments: PaymentSettings,
+
     /// Log format
     #[arg(long, env = "KEYWARD_LOG", value_enum, default_value_t)]
     pub log: LogFormat,
@@ -118,6 +123,90 @@ impl MailSettings {
             .as_deref()
             .ok_or(ConfigError::Missing { name: "KEYWARD_MAIL_FROM", with: "KEYWARD_SMTP_URL" })?;
         Ok(Some(Mailer::new(&url, from, name)?))
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PaymentKind {
+    /// Credits are granted by super admins alone
+    #[default]
+    None,
+    /// Tenants order, pay as the instructions say, and a super admin enters what has arrived
+    Manual,
+    /// Tenants pay by Stripe Checkout
+    Stripe,
+}
+
+/// How tenants buy credits.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PaymentSettings {
+    /// How tenants buy credits
+    #[arg(long = "payments", env = "KEYWARD_PAYMENTS", value_enum, default_value_t)]
+    pub kind: PaymentKind,
+
+    /// With manual payments: how to pay, as the tenant reads it
+    #[arg(long, env = "KEYWARD_PAYMENT_INSTRUCTIONS")]
+    pub payment_instructions: Option<String>,
+
+    /// Origin that Stripe requests go to [default: <https://api.stripe.com>]
+    #[arg(long, env = "KEYWARD_STRIPE_URL")]
+    pub stripe_url: Option<String>,
+
+    /// Stripe's secret key, `sk_…`, or a restricted one that may write Checkout sessions
+    #[arg(long, env = "KEYWARD_STRIPE_SECRET_KEY", hide_env_values = true)]
+    pub stripe_secret_key: Option<String>,
+
+    /// File that holds it, in place of `KEYWARD_STRIPE_SECRET_KEY`
+    #[arg(long, env = "KEYWARD_STRIPE_SECRET_KEY_FILE", conflicts_with = "stripe_secret_key")]
+    pub stripe_secret_key_file: Option<PathBuf>,
+
+    /// Signing secret of the endpoint /webhooks/stripe, `whsec_…`
+    #[arg(long, env = "KEYWARD_STRIPE_WEBHOOK_SECRET", hide_env_values = true)]
+    pub stripe_webhook_secret: Option<String>,
+
+    /// File that holds it, in place of `KEYWARD_STRIPE_WEBHOOK_SECRET`
+    #[arg(long, env = "KEYWARD_STRIPE_WEBHOOK_SECRET_FILE", conflicts_with = "stripe_webhook_secret")]
+    pub stripe_webhook_secret_file: Option<PathBuf>,
+}
+
+impl PaymentSettings {
+    /// The payment provider, if one is set.
+    ///
+    /// # Errors
+    /// When what it needs is missing or empty: without a signing secret, anybody could say that
+    /// they have paid.
+    pub fn provider(&self) -> Result<Option<Box<dyn Payments>>, ConfigError> {
+        let missing = |name, with| ConfigError::Missing { name, with };
+        Ok(match self.kind {
+            PaymentKind::None => None,
+            PaymentKind::Manual => {
+                let text = self.payment_instructions.as_deref().unwrap_or_default().trim();
+                if text.is_empty() {
+                    return Err(missing("KEYWARD_PAYMENT_INSTRUCTIONS", "KEYWARD_PAYMENTS=manual"));
+                }
+                Some(Box::new(Manual { instructions: text.to_owned() }))
+            }
+            PaymentKind::Stripe => {
+                let needed = |value: &Option<String>, file: &Option<PathBuf>, name| {
+                    secret(value.as_deref(), file.as_deref())?
+                        .ok_or_else(|| missing(name, "KEYWARD_PAYMENTS=stripe"))
+                };
+                let url = self.stripe_url.as_deref().unwrap_or("https://api.stripe.com");
+                Some(Box::new(Stripe {
+                    origin: origin("KEYWARD_STRIPE_URL", url)?,
+                    secret_key: needed(
+                        &self.stripe_secret_key,
+                        &self.stripe_secret_key_file,
+                        "KEYWARD_STRIPE_SECRET_KEY",
+                    )?,
+                    webhook_secret: needed(
+                        &self.stripe_webhook_secret,
+                        &self.stripe_webhook_secret_file,
+                        "KEYWARD_STRIPE_WEBHOOK_SECRET",
+                    )?,
+                }))
+            }
+        })
     }
 }
 

@@ -98,6 +98,7 @@ pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Serv
         origins: settings.origins()?,
         urls: settings.url_policy()?,
     };
+    let payments = settings.payments.provider()?;
     let mailer = settings.mail.mailer(&settings.product_name)?;
     let db = open_database(settings).await?;
     let (keyring, root) = open_custody(&db, &settings.keyring_path()).await?;
@@ -111,6 +112,7 @@ pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Serv
         root: Arc::new(root),
         outbound,
         mailer,
+        payments,
         bearers: BearerCache::default(),
         passwords: Passwords::default(),
         meter: Meter::default(),
@@ -209,6 +211,7 @@ pub async fn start(
             .route("/readyz", web::get().to(readyz))
             .configure(|cfg| gateway::configure(cfg, Arc::clone(&app_services), ticket.clone()))
             .configure(|cfg| api::configure(cfg, api.clone()))
+            .configure(|cfg| api::payments::configure(cfg, Arc::clone(&app_services)))
             .configure(|cfg| console::configure(cfg, Arc::clone(&app_services), &web_options))
     })
     .tcp_nodelay(true)

@@ -110,7 +110,7 @@ fn serve(role: Role, args: &Args) -> Result<(), Failure> {
         if role == Role::Forwarder {
             return forwarder::serve(listener, args.origin.clone(), args.key.clone()).await;
         }
-        let options = sandbox::Options { clock: Clock::system(), workers: 1 };
+        let options = sandbox::Options { clock: Clock::system(), workers: 1, courier: None };
         Ok(sandbox::server(listener, options)?.await?)
     })
 }

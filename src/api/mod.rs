@@ -4,6 +4,7 @@
 mod docs;
 mod idempotency;
 mod keys;
+pub mod payments;
 mod problem;
 mod sessions;
 mod tenants;

@@ -6,15 +6,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, HeaderValue, Method};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{Failure, demo_data};
-use crate::config::{EndpointSettings, LogFormat, MailSettings, Settings};
+use crate::config::{EndpointSettings, LogFormat, MailSettings, PaymentKind, PaymentSettings, Settings};
 use crate::domain::clock::Clock;
-use crate::outbound::Trust;
+use crate::outbound::{Outbound, Parts, Trust};
 use crate::providers::Outgoing;
 use crate::sandbox;
+use crate::sandbox::payment::Courier;
 use crate::services::Services;
 use crate::startup::{self, Replacements, Signals};
 use crate::telemetry;
@@ -63,8 +66,9 @@ impl Demo {
             listen(self.sandbox_bind, known.as_ref().map(|card| card.sandbox_url.as_str()), 8788)?;
         let sandbox_url = format!("http://localhost:{}", sandbox_listener.local_addr()?.port());
         let sandbox_origin = format!("http://{}", sandbox_listener.local_addr()?);
-        let sandbox =
-            sandbox::server(sandbox_listener, sandbox::Options { clock: Clock::system(), workers: 1 })?;
+        let courier = courier(&format!("http://{}", listener.local_addr()?))?;
+        let options = sandbox::Options { clock: Clock::system(), workers: 1, courier: Some(courier) };
+        let sandbox = sandbox::server(sandbox_listener, options)?;
         let sandbox_handle = sandbox.handle();
         let sandbox = tokio::spawn(sandbox);
 
@@ -105,6 +109,13 @@ impl Demo {
                 allowed_endpoints: vec![sandbox_origin.to_owned()],
             },
             mail: MailSettings::default(),
+            payments: PaymentSettings {
+                kind: PaymentKind::Stripe,
+                stripe_url: Some(sandbox_origin.to_owned()),
+                stripe_secret_key: Some("sk_test_sandbox_demo".to_owned()),
+                stripe_webhook_secret: Some(SANDBOX_SECRET.to_owned()),
+                ..PaymentSettings::default()
+            },
             product_name: "Acme".to_owned(),
             log: LogFormat::Text,
             metrics_bind: None,
@@ -112,6 +123,29 @@ impl Demo {
             shutdown_seconds: 10,
         })
     }
+}
+
+/// What the sandbox signs its messages of payments with. No money moves, so it guards nothing.
+const SANDBOX_SECRET: &str = "whsec_sandbox";
+
+/// Carries the sandbox's messages of payments to Keyward.
+fn courier(keyward: &str) -> Result<Courier, Failure> {
+    let outbound = Outbound::new(Parts::default())?;
+    let url = format!("{keyward}/webhooks/stripe");
+    let send = move |url: String, signature: String, body: String| -> BoxFuture<'static, Option<u16>> {
+        let outbound = outbound.clone();
+        Box::pin(async move {
+            let mut headers = HeaderMap::new();
+            headers.insert("content-type", HeaderValue::from_static("application/json"));
+            headers.insert("stripe-signature", HeaderValue::from_str(&signature).ok()?);
+            let url = Url::parse(&url).ok()?;
+            let outgoing =
+                Outgoing { method: Method::POST, url, headers, body: body.into(), hides_usage: false };
+            let sent = outbound.send(outgoing, Trust::Operator, Duration::from_secs(10)).await;
+            sent.ok().map(|answer| answer.status)
+        })
+    };
+    Ok(Courier { url, secret: SANDBOX_SECRET.to_owned(), send: Arc::new(send) })
 }
 
 /// Binds what was asked for; or the port of the last run, or the usual one, or any that is free.

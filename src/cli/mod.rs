@@ -140,7 +140,8 @@ async fn serve(settings: &Settings) -> Result<(), Failure> {
 async fn run_sandbox(args: &SandboxArgs) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let listener = startup::bind(args.bind)?;
-    let server = sandbox::server(listener, sandbox::Options { clock: Clock::system(), workers: 2 })?;
+    let server =
+        sandbox::server(listener, sandbox::Options { clock: Clock::system(), workers: 2, courier: None })?;
     println!("The sandbox listens on http://{}; docs/sandbox.md lists its test keys.", args.bind);
     let handle = server.handle();
     let running = tokio::spawn(server);

@@ -46,6 +46,8 @@ ids! {
     TokenId,
     PriceId,
     BudgetId,
+    /// A purchase of credits.
+    OrderId,
     WebhookId,
     DeliveryId,
     SessionId,

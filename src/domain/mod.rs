@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod ids;
 pub mod money;
 pub mod notice;
+pub mod payment;
 pub mod plan;
 pub mod price;
 pub mod price_list;

@@ -39,6 +39,18 @@ impl Nanos {
         (nanos <= MOST_TYPED).then_some(Self(nanos))
     }
 
+    /// Whole cents as nanodollars; `None` beyond what the books can hold.
+    #[must_use]
+    pub fn of_cents(cents: i64) -> Option<Self> {
+        cents.checked_mul(10_000_000).map(Self)
+    }
+
+    /// In whole cents; a fraction of one is dropped.
+    #[must_use]
+    pub fn cents(self) -> i64 {
+        self.0 / 10_000_000
+    }
+
     /// As `parse_dollars` reads it: `1250.50`.
     #[must_use]
     pub fn typed(self) -> String {

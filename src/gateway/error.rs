@@ -142,7 +142,7 @@ impl GatewayError {
         let (code, message) = match shortage {
             Shortage::Credits => (
                 "keyward_credits_exhausted",
-                "The credits that are left do not cover this request. Ask whoever runs this service for more, or use a key of your own.",
+                "The credits that are left do not cover this request. Billing → Credits says how to get more; or use a key of your own.",
             ),
             Shortage::TenantBudget => (
                 "keyward_budget_exceeded",

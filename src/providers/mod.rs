@@ -8,6 +8,8 @@ pub mod custom;
 pub mod google;
 mod lines;
 pub mod openai;
+pub mod payment;
+pub mod stripe;
 pub mod vertex;
 
 use bytes::Bytes;

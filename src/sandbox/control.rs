@@ -28,6 +28,9 @@ GET    /sandbox/service-account/{word}   a service account's key file for Vertex
 GET    /sandbox/requests?limit=   what arrived, newest first, with the credential's SHA-256
 DELETE /sandbox/requests
 
+POST   /v1/checkout/sessions      a payment provider's checkout, for keys that begin sk_test_sandbox
+GET    /sandbox/pay/{id}          its page: pay, cancel, refund
+
 A key says what it does. Anthropic's go as x-api-key; the others are the same with another
 beginning: sk-proj- as Bearer (OpenAI), AQ. as x-goog-api-key (Gemini), and none as api-key (Azure)
 or Bearer (custom):

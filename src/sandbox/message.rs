@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn cached_text_is_written_once_per_key_and_then_read() {
-        let state = State::new(Clock::system());
+        let state = State::new(Clock::system(), None);
         let body = body(
             &json!([
                 { "type": "text", "text": "eight by", "cache_control": { "type": "ephemeral" } },
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn thinking_search_speed_and_place_show() {
-        let state = State::new(Clock::system());
+        let state = State::new(Clock::system(), None);
         let changes = json!({
             "thinking": { "type": "enabled", "budget_tokens": 1024, "display": "omitted" },
             "tools": [{ "type": "web_search_20260209", "name": "web_search" }],
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_cut_between_characters() {
-        let state = State::new(Clock::system());
+        let state = State::new(Clock::system(), None);
         let message = answer(&state, 1, &body(&json!("\u{2713}\u{2713}"), &json!({ "max_tokens": 4 })));
         assert_eq!(message["content"][0]["text"], "You wrote: \"\u{2713}");
         assert_eq!(message["usage"]["output_tokens"], 4);

@@ -15,6 +15,7 @@ mod journal;
 mod message;
 mod models;
 mod openai;
+pub mod payment;
 mod prompt;
 mod state;
 mod stream;
@@ -37,11 +38,13 @@ const KEEP_ALIVE: Duration = Duration::from_mins(2);
 pub struct Options {
     pub clock: Clock,
     pub workers: usize,
+    /// Who carries messages of payments; without one, nobody hears of them.
+    pub courier: Option<payment::Courier>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { clock: Clock::system(), workers: 1 }
+        Self { clock: Clock::system(), workers: 1, courier: None }
     }
 }
 
@@ -49,9 +52,13 @@ impl Default for Options {
 ///
 /// Fails only if the listener cannot be taken over.
 pub fn server(listener: TcpListener, options: Options) -> std::io::Result<Server> {
-    let state = web::Data::new(State::new(options.clock));
+    let state = web::Data::new(State::new(options.clock, options.courier));
     let server = HttpServer::new(move || {
-        App::new().app_data(state.clone()).configure(control::routes).default_service(web::to(door::exchange))
+        App::new()
+            .app_data(state.clone())
+            .configure(control::routes)
+            .configure(payment::routes)
+            .default_service(web::to(door::exchange))
     })
     .workers(options.workers)
     .keep_alive(KEEP_ALIVE)

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::behaviour::Behaviour;
 use super::journal::Journal;
+use super::payment::{Courier, Sessions};
 use crate::domain::clock::Clock;
 
 /// SHA-256 of a key or a body. Keys themselves are never kept.
@@ -19,6 +20,8 @@ const CACHED_PROMPTS: usize = 100_000;
 pub struct State {
     pub clock: Clock,
     pub journal: Journal,
+    pub payments: Sessions,
+    pub courier: Option<Courier>,
     imposed: Mutex<HashMap<Hash, Behaviour>>,
     cached: Mutex<HashSet<Hash>>,
     /// Microseconds at the start, so that a restarted sandbox does not repeat its ids.
@@ -27,11 +30,13 @@ pub struct State {
 }
 
 impl State {
-    pub fn new(clock: Clock) -> Self {
+    pub fn new(clock: Clock, courier: Option<Courier>) -> Self {
         Self {
             started: clock.now().0,
             clock,
             journal: Journal::default(),
+            payments: Sessions::default(),
+            courier,
             imposed: Mutex::default(),
             cached: Mutex::default(),
             ids: AtomicU64::default(),

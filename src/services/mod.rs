@@ -18,6 +18,7 @@ pub mod pinned_sessions;
 pub mod platform;
 pub mod prices;
 pub mod provider_keys;
+pub mod purchases;
 pub mod statements;
 pub mod tokens;
 pub mod usage;
@@ -40,6 +41,7 @@ use crate::outbound::Outbound;
 use crate::outbound::exchange::BearerCache;
 use crate::outbound::mail::Mailer;
 use crate::providers::Origins;
+use crate::providers::payment::Payments;
 use crate::storage::{Database, StorageError, Tx, audit};
 
 use directory::Directory;
@@ -66,6 +68,8 @@ pub struct Services {
     pub outbound: Outbound,
     /// `None` where the operator has set no mail server.
     pub mailer: Option<Mailer>,
+    /// How tenants buy credits; `None` where they cannot.
+    pub payments: Option<Box<dyn Payments>>,
     pub bearers: BearerCache,
     pub passwords: Passwords,
     pub directory: Directory,

@@ -16,6 +16,7 @@ pub mod people;
 pub mod pinned_sessions;
 pub mod plans;
 pub mod prices;
+pub mod purchases;
 pub mod root;
 pub mod sessions;
 pub mod statements;

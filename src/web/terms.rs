@@ -5,8 +5,9 @@ use actix_web::web::{self, Data, Path, ServiceConfig};
 use askama::Template;
 use serde::Deserialize;
 
+use super::billing::purchase::OrderLine;
 use super::error::WebError;
-use super::form::{Failure, Posted};
+use super::form::{Failure, Nothing, Posted};
 use super::page::{Answer, Chrome, Here, Page, see_other};
 use super::time::{Times, When};
 use super::viewer::Viewer;
@@ -15,7 +16,7 @@ use crate::access::policy::Action;
 use crate::access::scope::Scope;
 use crate::domain::account::Tenant;
 use crate::domain::billing::{Funding, UsageMode};
-use crate::domain::ids::Owner;
+use crate::domain::ids::{OrderId, Owner};
 use crate::services::credits::TypedEntry;
 use crate::services::directory::TenantView;
 use crate::services::{Problems, ServiceError};
@@ -23,6 +24,9 @@ use crate::services::{Problems, ServiceError};
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(web::resource("/platform/tenants/{slug}").route(read().to(show)))
         .service(web::resource("/platform/tenants/{slug}/funding").route(web::post().to(save_funding)))
+        .service(
+            web::resource("/platform/tenants/{slug}/orders/{id}/paid").route(web::post().to(confirm_order)),
+        )
         .service(web::resource("/platform/tenants/{slug}/credits").route(web::post().to(enter)));
 }
 
@@ -42,6 +46,8 @@ struct TenantPage {
     history: Vec<(Funding, When)>,
     balance: String,
     held: String,
+    /// Purchases that are paid by hand and wait for word that the payment has arrived.
+    waiting: Vec<OrderLine>,
     form: CreditForm,
     asks_password: bool,
     problems: Problems,
@@ -88,6 +94,7 @@ async fn page(console: &Console, viewer: &Viewer, view: &TenantView) -> Result<T
     let scope = Scope::of_system(Owner::Tenant(tenant.id));
     let credits = services.spending(&scope, Funding::Credits).await?.credits.unwrap_or_default();
     let times = Times { now: services.clock.now(), zone: jiff::tz::TimeZone::UTC };
+    let orders = services.orders(&viewer.actor, &scope, tenant).await?;
     let history = services.funding_history(&viewer.actor, tenant).await?;
     Ok(TenantPage {
         chrome: Chrome::new(viewer, &Here::Platform, &tenant.name, "/platform/tenants"),
@@ -109,6 +116,11 @@ async fn page(console: &Console, viewer: &Viewer, view: &TenantView) -> Result<T
         history: history.into_iter().map(|(funding, at)| (funding, times.day(at))).collect(),
         balance: credits.balance.dollars(),
         held: credits.held.shown(),
+        waiting: orders
+            .iter()
+            .map(|order| OrderLine::of(order, &times))
+            .filter(|line| line.is_open && line.by_hand)
+            .collect(),
         form: CreditForm { form_id: uuid::Uuid::now_v7().to_string(), ..CreditForm::default() },
         asks_password: !viewer.actor.is_confirmed(services.clock.now()),
         problems: Problems::default(),
@@ -185,4 +197,34 @@ async fn enter(
             Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
         }
     }
+}
+
+async fn confirm_order(
+    console: Data<Console>,
+    mut viewer: Viewer,
+    request: HttpRequest,
+    path: Path<(String, String)>,
+    mut posted: Posted<Nothing>,
+) -> Answer {
+    let (slug, id) = path.into_inner();
+    let view = find(&console, &viewer, &slug).await?;
+    let id = OrderId::parse(&id).ok_or(WebError::NotFound)?;
+    let scope = Scope::of_system(Owner::Tenant(view.tenant.id));
+    let password = posted.current_password.take();
+    let done = confirm::act(&console, &mut viewer, password, async |services, actor| {
+        services.confirm_order(actor, &scope, id).await
+    })
+    .await;
+    match done {
+        Ok(order) => {
+            let text = format!("{} of credits entered for {}.", order.amount.dollars(), order.reference());
+            session::notify(&viewer.session, true, text);
+        }
+        Err(ServiceError::Conflict(message)) => session::notify(&viewer.session, false, message),
+        Err(error) => {
+            let chrome = Chrome::new(&viewer, &Here::Platform, "Confirm it's you", "/platform/tenants");
+            return confirm::ask(error, &request, chrome, "Enter as paid", address(&slug), &posted);
+        }
+    }
+    Ok(see_other(&address(&slug)))
 }

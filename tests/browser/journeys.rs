@@ -1,20 +1,28 @@
 //! What people do, from sign-in to the bill.
 
+use keyward::config::{PaymentKind, PaymentSettings};
 use keyward::domain::account::{PlatformRole, Tenant, TenantRole};
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::MINUTE;
+use keyward::domain::ids::{OrderId, WebhookId};
 use keyward::domain::provider_key::Provider;
 use keyward::services::budgets::TypedBudget;
 use keyward::services::credits::TypedEntry;
 use thirtyfour::By;
 
 use crate::browser::{Browser, DESKTOP, Look};
-use crate::support::{On, World, test_key};
+use crate::support::{On, PAYMENT_SECRET, Setup, World, test_key};
 
 const PASSWORD: &str = "violet ladder 9 reed";
 
 async fn world() -> (World, Tenant) {
-    let world = World::new(On::Sqlite).await;
+    let payments = PaymentSettings {
+        kind: PaymentKind::Stripe,
+        stripe_secret_key: Some("sk_test_sandbox_browser".to_owned()),
+        stripe_webhook_secret: Some(PAYMENT_SECRET.to_owned()),
+        ..PaymentSettings::default()
+    };
+    let world = World::with(On::Sqlite, Setup { payments, ..Setup::default() }).await;
     world.add_shared_key(&test_key("ok")).await;
     let tenant = world.tenant("northwind", UsageMode::Managed).await;
     world.user("admin@northwind.example", PASSWORD, None, Some((tenant.id, TenantRole::Admin))).await;
@@ -182,13 +190,20 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
     let operator = world.super_admin();
     let grant = TypedEntry { amount: "12".into(), note: "Welcome".into(), form_id: String::new() };
     world.services.enter_credits(&operator, &tenant, &grant).await.unwrap();
+    let (admin, scope) = (world.admin(&tenant), crate::support::holder(&tenant).scope);
+    let order = OrderId::new();
+    world.services.order_credits(&admin, &scope, &tenant, order, "1250.50").await.unwrap();
+    let order = format!("/t/northwind/billing/credits/orders/{order}");
+    let hook = format!("{}/hooks/a-rather-long-path-for-a-webhook", world.sandbox_url);
+    let hook_id = WebhookId::new();
+    world.services.add_webhook(&admin, &scope, &tenant, hook_id, &hook).await.unwrap();
+    world.services.test_webhook(&admin, &scope, &tenant, hook_id).await.unwrap();
     let budget = TypedBudget {
         amount: "250".into(),
         on_reach: "pause".into(),
         warn_at: "80".into(),
         ..TypedBudget::default()
     };
-    let scope = crate::support::holder(&tenant).scope;
     world.services.set_budget(&world.admin(&tenant), &scope, &tenant, &budget).await.unwrap();
     for look in [
         Look { width: 360, ..DESKTOP },
@@ -207,6 +222,8 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
             "/t/northwind/settings/api-keys/production/remove",
             "/t/northwind/settings/tokens",
             "/t/northwind/settings/security",
+            "/t/northwind/settings/notifications",
+            &order,
             "/t/northwind/billing?by=model&show=tokens",
             "/t/northwind/billing/usage?by=model&then=endpoint&mode=byok",
             "/t/northwind/billing/requests",
@@ -318,7 +335,23 @@ async fn credits_are_granted_spent_and_run_out() {
     browser.sign_in("admin@northwind.example", PASSWORD).await;
     browser.go("/t/northwind/billing/credits").await;
     browser.sees("First month").await;
-    browser.fill("notify_below", "1").await;
+    // More is bought at the payment provider, on a page of its own, and there when one is back.
+    browser.fill("amount", "4").await;
+    browser.press("Go on to payment").await;
+    browser.sees("Buy at least $5.00").await;
+    browser.check_page("Credits, too little").await;
+    browser.fill("amount", "5").await;
+    browser.press("Go on to payment").await;
+    browser.sees("Not paid yet").await;
+    browser.check_page("Purchase").await;
+    browser.press("Pay $5.00").await;
+    browser.sees("Sandbox checkout").await;
+    browser.press("Pay").await;
+    browser.sees("The credits are in the balance").await;
+    browser.check_page("Purchase, paid").await;
+    browser.press("Balance and ledger").await;
+    browser.sees("+$5.00").await;
+    browser.fill("notify_below", "10").await;
     browser.press("Save notice").await;
     browser.sees("Notice saved.").await;
     let answer = world.message(&token).send().await.unwrap();

@@ -54,6 +54,7 @@ const PAGES: &[(&str, &str)] = &[
     ("/t/acme/billing/budgets", "200 404 200 200 403 404"),
     ("/t/acme/settings/notifications", "200 404 200 200 403 404"),
     ("/t/acme/billing/credits", "200 404 200 200 403 404"),
+    ("/t/acme/billing/credits/orders/01a1fb92-2a86-77d2-84f1-750dabcb3608", "404 404 404 404 403 404"),
     ("/t/acme/billing/usage", "200 404 200 200 403 404"),
     ("/t/acme/billing/usage?by=prompt&then=session&mode=byok&from=2026-01-01", "200 404 200 200 403 404"),
     ("/t/acme/billing/requests", "200 404 200 200 403 404"),
@@ -116,6 +117,12 @@ const POSTS: &[Post] = &[
         &[],
         "403 404 404 403 403 404",
     ),
+    ("/t/acme/billing/credits/orders", &[("amount", "5")], "403 404 - - 403 404"),
+    (
+        "/t/acme/billing/credits/orders/01a1fb92-2a86-77d2-84f1-750dabcb3608/cancel",
+        &[],
+        "403 404 - - 403 404",
+    ),
     ("/t/acme/billing/credits/notice", &[("notify_below", "5")], "403 404 - - 403 404"),
     (
         "/platform/tenants/acme/funding",
@@ -123,6 +130,7 @@ const POSTS: &[Post] = &[
         "- 403 403 403 403 403",
     ),
     ("/platform/tenants/acme/credits", &[("amount", "5"), ("note", "x")], "- 403 403 403 403 403"),
+    ("/platform/tenants/acme/orders/01a1fb92-2a86-77d2-84f1-750dabcb3608/paid", &[], "- 403 403 403 403 403"),
     ("/platform/plans", &[("plan", "pro")], "- 403 403 403 403 403"),
     ("/platform/prices", &[("model", "x")], "- 403 403 403 403 403"),
     ("/platform/tenants/new", &[("name", "x")], "- 403 403 403 403 403"),

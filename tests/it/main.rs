@@ -18,6 +18,7 @@ mod metering;
 mod notifications;
 mod own_key;
 mod people;
+mod purchases;
 mod sandbox;
 mod secrecy;
 mod support;

@@ -29,7 +29,8 @@ impl Sandbox {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let base = format!("http://{}", listener.local_addr().expect("an address"));
         let clock = Clock::adjustable();
-        let server = server(listener, Options { clock: clock.clone(), workers: 1 }).expect("a server");
+        let server =
+            server(listener, Options { clock: clock.clone(), workers: 1, courier: None }).expect("a server");
         let handle = server.handle();
         tokio::spawn(server);
         let client = Client::builder().no_proxy().build().expect("a client");

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use actix_web::dev::ServerHandle;
+use futures_util::future::BoxFuture;
 use keyward::access::actor::Actor;
 use keyward::access::scope::Scope;
-use keyward::config::{EndpointSettings, LogFormat, MailSettings, Settings};
+use keyward::config::{EndpointSettings, LogFormat, MailSettings, PaymentSettings, Settings};
 use keyward::crypto::secret::Secret;
 use keyward::domain::account::{
     Email, KeyChangers, PlatformRole, Slug, Tenant, TenantRole, TenantState, User,
@@ -23,6 +24,7 @@ use keyward::domain::provider_key::{KeySettings, Provider};
 use keyward::domain::usage::{Dialect, UsageRow};
 use keyward::outbound::Parts;
 use keyward::sandbox;
+use keyward::sandbox::payment::Courier;
 use keyward::services::pasted::TypedKey;
 use keyward::services::provider_keys::{Holder, NewKey, Saved};
 use keyward::services::tokens::NewToken;
@@ -91,6 +93,7 @@ pub struct Setup {
     /// Origins that tenants' URLs may lead to, beside the sandbox's.
     pub allowed: Vec<String>,
     pub mail: MailSettings,
+    pub payments: PaymentSettings,
 }
 
 impl World {
@@ -102,13 +105,13 @@ impl World {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let clock = Clock::adjustable();
         let dir = tempfile::tempdir().expect("a folder");
-        let (sandbox, sandbox_url) = start_sandbox(&clock);
+        let listener = free_port();
+        let address = listener.local_addr().expect("an address");
+        let (sandbox, sandbox_url) = start_sandbox(&clock, &format!("http://{address}"));
         let postgres = match on {
             On::Sqlite => None,
             On::Postgres => Some(fresh_postgres().await),
         };
-        let listener = free_port();
-        let address = listener.local_addr().expect("an address");
         let settings = Settings {
             bind: address,
             data_dir: dir.path().to_owned(),
@@ -125,6 +128,10 @@ impl World {
                 allowed_endpoints: [vec![sandbox_url.clone()], setup.allowed].concat(),
             },
             mail: setup.mail,
+            payments: PaymentSettings {
+                stripe_url: setup.payments.stripe_url.or_else(|| Some(sandbox_url.clone())),
+                ..setup.payments
+            },
             product_name: "Acme".to_owned(),
             log: LogFormat::Text,
             metrics_bind: None,
@@ -499,14 +506,30 @@ pub fn free_port() -> TcpListener {
     TcpListener::bind(("127.0.0.1", 0)).expect("a free port")
 }
 
-fn start_sandbox(clock: &Clock) -> (ServerHandle, String) {
+/// What the sandbox signs its messages of payments with.
+pub const PAYMENT_SECRET: &str = "whsec_of_the_tests";
+
+fn start_sandbox(clock: &Clock, keyward: &str) -> (ServerHandle, String) {
     let listener = free_port();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let options = sandbox::Options { clock: clock.clone(), workers: 1 };
+    let options = sandbox::Options { clock: clock.clone(), workers: 1, courier: Some(courier(keyward)) };
     let server = sandbox::server(listener, options).expect("a sandbox");
     let handle = server.handle();
     tokio::spawn(server);
     (handle, url)
+}
+
+fn courier(keyward: &str) -> Courier {
+    let http = reqwest::Client::new();
+    let send = move |url: String, signature: String, body: String| -> BoxFuture<'static, Option<u16>> {
+        let sent = http.post(url).header("stripe-signature", signature).body(body).send();
+        Box::pin(async move { sent.await.ok().map(|answer| answer.status().as_u16()) })
+    };
+    Courier {
+        url: format!("{keyward}/webhooks/stripe"),
+        secret: PAYMENT_SECRET.to_owned(),
+        send: Arc::new(send),
+    }
 }
 
 async fn plant(services: &Services) {

@@ -1,12 +1,17 @@
 //! Billing → Credits: the balance, what is held, and the ledger.
 
+use actix_web::HttpRequest;
+use actix_web::http::StatusCode;
 use actix_web::web::{Data, Query};
 use askama::Template;
 use serde::Deserialize;
 
+use super::purchase::{self, OrderLine};
 use crate::access::policy::Action;
 use crate::domain::billing::{EntryKind, Funding, LedgerEntry};
-use crate::services::Problems;
+use crate::domain::ids::OrderId;
+use crate::domain::payment::{LEAST, MOST, OrderState};
+use crate::services::{Problems, ServiceError};
 use crate::web::error::WebError;
 use crate::web::figures::counted;
 use crate::web::form::{Failure, Posted};
@@ -32,6 +37,14 @@ struct CreditsPage {
     lines: Vec<Line>,
     older: Option<String>,
     may_change: bool,
+    /// Purchases that are not in the ledger, or not for all of their amount.
+    orders: Vec<OrderLine>,
+    /// Whether credits can be bought here.
+    sells: bool,
+    least: String,
+    most: String,
+    amount: String,
+    once: OrderId,
     form: NoticeForm,
     asks_password: bool,
     problems: Problems,
@@ -51,6 +64,14 @@ pub struct NoticeForm {
     notify_below: String,
 }
 
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BuyForm {
+    amount: String,
+    /// The id of the purchase that is begun, so that a second click does not begin another.
+    once: String,
+}
+
 #[derive(Deserialize)]
 pub struct Asked {
     before: Option<i64>,
@@ -65,6 +86,8 @@ async fn page(console: &Console, place: &Place, before: Option<i64>) -> Result<C
     let (actor, scope) = (&place.viewer.actor, &place.holder.scope);
     let statement = console.services.credit_statement(actor, scope, &view.tenant, before).await?;
     let credits = statement.credits;
+    let orders = console.services.orders(actor, scope, &view.tenant).await?;
+    let on_credits = view.policy.funding == Funding::Credits;
     Ok(CreditsPage {
         chrome: place.chrome("Credits", &address(place)),
         billing: super::address(place),
@@ -84,6 +107,16 @@ async fn page(console: &Console, place: &Place, before: Option<i64>) -> Result<C
         lines: statement.entries.into_iter().map(|entry| line(entry, place)).collect(),
         older: statement.older.map(|seq| format!("{}?before={seq}", address(place))),
         may_change: place.may(Action::ChangeBilling),
+        orders: orders
+            .iter()
+            .filter(|order| order.state != OrderState::Paid || order.refunded.0 > 0)
+            .map(|order| OrderLine::of(order, place.times()))
+            .collect(),
+        sells: on_credits && console.services.payments.is_some() && place.may(Action::ChangeBilling),
+        least: LEAST.dollars(),
+        most: MOST.dollars(),
+        amount: String::new(),
+        once: OrderId::new(),
         form: NoticeForm { notify_below: credits.notify_below.typed() },
         asks_password: place.asks_password(),
         problems: Problems::default(),
@@ -114,24 +147,54 @@ pub async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> 
     Page::new(page(&console, &place, asked.into_inner().before).await?).answer()
 }
 
-pub async fn save_notice(console: Data<Console>, mut place: Place, posted: Posted<NoticeForm>) -> Answer {
-    let form = posted.fields;
+pub async fn save_notice(
+    console: Data<Console>,
+    mut place: Place,
+    request: HttpRequest,
+    mut posted: Posted<NoticeForm>,
+) -> Answer {
     let (scope, tenant) = (place.holder.scope, place.tenant()?.tenant.clone());
-    let below = form.notify_below.clone();
-    let saved =
-        confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
-            services.set_credit_notice(actor, &scope, &tenant, &below).await
-        })
-        .await;
+    let (below, password) = (posted.fields.notify_below.clone(), posted.current_password.take());
+    let saved = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
+        services.set_credit_notice(actor, &scope, &tenant, &below).await
+    })
+    .await;
     match saved {
         Ok(()) => {
             session::notify(&place.viewer.session, true, "Notice saved.");
             Ok(see_other(&address(&place)))
         }
+        Err(ServiceError::Invalid(problems)) if problems.of("notify_below").is_some() => {
+            let mut page = page(&console, &place, None).await?;
+            page.form = posted.fields;
+            page.problems = problems;
+            Page::new(page).status(StatusCode::UNPROCESSABLE_ENTITY).answer()
+        }
+        Err(error) => {
+            let chrome = place.chrome("Confirm it's you", &address(&place));
+            confirm::ask(error, &request, chrome, "Save notice", address(&place), &posted)
+        }
+    }
+}
+
+/// Begins a purchase; its page leads on to the payment provider.
+pub async fn buy(console: Data<Console>, mut place: Place, posted: Posted<BuyForm>) -> Answer {
+    let form = posted.fields;
+    let id = if form.once.is_empty() { Some(OrderId::new()) } else { OrderId::parse(&form.once) };
+    let id = id.ok_or(WebError::BadForm)?;
+    let (scope, tenant) = (place.holder.scope, place.tenant()?.tenant.clone());
+    let bought =
+        confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
+            services.order_credits(actor, &scope, &tenant, id, &form.amount).await
+        })
+        .await;
+    match bought {
+        Ok(order) => Ok(see_other(&purchase::address(&place, order.id))),
         Err(error) => {
             let failure = Failure::of(error)?;
             let mut page = page(&console, &place, None).await?;
-            page.form = form;
+            // The same purchase is tried again, not another one begun.
+            (page.amount, page.once) = (form.amount, id);
             page.problems = failure.problems;
             Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
         }

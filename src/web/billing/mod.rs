@@ -6,6 +6,7 @@ mod compare;
 mod credits;
 mod export;
 mod names;
+pub mod purchase;
 mod show;
 mod statements;
 mod usage;
@@ -36,6 +37,12 @@ pub fn routes(cfg: &mut ServiceConfig) {
         .service(web::resource("/t/{tenant}/billing/credits").route(read().to(credits::show)))
         .service(
             web::resource("/t/{tenant}/billing/credits/notice").route(web::post().to(credits::save_notice)),
+        )
+        .service(web::resource("/t/{tenant}/billing/credits/orders").route(web::post().to(credits::buy)))
+        .service(web::resource("/t/{tenant}/billing/credits/orders/{id}").route(read().to(purchase::show)))
+        .service(
+            web::resource("/t/{tenant}/billing/credits/orders/{id}/cancel")
+                .route(web::post().to(purchase::cancel)),
         )
         .service(web::resource("/t/{tenant}/billing/usage").route(read().to(usage::show)))
         .service(web::resource("/t/{tenant}/billing/requests").route(read().to(usage::requests)))
