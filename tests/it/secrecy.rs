@@ -4,16 +4,19 @@
 use std::path::Path;
 
 use base64::Engine as _;
-use keyward::domain::account::TenantRole;
+use keyward::config::{MailSettings, PaymentKind, PaymentSettings};
+use keyward::domain::account::{Tenant, TenantRole};
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::DAY;
-use keyward::domain::ids::Owner;
+use keyward::domain::ids::{OrderId, Owner, WebhookId};
+use keyward::domain::notice;
 use keyward::domain::provider_key::Provider;
+use keyward::storage::notifications;
 use serde_json::{Value, json};
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
-use crate::support::{On, Setup, World, holder, message, new_key, sha256, test_key};
+use crate::support::{On, PAYMENT_SECRET, Setup, World, holder, message, new_key, sha256, test_key};
 use crate::visitor::Visitor;
 
 const PASSWORD: &str = "violet ladder 9 reed";
@@ -115,7 +118,7 @@ async fn no_key_is_written_or_said() {
         .finish();
     let _ = tracing::subscriber::set_global_default(subscriber);
 
-    let world = World::new(On::Sqlite).await;
+    let world = World::with(On::Sqlite, with_secret_settings()).await;
     let tenant = world.tenant("acme", UsageMode::Byok).await;
     let (admin, holder) = (world.admin(&tenant), holder(&tenant));
     let words = [
@@ -161,6 +164,7 @@ async fn no_key_is_written_or_said() {
     let others = every_provider(&world, &tenant, &mut said).await;
     secrets.extend(others);
     secrets.extend(by_the_api(&world, &tenant, &mut said).await);
+    secrets.extend(by_webhook_mail_and_payment(&world, &tenant, &mut said).await);
     // The token in the wrong places.
     for request in [
         world.http.post(format!("{}/v1/messages?key={token}", world.url)).body("{}"),
@@ -219,6 +223,8 @@ async fn no_key_is_written_or_said() {
         "/t/acme/billing".to_owned(),
         "/t/acme/billing/usage.csv".to_owned(),
         "/t/acme/settings/tokens".to_owned(),
+        "/t/acme/settings/notifications".to_owned(),
+        "/t/acme/billing/credits".to_owned(),
         "/account".to_owned(),
     ] {
         let page = visitor.get(&path).await;
@@ -250,8 +256,6 @@ async fn no_key_is_written_or_said() {
     world.end().await;
 }
 
-/// Plants a key of every provider, calls with it plain and streaming, refused and answered, then
-/// rotates it; returns what must not be found.
 /// A provider that sends the key back as part of its usage: it reaches neither the database nor a page.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_comes_back_in_usage_is_not_kept() {
@@ -279,6 +283,8 @@ async fn a_key_that_comes_back_in_usage_is_not_kept() {
     world.end().await;
 }
 
+/// Plants a key of every provider, calls with it plain and streaming, refused and answered, then
+/// rotates it; returns what must not be found.
 async fn every_provider(
     world: &World,
     tenant: &keyward::domain::account::Tenant,
@@ -426,4 +432,71 @@ async fn by_the_api(
         said.push(answer.text().await.unwrap());
     }
     secrets
+}
+
+const MAIL_PASSWORD: &str = "canary-mail-password-81c2";
+const PAYMENT_KEY: &str = "sk_test_sandbox_canary_5d01b7";
+
+/// Settings that hold secrets of the operator's own.
+fn with_secret_settings() -> Setup {
+    Setup {
+        mail: MailSettings {
+            // Nobody listens there: what goes wrong is logged.
+            smtp_url: Some(format!("smtp://keyward:{MAIL_PASSWORD}@127.0.0.1:1")),
+            smtp_url_file: None,
+            mail_from: Some("keyward@operator.example".to_owned()),
+        },
+        payments: PaymentSettings {
+            kind: PaymentKind::Stripe,
+            stripe_secret_key: Some(PAYMENT_KEY.to_owned()),
+            stripe_webhook_secret: Some(PAYMENT_SECRET.to_owned()),
+            ..PaymentSettings::default()
+        },
+        ..Setup::default()
+    }
+}
+
+/// Signs a webhook, fails to send a letter, begins a checkout and takes messages of payments, good
+/// and forged; returns what must not be found.
+async fn by_webhook_mail_and_payment(world: &World, tenant: &Tenant, said: &mut Vec<String>) -> Vec<String> {
+    let (admin, scope) = (world.admin(tenant), holder(tenant).scope);
+    world.user("bill@acme.example", PASSWORD, None, Some((tenant.id, TenantRole::BillingAdmin))).await;
+    let (url, id) = (format!("{}/hooks", world.sandbox_url), WebhookId::new());
+    let (_, secret) = world.services.add_webhook(&admin, &scope, tenant, id, &url).await.unwrap();
+    said.push(format!("{:?}", world.services.test_webhook(&admin, &scope, tenant, id).await));
+    let mut tx = world.services.db.write().await.unwrap();
+    let news = notice::of_age("ok", 91, world.clock.now());
+    notifications::insert(&mut tx, tenant.id, &news).await.unwrap();
+    tx.commit().await.unwrap();
+    let mut log = Vec::new();
+    for _ in 0..200 {
+        world.services.deliver_due().await.unwrap();
+        log = world.services.destinations(&admin, &scope, tenant).await.unwrap().log;
+        if log.iter().all(|(sent, _)| sent.attempts > 0) {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    assert!(log.iter().any(|(sent, _)| sent.outcome.contains("mail server")), "a letter was tried");
+    said.push(format!("{log:?}"));
+    let order = world.services.order_credits(&admin, &scope, tenant, OrderId::new(), "50").await.unwrap();
+    said.push(format!("{order:?}"));
+    let page = order.url.clone().unwrap();
+    world
+        .http
+        .post(page)
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body("do=pay")
+        .send()
+        .await
+        .unwrap();
+    let forged =
+        world.http.post(format!("{}/webhooks/stripe", world.url)).header("stripe-signature", "t=1,v1=00");
+    said.push(forged.body("{}").send().await.unwrap().text().await.unwrap());
+    vec![
+        secret.expose().to_owned(),
+        MAIL_PASSWORD.to_owned(),
+        PAYMENT_KEY.to_owned(),
+        PAYMENT_SECRET.to_owned(),
+    ]
 }
