@@ -85,6 +85,7 @@ pub fn resolution(aims: &mut Vec<Aim>) {
             plan: &plan,
             features: &[],
             switched_off: &[],
+            tripped: false,
             keys,
             shared_keys: &[],
         };

@@ -4,6 +4,7 @@
 pub mod account;
 pub mod audit;
 pub mod billing;
+pub mod breaker;
 pub mod clock;
 pub mod delivery;
 pub mod endpoint;

@@ -1,6 +1,7 @@
 //! Notifications: what a tenant's people should know without having asked.
 
 use super::billing::{Budget, Credits, OnReach};
+use super::breaker::{Breaker, Tripped};
 use super::clock::Moment;
 use super::money::Nanos;
 use super::provider_key::{KeyState, Provider};
@@ -15,6 +16,7 @@ words! {
         BudgetReached = "budget.reached",
         CreditsLow = "credits.low",
         CreditsExhausted = "credits.exhausted",
+        UnusualSpend = "spend.unusual",
         RotationDue = "key.rotation_due",
         Test = "test",
     }
@@ -32,6 +34,7 @@ impl NoticeKind {
             Self::BudgetReached => "Budget used up",
             Self::CreditsLow => "Credits low",
             Self::CreditsExhausted => "Credits used up",
+            Self::UnusualSpend => "Unusual spend",
             Self::RotationDue => "Rotation due",
             Self::Test => "Test",
         }
@@ -76,6 +79,26 @@ pub fn of_key(
         _ => return None,
     };
     Some(Notice { at, kind, text, page: format!("settings/api-keys/{name}") })
+}
+
+/// When an hour was unusual.
+#[must_use]
+pub fn of_breaker(breaker: &Breaker, tripped: &Tripped) -> Notice {
+    let spent = tripped.spent.dollars();
+    let beside = match tripped.usual {
+        Nanos::ZERO => String::new(),
+        usual => format!(", where the busiest hour of a usual day costs {}", usual.dollars()),
+    };
+    let follows = match breaker.on_trip {
+        OnReach::Pause => "AI is paused until somebody resumes it.",
+        OnReach::Warn => "Nothing is paused.",
+    };
+    Notice {
+        at: tripped.at,
+        kind: NoticeKind::UnusualSpend,
+        text: format!("The last hour cost {spent}{beside}. {follows}"),
+        page: "billing/breaker".to_owned(),
+    }
 }
 
 /// Once a key version has been in use for long.

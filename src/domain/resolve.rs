@@ -65,6 +65,8 @@ pub struct Situation<'a> {
     pub features: &'a [Feature],
     /// Slugs of features whose master switch the tenant has turned off.
     pub switched_off: &'a [String],
+    /// Whether all AI is paused because an hour was unusually costly.
+    pub tripped: bool,
     pub keys: &'a Keys,
     pub shared_keys: &'a [KeyView],
 }
@@ -88,6 +90,8 @@ pub enum Opener {
     KeysPage,
     /// An admin of the tenant, on its Billing page.
     BillingPage,
+    /// An admin of the tenant, by looking at unusual spend and resuming.
+    BreakerPage,
     /// Whoever pays the provider, by adding credit in its console.
     ProviderBilling(Provider),
     /// Whoever pays the provider, by raising the limit in its console.
@@ -201,6 +205,13 @@ fn choose<'a>(ask: &Ask<'_>, s: &Situation<'a>, feature: &Feature) -> Result<Cho
             RefusalCode::ProviderMismatch,
             Opener::KeysPage,
             format!("{} does not speak the {} dialect.", provider.label(), ask.dialect.label()),
+        ));
+    }
+    if s.tripped {
+        return Err(Miss::new(
+            RefusalCode::Paused,
+            Opener::BreakerPage,
+            "AI is paused: an hour cost several times what is usual.".to_owned(),
         ));
     }
     if let Some(name) = ask.key_name {
@@ -383,6 +394,7 @@ mod tests {
     struct World {
         policy: PaymentPolicy,
         state: TenantState,
+        tripped: bool,
         plan: Plan,
         features: Vec<Feature>,
         off: Vec<String>,
@@ -406,6 +418,7 @@ mod tests {
                     on_limit: LimitPolicy::Pause,
                 },
                 state: TenantState::Active,
+                tripped: false,
                 plan: Plan {
                     id: PlanId::new(),
                     slug: "pro".into(),
@@ -426,6 +439,7 @@ mod tests {
                 &Situation {
                     now: NOW,
                     tenant_state: self.state,
+                    tripped: self.tripped,
                     policy: self.policy,
                     plan: &self.plan,
                     features: &self.features,
@@ -566,5 +580,19 @@ mod tests {
         assert_eq!(fallback, Some(Fallback::Limit));
         let refused = world.ask(Some("general"), None).outcome.unwrap_err();
         assert_eq!(refused.code, RefusalCode::GateClosed);
+    }
+
+    #[test]
+    fn unusual_spend_pauses_every_key() {
+        let mut world = World::new(UsageMode::Byok, vec![key("production", Verdict::Works)]);
+        world.tripped = true;
+        for name in [None, Some("production"), Some("absent")] {
+            let decision = world.ask(None, name);
+            assert_eq!(decision.outcome.unwrap_err().code, RefusalCode::Paused);
+            let closed: Vec<_> = decision.gates.iter().filter(|gate| gate.closed.is_some()).collect();
+            assert_eq!(closed.len(), 1);
+            assert_eq!(closed[0].kind, GateKind::Pause);
+            assert_eq!(closed[0].closed.as_ref().unwrap().opener, Opener::BreakerPage);
+        }
     }
 }

@@ -276,6 +276,7 @@ fn way_out(opener: Opener, standing: &Standing, options: &Options) -> Option<Str
         Opener::Platform => "The operator can change that.".to_owned(),
         Opener::KeysPage => format!("An admin can change that at {base}/t/{slug}/settings/api-keys."),
         Opener::BillingPage => format!("An admin can change that at {base}/t/{slug}/billing."),
+        Opener::BreakerPage => format!("An admin can resume it at {base}/t/{slug}/billing/breaker."),
         Opener::ProviderBilling(provider) => {
             format!("Add credit at {}.", providers::of(provider).spec().console?.billing)
         }

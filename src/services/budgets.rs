@@ -10,11 +10,17 @@ use crate::access::scope::Scope;
 use crate::domain::account::Tenant;
 use crate::domain::audit::AuditAction;
 use crate::domain::billing::{Budget, Credits, Funding, OnReach, Period};
+use crate::domain::breaker::Breaker;
 use crate::domain::ids::{BudgetId, KeyId};
 use crate::domain::money::Nanos;
 use crate::domain::notice::{self, Notice};
 use crate::storage::budgets::Watched;
-use crate::storage::{budgets, changes, credits, keys, notifications, tenants};
+use crate::storage::{breakers, budgets, changes, credits, keys, notifications, tenants};
+
+/// What the policy asks about a tenant.
+pub(super) fn about(tenant: &Tenant) -> About {
+    About { tenant: tenant.id, key_changers: tenant.key_changers }
+}
 
 /// A budget as it was typed.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +42,8 @@ pub struct Spending {
     pub budgets: Vec<(Budget, Option<String>)>,
     /// `None` where managed use is not paid from credits.
     pub credits: Option<Credits>,
+    /// `None` where it is off.
+    pub breaker: Option<Breaker>,
 }
 
 impl Services {
@@ -45,14 +53,13 @@ impl Services {
     /// When the database fails.
     pub async fn spending(&self, scope: &Scope, funding: Funding) -> Result<Spending, ServiceError> {
         let budgets = self.budgets(scope).await?;
+        let mut tx = self.db.read().await?;
+        let breaker = breakers::find(&mut tx, scope).await?;
         let credits = match scope.tenant() {
-            Some(tenant) if funding == Funding::Credits => {
-                let mut tx = self.db.read().await?;
-                Some(credits::find(&mut tx, tenant).await?)
-            }
+            Some(tenant) if funding == Funding::Credits => Some(credits::find(&mut tx, tenant).await?),
             _ => None,
         };
-        Ok(Spending { budgets, credits })
+        Ok(Spending { budgets, credits, breaker })
     }
 
     /// The tenant's budgets with the names of their keys, its own first.
@@ -87,8 +94,7 @@ impl Services {
         tenant: &Tenant,
         typed: &TypedBudget,
     ) -> Result<(), ServiceError> {
-        let about = Some(About { tenant: tenant.id, key_changers: tenant.key_changers });
-        self.permit(actor, Action::ChangeBilling, about)?;
+        self.permit(actor, Action::ChangeBilling, Some(about(tenant)))?;
         let mut problems = Problems::default();
         let amount = Nanos::parse_dollars(&typed.amount).filter(|amount| amount.0 > 0);
         if amount.is_none() {
@@ -158,8 +164,7 @@ impl Services {
         tenant: &Tenant,
         key: &str,
     ) -> Result<(), ServiceError> {
-        let about = Some(About { tenant: tenant.id, key_changers: tenant.key_changers });
-        self.permit(actor, Action::ChangeBilling, about)?;
+        self.permit(actor, Action::ChangeBilling, Some(about(tenant)))?;
         let mut tx = self.db.write().await?;
         let id = if key.is_empty() {
             None
@@ -272,8 +277,7 @@ impl Services {
         scope: &Scope,
         tenant: &Tenant,
     ) -> Result<Vec<Notice>, ServiceError> {
-        let about = Some(About { tenant: tenant.id, key_changers: tenant.key_changers });
-        self.permit(actor, Action::SeeUsage, about)?;
+        self.permit(actor, Action::SeeUsage, Some(about(tenant)))?;
         let mut tx = self.db.read().await?;
         Ok(notifications::latest(&mut tx, scope, 200).await?)
     }

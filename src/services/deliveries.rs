@@ -6,9 +6,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use url::Url;
 use uuid::Uuid;
 
+use super::budgets::about;
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
-use crate::access::policy::{About, Action};
+use crate::access::policy::Action;
 use crate::access::scope::Scope;
 use crate::crypto::sealed::Binding;
 use crate::crypto::secret::Secret;
@@ -48,10 +49,6 @@ fn binding(id: WebhookId, tenant: Owner, url: &str) -> Binding {
         .with(tenant.as_uuid().as_bytes())
         .with(id.0.as_bytes())
         .with(url.as_bytes())
-}
-
-fn about(tenant: &Tenant) -> About {
-    About { tenant: tenant.id, key_changers: tenant.key_changers }
 }
 
 impl Services {

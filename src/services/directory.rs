@@ -27,7 +27,8 @@ use crate::storage::pinned_sessions::PinnedSession;
 use crate::storage::tenants::TenantRecord;
 use crate::storage::tokens::AccessToken;
 use crate::storage::{
-    Database, StorageError, budgets, changes, keys, pinned_sessions, plans, prices, root, tenants, tokens,
+    Database, StorageError, breakers, budgets, changes, keys, pinned_sessions, plans, prices, root, tenants,
+    tokens,
 };
 
 /// An owner's keys: as resolution sees them, and sealed, in the same order.
@@ -56,6 +57,8 @@ pub struct TenantView {
     pub switched_off: Vec<String>,
     /// As they were when they were read: what is spent of them is in the database.
     pub budgets: Vec<Budget>,
+    /// Whether AI is paused because an hour was unusually costly.
+    pub tripped: bool,
     pub keys: KeyRing,
 }
 
@@ -70,7 +73,7 @@ pub struct PlatformView {
 impl TenantView {
     /// A view of what no database holds, for tests of what pages make of it.
     pub fn for_test(tenant: Tenant, policy: PaymentPolicy, plan: Plan, keys: KeyRing) -> Self {
-        Self { tenant, policy, plan, switched_off: Vec::new(), budgets: Vec::new(), keys }
+        Self { tenant, policy, plan, switched_off: Vec::new(), budgets: Vec::new(), tripped: false, keys }
     }
 }
 
@@ -167,10 +170,12 @@ impl Directory {
         let Some(plan) = plans::find(&mut tx, record.tenant.plan_id).await? else { return Ok(None) };
         let switched_off = plans::switched_off(&mut tx, scope).await?;
         let budgets = budgets::list(&mut tx, scope).await?;
+        let breaker = breakers::find(&mut tx, scope).await?;
+        let tripped = breaker.is_some_and(|breaker| breaker.pauses());
         let keys = read_keys(&mut tx, scope).await?;
         tx.rollback().await?;
         let TenantRecord { tenant, policy } = record;
-        let view = Arc::new(TenantView { tenant, policy, plan, switched_off, budgets, keys });
+        let view = Arc::new(TenantView { tenant, policy, plan, switched_off, budgets, tripped, keys });
         self.tenants.insert(id, Arc::clone(&view));
         Ok(Some(view))
     }

@@ -51,6 +51,7 @@ pub fn start(services: &Arc<Services>) -> Jobs {
         runtime.spawn(every(Duration::from_secs(20), Arc::clone(services), async |s| s.keep_meter().await)),
         runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.tidy().await)),
         runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.true_up_money().await)),
+        runtime.spawn(every(Duration::from_secs(30), Arc::clone(services), async |s| s.watch_spend().await)),
         runtime.spawn(every(Duration::from_mins(10), Arc::clone(services), async |s| {
             s.rate_again().await?;
             s.close_months().await.map(|_| ())

@@ -3,6 +3,7 @@
 
 pub mod accounts;
 pub mod billing;
+pub mod breaker;
 pub mod budgets;
 pub mod checks;
 pub mod credits;

@@ -52,6 +52,7 @@ impl Standing {
             plan: &self.tenant.plan,
             features: &self.platform.features,
             switched_off: &self.tenant.switched_off,
+            tripped: self.tenant.tripped,
             keys: &self.tenant.keys.views,
             shared_keys: &self.platform.keys.views,
         }

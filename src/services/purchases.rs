@@ -2,10 +2,11 @@
 
 use http::HeaderMap;
 
+use super::budgets::about;
 use super::credits::NOT_DOLLARS;
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
-use crate::access::policy::{About, Action};
+use crate::access::policy::Action;
 use crate::access::scope::Scope;
 use crate::domain::account::Tenant;
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
@@ -43,10 +44,6 @@ impl From<crate::storage::StorageError> for TakeError {
     fn from(error: crate::storage::StorageError) -> Self {
         Self::Service(error.into())
     }
-}
-
-fn about(tenant: &Tenant) -> About {
-    About { tenant: tenant.id, key_changers: tenant.key_changers }
 }
 
 impl Services {

@@ -3,6 +3,7 @@
 
 pub mod adjustments;
 pub mod audit;
+pub mod breakers;
 pub mod budgets;
 pub mod changes;
 pub mod credits;

@@ -44,7 +44,8 @@ async fn show(console: Data<Console>, place: Place) -> Answer {
                     NoticeKind::KeyRejected
                     | NoticeKind::KeyPaused
                     | NoticeKind::BudgetReached
-                    | NoticeKind::CreditsExhausted => "bad",
+                    | NoticeKind::CreditsExhausted
+                    | NoticeKind::UnusualSpend => "bad",
                     NoticeKind::BudgetWarning | NoticeKind::CreditsLow | NoticeKind::RotationDue => "warn",
                     NoticeKind::KeyResumed => "good",
                     NoticeKind::Test => "",

@@ -8,6 +8,7 @@ use super::prose::{Link, Prose, Tone};
 use super::time::Times;
 use crate::access::policy::Action;
 use crate::domain::billing::{Budget, Credits, Funding, OnReach, UsageMode};
+use crate::domain::breaker::Breaker;
 use crate::domain::money::Nanos;
 use crate::services::budgets::Spending;
 
@@ -33,7 +34,28 @@ fn of(spending: &Spending, mode: UsageMode, place: &Place) -> Vec<Banner> {
         let link = place.may(Action::ChangeBilling).then(|| Link::to(to, "Change budget"));
         about_budget(budget, key.as_deref(), place.times(), link)
     });
-    credits.into_iter().chain(budgets).collect()
+    let breaker = spending.breaker.and_then(|breaker| {
+        let to = format!("{root}/billing/breaker");
+        let link = place.may(Action::SeeUsage).then(|| Link::to(to, "Look at it"));
+        about_breaker(&breaker, place.times(), link)
+    });
+    breaker.into_iter().chain(credits).chain(budgets).collect()
+}
+
+fn about_breaker(breaker: &Breaker, times: &Times, link: Option<Link>) -> Option<Banner> {
+    let tripped = breaker.tripped.filter(|_| breaker.pauses())?;
+    let beside = match tripped.usual {
+        Nanos::ZERO => String::new(),
+        usual => format!("; the busiest hour of a usual day costs {}", usual.dollars()),
+    };
+    Some(Banner {
+        tone: Tone::Bad,
+        sentence: "AI is paused: spend was unusual.".to_owned(),
+        detail: Prose::of(format!("An hour cost {}{beside}. Paused ", tripped.spent.dollars()))
+            .when(&times.when(tripped.at))
+            .text(", until somebody resumes it."),
+        link,
+    })
 }
 
 fn about_credits(credits: &Credits, mode: UsageMode, times: &Times, link: Option<Link>) -> Option<Banner> {

@@ -230,6 +230,7 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
             &request,
             "/t/northwind/billing/budgets",
             "/t/northwind/billing/credits",
+            "/t/northwind/billing/breaker",
             "/t/northwind/billing/compare",
             "/t/northwind/activity/notifications",
             "/t/northwind/billing/statements",

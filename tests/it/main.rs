@@ -6,6 +6,7 @@
 mod api;
 mod architecture;
 mod billing;
+mod breaker;
 mod cli;
 mod console;
 mod credits;

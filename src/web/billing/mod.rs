@@ -1,6 +1,7 @@
 //! Billing: who pays, what thirty days cost, the two policies, and the download. `show` makes
 //! the page, `export` the CSV, `budgets` and `credits` their own; the forms of the page are here.
 
+mod breaker;
 mod budgets;
 mod compare;
 mod credits;
@@ -34,6 +35,13 @@ pub fn routes(cfg: &mut ServiceConfig) {
                 .route(web::post().to(budgets::save)),
         )
         .service(web::resource("/t/{tenant}/billing/budgets/remove").route(web::post().to(budgets::remove)))
+        .service(
+            web::resource("/t/{tenant}/billing/breaker")
+                .route(read().to(breaker::show))
+                .route(web::post().to(breaker::save)),
+        )
+        .service(web::resource("/t/{tenant}/billing/breaker/reset").route(web::post().to(breaker::reset)))
+        .service(web::resource("/t/{tenant}/billing/breaker/remove").route(web::post().to(breaker::remove)))
         .service(web::resource("/t/{tenant}/billing/credits").route(read().to(credits::show)))
         .service(
             web::resource("/t/{tenant}/billing/credits/notice").route(web::post().to(credits::save_notice)),
