@@ -12,6 +12,7 @@ use keyward::domain::billing::{Funding, UsageMode};
 use keyward::domain::clock::{Clock, DAY, HOUR, MINUTE, Moment};
 use keyward::domain::ids::{KeyId, RequestId, TenantId};
 use keyward::domain::money::Nanos;
+use keyward::domain::price::Multiplier;
 use keyward::domain::price::PriceBook;
 use keyward::domain::provider_key::Provider;
 use keyward::domain::usage::{Dialect, Labels, ServedAs, TokenUsage, UsageRow, UsageState};
@@ -261,8 +262,9 @@ impl<'a> Writer<'a> {
                 "{{\"input_tokens\":{},\"output_tokens\":{}}}",
                 tokens.input, tokens.output
             )),
+            rate: Multiplier::LIST,
             price_id: rated.map(|rated| rated.price_id),
-            cost: rated.map(|rated| rated.cost).unwrap_or_default(),
+            cost: rated.map(|rated| rated.cost(Multiplier::LIST)).unwrap_or_default(),
             billed: Nanos::ZERO,
             held: Nanos::ZERO,
             unpriced: false,

@@ -16,6 +16,7 @@ use keyward::domain::audit::AuditActor;
 use keyward::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
 use keyward::domain::clock::{DAY, Moment};
 use keyward::domain::ids::{Owner, PlanId, TenantId, UserId};
+use keyward::domain::price::Multiplier;
 use keyward::domain::provider_key::{KeySettings, Provider};
 use keyward::services::Services;
 use keyward::services::provider_keys::{Holder, NewKey};
@@ -63,6 +64,7 @@ pub fn tenant(slug: &str, name: &str, plan_id: PlanId, now: Moment) -> Result<Te
             funding: Funding::Included,
             no_key: NoKeyPolicy::Block,
             on_limit: LimitPolicy::Pause,
+            rate: Multiplier::LIST,
         },
     })
 }

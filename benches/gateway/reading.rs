@@ -11,8 +11,10 @@ use keyward::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy,
 use keyward::domain::clock::Moment;
 use keyward::domain::ids::{KeyId, PlanId};
 use keyward::domain::plan::Plan;
+use keyward::domain::price::Multiplier;
+use keyward::domain::provider_key::Keys;
 use keyward::domain::provider_key::{KeyScope, KeyStatus, KeyView, Provider, Verdict};
-use keyward::domain::resolve::{Ask, Keys, Situation, resolve};
+use keyward::domain::resolve::{Ask, Situation, resolve};
 use keyward::domain::usage::Dialect;
 use keyward::providers::openai::UsageFilter;
 use keyward::providers::{self, Endpoint};
@@ -81,6 +83,7 @@ pub fn resolution(aims: &mut Vec<Aim>) {
                 funding: Funding::Included,
                 no_key: NoKeyPolicy::Block,
                 on_limit: LimitPolicy::Pause,
+                rate: Multiplier::LIST,
             },
             plan: &plan,
             features: &[],
@@ -123,5 +126,6 @@ fn key(at: usize) -> Option<KeyView> {
         is_default: at == 0,
         fingerprint: String::new(),
         scope: KeyScope::default(),
+        rate: Multiplier::LIST,
     })
 }

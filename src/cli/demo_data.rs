@@ -17,6 +17,7 @@ use crate::domain::clock::{DAY, HOUR, MINUTE, Moment, SECOND};
 use crate::domain::ids::{KeyId, Owner, PlanId, RequestId, TenantId, TokenId, UserId};
 use crate::domain::money::Nanos;
 use crate::domain::plan::{Feature, Plan};
+use crate::domain::price::Multiplier;
 use crate::domain::provider_key::{KeySettings, Provider};
 use crate::domain::statement::PlanTerms;
 use crate::domain::usage::{Dialect, Labels, ServedAs, TokenUsage, UsageRow, UsageState};
@@ -171,6 +172,7 @@ async fn plant_tenants(
                 funding: sample.funding,
                 no_key: sample.no_key,
                 on_limit: sample.on_limit,
+                rate: Multiplier::LIST,
             },
         };
         tenants::insert(&mut tx, &record).await?;
@@ -427,7 +429,7 @@ fn past_row(
     };
     let served = ServedAs::default();
     let rated = prices.rate(Provider::Anthropic, feature.4, &tokens, served, at);
-    let cost = rated.map(|rated| rated.cost).unwrap_or_default();
+    let cost = rated.map(|rated| rated.cost(Multiplier::LIST)).unwrap_or_default();
     let took = i64::try_from(900 + dice.roll(4_000)).unwrap_or(1_000) * 1_000;
     UsageRow {
         id: RequestId::new(),
@@ -450,6 +452,7 @@ fn past_row(
         tokens,
         served_as: served,
         raw_usage: None,
+        rate: Multiplier::LIST,
         price_id: rated.map(|rated| rated.price_id),
         cost,
         billed: if mode == UsageMode::Managed && funding == Funding::Credits { cost } else { Nanos::ZERO },

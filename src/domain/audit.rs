@@ -49,6 +49,7 @@ words! {
         PriceSet = "prices.set",
         BudgetSet = "budget.set",
         BudgetRemoved = "budget.removed",
+        RateSet = "billing.rate_set",
         BreakerSet = "breaker.set",
         BreakerRemoved = "breaker.removed",
         BreakerTripped = "breaker.tripped",

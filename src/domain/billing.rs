@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 use super::clock::Moment;
 use super::ids::{BudgetId, KeyId};
 use super::money::Nanos;
+use super::price::Multiplier;
 use super::words;
 
 words! {
@@ -68,6 +69,8 @@ pub struct PaymentPolicy {
     pub funding: Funding,
     pub no_key: NoKeyPolicy,
     pub on_limit: LimitPolicy,
+    /// What the tenant pays of the list price of managed use.
+    pub rate: Multiplier,
 }
 
 /// A dated change of usage mode, as drawn on the chart.

@@ -42,7 +42,54 @@ pub struct PriceRow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rated {
     pub price_id: PriceId,
-    pub cost: Nanos,
+    /// At list price, in millionths of a picodollar.
+    exact: i128,
+}
+
+impl Rated {
+    /// At a negotiated rate; rounded once, whatever the factors.
+    #[must_use]
+    pub fn cost(&self, rate: Multiplier) -> Nanos {
+        rounded(self.exact, rate)
+    }
+}
+
+/// What is paid of a list price, in thousandths of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Multiplier(pub i32);
+
+impl Multiplier {
+    /// The list price itself.
+    pub const LIST: Self = Self(1_000);
+
+    /// Reads a percentage of at most one decimal place from 0.1 to 1,000.
+    #[must_use]
+    pub fn parse_percent(text: &str) -> Option<Self> {
+        let text = text.trim().trim_end_matches('%').trim_end();
+        let (whole, tenth) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        if !digits(whole) || !digits(tenth) || whole.len() > 4 || tenth.len() > 1 {
+            return None;
+        }
+        let permille = whole.parse::<i32>().ok()? * 10 + tenth.parse::<i32>().ok()?;
+        (1..=10_000).contains(&permille).then_some(Self(permille))
+    }
+
+    /// As `parse_percent` reads it: `92.5`.
+    #[must_use]
+    pub fn percent(self) -> String {
+        match self.0 % 10 {
+            0 => format!("{}", self.0 / 10),
+            tenth => format!("{}.{tenth}", self.0 / 10),
+        }
+    }
+}
+
+impl Default for Multiplier {
+    fn default() -> Self {
+        Self::LIST
+    }
 }
 
 /// All prices in force, ready to be asked.
@@ -121,7 +168,7 @@ impl PriceBook {
         let row = [served.tier, ServiceTier::Standard]
             .into_iter()
             .find_map(|tier| self.find(provider, model, tier, tokens.prompt(), at))?;
-        Some(Rated { price_id: row.id, cost: cost(row, tokens, served) })
+        Some(Rated { price_id: row.id, exact: exact(row, tokens, served) })
     }
 }
 
@@ -189,11 +236,14 @@ fn all_kinds(row: &PriceRow, tokens: &TokenUsage, served: ServedAs) -> [RatedKin
     ]
 }
 
-/// Exact in picodollars and permille, rounded once to nanodollars, half to even.
-fn cost(row: &PriceRow, tokens: &TokenUsage, served: ServedAs) -> Nanos {
-    let exact =
-        all_kinds(row, tokens, served).iter().fold(0_i128, |sum, kind| sum.saturating_add(kind.amount));
-    let nanos = div_half_even(exact, PER_NANO);
+/// At list price, in millionths of a picodollar.
+fn exact(row: &PriceRow, tokens: &TokenUsage, served: ServedAs) -> i128 {
+    all_kinds(row, tokens, served).iter().fold(0_i128, |sum, kind| sum.saturating_add(kind.amount))
+}
+
+/// At a negotiated rate in nanodollars, rounded half to even.
+fn rounded(exact: i128, rate: Multiplier) -> Nanos {
+    let nanos = div_half_even(exact.saturating_mul(i128::from(rate.0)), PER_NANO * 1_000);
     Nanos(i64::try_from(nanos).unwrap_or(i64::MAX))
 }
 
@@ -221,7 +271,7 @@ mod tests {
     }
 
     fn cost_of(model: &str, tokens: TokenUsage, served: ServedAs) -> i64 {
-        book().rate(Provider::Anthropic, model, &tokens, served, Moment(1)).unwrap().cost.0
+        book().rate(Provider::Anthropic, model, &tokens, served, Moment(1)).unwrap().cost(Multiplier::LIST).0
     }
 
     #[test]
@@ -258,7 +308,10 @@ mod tests {
         assert_eq!(exact_dollars(kinds[0].amount), "$0.004404400");
         assert_eq!(exact_dollars(kinds[2].amount), "$0.010000000");
         let sum: i128 = kinds.iter().map(|kind| kind.amount).sum();
-        assert_eq!(div_half_even(sum, PER_NANO), i128::from(cost(row, &tokens, served).0));
+        assert_eq!(
+            div_half_even(sum, PER_NANO),
+            i128::from(rounded(exact(row, &tokens, served), Multiplier::LIST).0)
+        );
     }
 
     #[test]
@@ -309,6 +362,20 @@ mod tests {
     }
 
     #[test]
+    fn percentages_are_read_or_refused() {
+        for (text, permille) in
+            [("85", 850), ("92.5%", 925), ("0.1", 1), ("1000", 10_000), (" 100 % ", 1_000)]
+        {
+            assert_eq!(Multiplier::parse_percent(text), Some(Multiplier(permille)), "{text}");
+        }
+        assert_eq!(Multiplier(925).percent(), "92.5");
+        assert_eq!(Multiplier::LIST.percent(), "100");
+        for bad in ["", "0", "-5", "1000.1", "85.55", "1e2", "NaN", "+85", "85,5"] {
+            assert_eq!(Multiplier::parse_percent(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn an_unknown_model_has_no_price() {
         assert!(
             book().find(Provider::Anthropic, "claude-none", ServiceTier::Standard, 1, Moment(1)).is_none()
@@ -322,7 +389,7 @@ mod tests {
         /// whole and rounded at the end.
         #[test]
         fn rating_rounds_once(counts in proptest::array::uniform8(0_u64..2_000_000), searches in 0_u64..50,
-                              us: bool, fast: bool) {
+                              us: bool, fast: bool, rate in 1_i32..=10_000) {
             let [input, output, cache_read, short, long, tool, audio_in, audio_out] = counts;
             let tokens = TokenUsage {
                 input, output, cache_read, cache_write_5m: short, cache_write_1h: long, tool,
@@ -346,11 +413,12 @@ mod tests {
                 let speed = if fast { unsigned(row.fast_permille) } else { 1_000 };
                 let tokens_over: u128 = by_token.iter().map(|(count, rate)| u128::from(*count) * unsigned(*rate)).sum();
                 let numerator = tokens_over * region * speed + u128::from(searches) * unsigned(rates.web_search) * 1_000_000;
-                // In nanodollars: 10^12 · 10^6 in the denominator, 10^9 above.
-                let denominator = 1_000_000_000_u128;
+                let numerator = numerator * u128::try_from(rate).unwrap();
+                // In nanodollars: 10^12 · 10^6 · 10^3 in the denominator, 10^9 above.
+                let denominator = 1_000_000_000_000_u128;
                 let (whole, rest) = (numerator / denominator, numerator % denominator);
                 let up = rest * 2 > denominator || (rest * 2 == denominator && whole % 2 == 1);
-                prop_assert_eq!(u128::try_from(cost(row, &tokens, served).0).unwrap(), whole + u128::from(up), "{}", row.model);
+                prop_assert_eq!(u128::try_from(rounded(exact(row, &tokens, served), Multiplier(rate)).0).unwrap(), whole + u128::from(up), "{}", row.model);
             }
         }
     }

@@ -1,11 +1,11 @@
 //! Provider keys: what is known of them, and how their state moves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::account::Slug;
 use super::clock::{MINUTE, Moment};
 use super::ids::{KeyId, Owner, UserId};
-use super::price::without_snapshot;
+use super::price::{Multiplier, without_snapshot};
 use super::usage::Dialect;
 use super::words;
 
@@ -271,12 +271,50 @@ pub struct KeyView {
     pub is_default: bool,
     pub fingerprint: String,
     pub scope: KeyScope,
+    /// What its owner pays of the list price.
+    pub rate: Multiplier,
 }
 
 impl KeyView {
     #[must_use]
     pub fn state_at(&self, now: Moment) -> KeyState {
         if self.disabled.is_some() { KeyState::Disabled } else { self.status.state_at(now) }
+    }
+}
+
+/// An owner's keys, any of which is found at the same cost however many there are.
+#[derive(Debug, Default)]
+pub struct Keys {
+    /// Defaults first, of which there is one for each provider.
+    views: Vec<KeyView>,
+    by_name: HashMap<String, usize>,
+}
+
+impl Keys {
+    #[must_use]
+    pub fn new(mut views: Vec<KeyView>) -> Self {
+        views.sort_by_key(|key| !key.is_default);
+        let by_name = views.iter().enumerate().map(|(at, key)| (key.name.to_string(), at)).collect();
+        Self { views, by_name }
+    }
+
+    /// The provider's default key.
+    #[must_use]
+    pub fn default_of(&self, provider: Provider) -> Option<&KeyView> {
+        self.views.iter().take_while(|key| key.is_default).find(|key| key.provider == provider)
+    }
+
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<&KeyView> {
+        self.views.get(*self.by_name.get(name)?)
+    }
+}
+
+impl std::ops::Deref for Keys {
+    type Target = [KeyView];
+
+    fn deref(&self) -> &[KeyView] {
+        &self.views
     }
 }
 
@@ -294,6 +332,7 @@ pub struct ProviderKey {
     pub created_by: Option<UserId>,
     pub created_by_name: String,
     pub scope: KeyScope,
+    pub rate: Multiplier,
     pub current: KeyVersion,
     pub last_used_at: Option<Moment>,
 }
@@ -316,6 +355,7 @@ impl ProviderKey {
             is_default: self.is_default,
             fingerprint: self.current.fingerprint.clone(),
             scope: self.scope.clone(),
+            rate: self.rate,
         }
     }
 }

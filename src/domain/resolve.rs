@@ -1,13 +1,11 @@
 //! Choosing the key. One pure function decides for the gateway, for the pages and for the API
 //! which key version a request runs on, or which gates are closed and who can open them.
 
-use std::collections::HashMap;
-
 use super::account::TenantState;
 use super::billing::{Fallback, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
 use super::clock::Moment;
 use super::plan::{Feature, Plan};
-use super::provider_key::{DisabledBy, KeyState, KeyView, Provider};
+use super::provider_key::{DisabledBy, KeyState, KeyView, Keys, Provider};
 use super::usage::Dialect;
 
 /// What a request asks for.
@@ -20,39 +18,6 @@ pub struct Ask<'a> {
     pub provider: Option<Provider>,
     /// The model that is asked for, where that is known.
     pub model: Option<&'a str>,
-}
-
-/// An owner's keys, any of which is found at the same cost however many there are.
-#[derive(Debug, Default)]
-pub struct Keys {
-    /// Defaults first, of which there is one for each provider.
-    views: Vec<KeyView>,
-    by_name: HashMap<String, usize>,
-}
-
-impl Keys {
-    #[must_use]
-    pub fn new(mut views: Vec<KeyView>) -> Self {
-        views.sort_by_key(|key| !key.is_default);
-        let by_name = views.iter().enumerate().map(|(at, key)| (key.name.to_string(), at)).collect();
-        Self { views, by_name }
-    }
-
-    fn default_of(&self, provider: Provider) -> Option<&KeyView> {
-        self.views.iter().take_while(|key| key.is_default).find(|key| key.provider == provider)
-    }
-
-    fn named(&self, name: &str) -> Option<&KeyView> {
-        self.views.get(*self.by_name.get(name)?)
-    }
-}
-
-impl std::ops::Deref for Keys {
-    type Target = [KeyView];
-
-    fn deref(&self) -> &[KeyView] {
-        &self.views
-    }
 }
 
 /// All that is known about the tenant and the platform at the moment of asking.
@@ -373,6 +338,7 @@ mod tests {
     use crate::domain::account::Slug;
     use crate::domain::billing::Funding;
     use crate::domain::ids::{KeyId, PlanId};
+    use crate::domain::price::Multiplier;
     use crate::domain::provider_key::{KeyScope, KeyStatus, Verdict};
 
     const NOW: Moment = Moment(1_000_000);
@@ -388,6 +354,7 @@ mod tests {
             is_default: name == "production",
             fingerprint: String::new(),
             scope: KeyScope::default(),
+            rate: Multiplier::LIST,
         }
     }
 
@@ -416,6 +383,7 @@ mod tests {
                     funding: Funding::Included,
                     no_key: NoKeyPolicy::Managed,
                     on_limit: LimitPolicy::Pause,
+                    rate: Multiplier::LIST,
                 },
                 state: TenantState::Active,
                 tripped: false,

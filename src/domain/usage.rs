@@ -4,6 +4,7 @@ use super::billing::{Fallback, Funding, UsageMode};
 use super::clock::{MINUTE, Moment};
 use super::ids::{InstanceId, KeyId, PriceId, RequestId, TenantId};
 use super::money::Nanos;
+use super::price::Multiplier;
 use super::provider_key::Provider;
 use super::words;
 
@@ -172,6 +173,8 @@ pub struct UsageRow {
     /// The provider's usage object as it came, JSON.
     pub raw_usage: Option<String>,
     pub price_id: Option<PriceId>,
+    /// What was paid of the list price.
+    pub rate: Multiplier,
     /// At the provider's list price.
     pub cost: Nanos,
     /// What the operator bills for it: zero on the tenant's own key and where it is included.

@@ -361,7 +361,7 @@ fn hold_for(
             Err(GatewayError::unpriced(model, if prepaid { "credits" } else { "a budget" }))
         }
         // Something at least: of a budget that is used up nothing is left for what costs nothing known.
-        Some(rated) if holds => Ok(rated.cost.max(Nanos(1))),
+        Some(rated) if holds => Ok(rated.cost(row.rate).max(Nanos(1))),
         None if holds => Ok(Nanos(1)),
         _ => Ok(Nanos::ZERO),
     }
@@ -401,6 +401,7 @@ fn open_row(
         served_as: ServedAs::default(),
         raw_usage: None,
         price_id: None,
+        rate: if chosen.shared { standing.tenant.policy.rate } else { chosen.key.rate },
         cost: Nanos::ZERO,
         billed: Nanos::ZERO,
         held: Nanos::ZERO,

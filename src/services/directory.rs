@@ -21,7 +21,7 @@ use crate::domain::ids::{Owner, TenantId};
 use crate::domain::plan::{Feature, Plan};
 use crate::domain::price::PriceBook;
 use crate::domain::provider_key::KeyView;
-use crate::domain::resolve::Keys;
+use crate::domain::provider_key::Keys;
 use crate::storage::keys::SealedKey;
 use crate::storage::pinned_sessions::PinnedSession;
 use crate::storage::tenants::TenantRecord;

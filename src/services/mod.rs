@@ -20,6 +20,7 @@ pub mod platform;
 pub mod prices;
 pub mod provider_keys;
 pub mod purchases;
+pub mod rates;
 pub mod statements;
 pub mod tokens;
 pub mod usage;

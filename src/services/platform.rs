@@ -12,6 +12,7 @@ use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
 use crate::domain::ids::{Owner, PlanId, PriceId, TenantId};
 use crate::domain::plan::Plan;
+use crate::domain::price::Multiplier;
 use crate::domain::price_list;
 use crate::storage::tenants::TenantRecord;
 use crate::storage::{Database, StorageError, audit, changes, people, plans, prices, tenants};
@@ -147,6 +148,7 @@ impl Services {
                 funding: Funding::Included,
                 no_key: NoKeyPolicy::Managed,
                 on_limit: LimitPolicy::Pause,
+                rate: Multiplier::LIST,
             },
         };
         let scope = Scope::of_system(Owner::Tenant(id));

@@ -14,6 +14,7 @@ use crate::domain::billing::UsageMode;
 use crate::domain::clock::{DAY, Moment};
 use crate::domain::ids::KeyId;
 use crate::domain::plan::GENERAL;
+use crate::domain::price::Multiplier;
 use crate::domain::provider_key::{
     DisabledBy, KeyScope, KeySettings, KeyState, KeyStatus, KeyVersion, Provider, ProviderKey,
 };
@@ -132,6 +133,7 @@ impl Services {
             is_default: !has_default,
             disabled: None,
             scope: KeyScope::default(),
+            rate: Multiplier::LIST,
             created_at: now,
             created_by: Some(actor.user_id),
             created_by_name: actor.email.clone(),
@@ -496,7 +498,7 @@ impl Services {
     }
 
     /// One change to one key: bumped, audited, committed, and forgotten by the caches.
-    async fn change(
+    pub(super) async fn change(
         &self,
         actor: &Actor,
         holder: &Holder,

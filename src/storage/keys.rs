@@ -7,6 +7,7 @@ use crate::access::scope::Scope;
 use crate::domain::account::Slug;
 use crate::domain::clock::Moment;
 use crate::domain::ids::{KeyId, Owner, TenantId, UserId};
+use crate::domain::price::Multiplier;
 use crate::domain::provider_key::{
     DisabledBy, KeyScope, KeySettings, KeyState, KeyStatus, KeyVersion, Provider, ProviderKey,
 };
@@ -29,6 +30,7 @@ struct Row {
     disabled_by: Option<String>,
     for_features: Option<String>,
     for_models: Option<String>,
+    rate_permille: i32,
     created_at: i64,
     created_by: Option<Uuid>,
     created_by_name: String,
@@ -100,6 +102,7 @@ impl TryFrom<Row> for SealedKey {
                     features: read_json(row.for_features.as_deref(), "provider_key", "for_features")?,
                     models: read_json(row.for_models.as_deref(), "provider_key", "for_models")?,
                 },
+                rate: Multiplier(row.rate_permille),
                 created_at: Moment(row.created_at),
                 created_by: row.created_by.map(UserId),
                 created_by_name: row.created_by_name,
@@ -127,7 +130,7 @@ fn written<T: serde::Serialize>(value: &T) -> String {
 macro_rules! select_keys {
     ($rest:literal) => {
         concat!(
-            "SELECT k.id, k.owner_id, k.provider, k.name, k.label, k.is_default, k.disabled_by, k.for_features, k.for_models,
+            "SELECT k.id, k.owner_id, k.provider, k.name, k.label, k.is_default, k.disabled_by, k.for_features, k.for_models, k.rate_permille,
                     k.created_at, k.created_by, k.created_by_name, u.last_used_at,
                     v.version, v.custom_url, v.settings, v.hint, v.fingerprint, v.state, v.state_since, v.state_until, v.rejections,
                     v.probe_at, v.created_at AS version_created_at,
@@ -341,6 +344,12 @@ pub async fn set_scope(tx: &mut Tx, key: KeyId, scope: &KeyScope) -> Result<(), 
         scope.models.as_ref().map(written),
         key.0
     )?;
+    Ok(())
+}
+
+/// Changes what its owner pays of the list price.
+pub async fn set_rate(tx: &mut Tx, key: KeyId, rate: Multiplier) -> Result<(), StorageError> {
+    execute!(tx, "UPDATE provider_key SET rate_permille = $1 WHERE id = $2", rate.0, key.0)?;
     Ok(())
 }
 

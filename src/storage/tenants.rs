@@ -8,6 +8,7 @@ use crate::domain::account::{KeyChangers, Slug, Tenant, TenantState};
 use crate::domain::billing::{Funding, LimitPolicy, ModeChange, NoKeyPolicy, PaymentPolicy, UsageMode};
 use crate::domain::clock::Moment;
 use crate::domain::ids::{PlanId, TenantId};
+use crate::domain::price::Multiplier;
 
 /// A tenant and how it pays.
 #[derive(Clone, Debug)]
@@ -29,6 +30,7 @@ struct Row {
     funding: String,
     no_key_policy: String,
     limit_policy: String,
+    rate_permille: i32,
     created_at: i64,
 }
 
@@ -52,6 +54,7 @@ impl TryFrom<Row> for TenantRecord {
                 funding: word!(Funding, row.funding, "tenant", "funding")?,
                 no_key: word!(NoKeyPolicy, row.no_key_policy, "tenant", "no_key_policy")?,
                 on_limit: word!(LimitPolicy, row.limit_policy, "tenant", "limit_policy")?,
+                rate: Multiplier(row.rate_permille),
             },
         })
     }
@@ -201,6 +204,18 @@ pub async fn set_policies(
         scope.owner().as_uuid()
     )?;
     Ok(())
+}
+
+/// Changes what the tenant pays of the list price of managed use, if it still is `from`; false if
+/// somebody else was first.
+pub async fn set_rate(
+    tx: &mut Tx,
+    scope: &Scope,
+    from: Multiplier,
+    to: Multiplier,
+) -> Result<bool, StorageError> {
+    let sql = "UPDATE tenant SET rate_permille = $1 WHERE id = $2 AND rate_permille = $3";
+    Ok(execute!(tx, sql, to.0, scope.owner().as_uuid(), from.0)? > 0)
 }
 
 pub async fn set_key_changers(

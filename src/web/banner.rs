@@ -328,6 +328,7 @@ mod tests {
     use crate::domain::clock::{MINUTE, Moment};
     use crate::domain::ids::{KeyId, Owner, PlanId, TenantId};
     use crate::domain::plan::Plan;
+    use crate::domain::price::Multiplier;
     use crate::domain::price::PriceBook;
     use crate::domain::provider_key::{KeyScope, KeySettings, KeyStatus, KeyVersion, Verdict};
     use crate::services::directory::{KeyRing, PlatformView, TenantView};
@@ -347,6 +348,7 @@ mod tests {
             created_by: None,
             created_by_name: String::new(),
             scope: KeyScope::default(),
+            rate: Multiplier::LIST,
             current: KeyVersion {
                 settings: KeySettings::default(),
                 version: 1,
@@ -375,7 +377,7 @@ mod tests {
         let own = own.map(|verdict| key(Owner::Tenant(tenant), verdict));
         let shared = shared.map(|verdict| key(Owner::Platform, verdict));
         let ring = |key: &Option<ProviderKey>| KeyRing {
-            views: crate::domain::resolve::Keys::new(key.iter().map(ProviderKey::view).collect()),
+            views: crate::domain::provider_key::Keys::new(key.iter().map(ProviderKey::view).collect()),
             ..KeyRing::default()
         };
         let plan = Plan { id: PlanId::new(), slug: "pro".into(), name: "Pro".into(), features: [].into() };
@@ -391,7 +393,7 @@ mod tests {
                     time_zone: "UTC".into(),
                     created_at: NOW,
                 },
-                PaymentPolicy { mode, funding: Funding::Included, no_key, on_limit },
+                PaymentPolicy { mode, funding: Funding::Included, no_key, on_limit, rate: Multiplier::LIST },
                 plan,
                 ring(&own),
             )),

@@ -1,6 +1,7 @@
 //! Platform → Tenants → one tenant: how its managed use is paid, and its credits.
 
 use actix_web::HttpRequest;
+use actix_web::http::StatusCode;
 use actix_web::web::{self, Data, Path, ServiceConfig};
 use askama::Template;
 use serde::Deserialize;
@@ -24,6 +25,7 @@ use crate::services::{Problems, ServiceError};
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(web::resource("/platform/tenants/{slug}").route(read().to(show)))
         .service(web::resource("/platform/tenants/{slug}/funding").route(web::post().to(save_funding)))
+        .service(web::resource("/platform/tenants/{slug}/rate").route(web::post().to(save_rate)))
         .service(
             web::resource("/platform/tenants/{slug}/orders/{id}/paid").route(web::post().to(confirm_order)),
         )
@@ -41,6 +43,9 @@ struct TenantPage {
     zone: String,
     created: When,
     funding: Funding,
+    /// Percent of the list price of managed use.
+    rate: String,
+    rate_was: String,
     fundings: [(Funding, &'static str); 3],
     /// How it was paid before, newest first.
     history: Vec<(Funding, When)>,
@@ -105,6 +110,8 @@ async fn page(console: &Console, viewer: &Viewer, view: &TenantView) -> Result<T
         zone: tenant.time_zone.clone(),
         created: times.day(tenant.created_at),
         funding: view.policy.funding,
+        rate: view.policy.rate.percent(),
+        rate_was: view.policy.rate.percent(),
         fundings: [
             (Funding::Included, "The plan covers it. Nothing is billed for requests on the shared account."),
             (Funding::Metered, "Each request on the shared account is billed at list price, once a month."),
@@ -157,6 +164,48 @@ async fn save_funding(
         Err(error) => {
             let chrome = Chrome::new(&viewer, &Here::Platform, "Confirm it's you", "/platform/tenants");
             return confirm::ask(error, &request, chrome, "Save funding", address(&slug), &posted);
+        }
+    }
+    Ok(see_other(&address(&slug)))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RateForm {
+    /// What the page showed, so that two people do not overrule each other unseen.
+    was: String,
+    percent: String,
+}
+
+async fn save_rate(
+    console: Data<Console>,
+    mut viewer: Viewer,
+    request: HttpRequest,
+    slug: Path<String>,
+    mut posted: Posted<RateForm>,
+) -> Answer {
+    let view = find(&console, &viewer, &slug).await?;
+    let (password, form) = (posted.current_password.take(), &posted.fields);
+    let saved = confirm::act(&console, &mut viewer, password, async |services, actor| {
+        services.set_managed_rate(actor, &view.tenant, &form.was, &form.percent).await
+    })
+    .await;
+    match saved {
+        Ok(()) => session::notify(
+            &viewer.session,
+            true,
+            "Rate saved. It holds for new requests; past ones keep what they cost.",
+        ),
+        Err(ServiceError::Conflict(message)) => session::notify(&viewer.session, false, message),
+        Err(ServiceError::Invalid(problems)) if problems.of("percent").is_some() => {
+            let mut page = page(&console, &viewer, &view).await?;
+            page.rate.clone_from(&posted.fields.percent);
+            page.problems = problems;
+            return Page::new(page).status(StatusCode::UNPROCESSABLE_ENTITY).answer();
+        }
+        Err(error) => {
+            let chrome = Chrome::new(&viewer, &Here::Platform, "Confirm it's you", "/platform/tenants");
+            return confirm::ask(error, &request, chrome, "Save rate", address(&slug), &posted);
         }
     }
     Ok(see_other(&address(&slug)))

@@ -231,6 +231,7 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
             "/t/northwind/billing/budgets",
             "/t/northwind/billing/credits",
             "/t/northwind/billing/breaker",
+            "/t/northwind/billing/rates",
             "/t/northwind/billing/compare",
             "/t/northwind/activity/notifications",
             "/t/northwind/billing/statements",

@@ -1,7 +1,9 @@
 //! Billing in the console: credits, budgets, usage, prices, and what a fallback leaves behind.
 
-use keyward::domain::billing::UsageMode;
+use keyward::domain::billing::{Funding, UsageMode};
 use keyward::domain::ids::Owner;
+use keyward::domain::money::{Nanos, div_half_even};
+use keyward::domain::price::Multiplier;
 
 use crate::console::{cast, sign_in};
 use crate::on_both;
@@ -168,5 +170,52 @@ on_both! {
             assert_eq!(admin.post(&format!("{budgets}/remove"), &[("key", key)]).await.status, 303);
         }
         admin.get(budgets).await.says("No budget yet");
+    }
+}
+
+on_both! {
+    async fn negotiated_rates_hold_for_new_requests_alone(world: World) {
+        let cast = cast(world).await;
+        let tenant = &cast.tenant;
+        world.add_key(tenant, "production", &test_key("ok")).await.unwrap();
+        let token = world.token(tenant).await;
+        let operator = world.super_admin();
+        world.services.set_funding(&operator, tenant, Funding::Included, Funding::Metered).await.unwrap();
+        let call = async |key: Option<&str>| {
+            let request = world.message(&token);
+            let request = key.into_iter().fold(request, |request, key| request.header("x-keyward-key", key));
+            let answer = request.send().await.unwrap();
+            assert_eq!(answer.status(), 200);
+            world.row_of(&answer).await
+        };
+        let (own, managed) = (call(Some("production")).await, call(None).await);
+        assert_eq!((own.rate, managed.rate, managed.billed), (Multiplier::LIST, Multiplier::LIST, managed.cost));
+
+        let mut admin = sign_in(world, "admin").await;
+        let form = [("key", "production"), ("percent", "85")];
+        assert_eq!(admin.post("/t/acme/billing/rates", &form).await.status, 303);
+        let page = admin.get("/t/acme/billing/rates").await;
+        page.says("Rate of production saved.").says("85% of the list price");
+        let mut root = sign_in(world, "root").await;
+        let terms = "/platform/tenants/acme";
+        let rate = format!("{terms}/rate");
+        assert_eq!(root.post(&rate, &[("was", "100"), ("percent", "120.5")]).await.status, 303);
+        root.post(&rate, &[("was", "100"), ("percent", "50")]).await;
+        root.get(terms).await.says("was changed meanwhile").says("value=\"120.5\"");
+        let refused = root.post(&rate, &[("was", "120.5"), ("percent", "NaN")]).await;
+        assert_eq!(refused.status, 422);
+        refused.says("Use a percentage");
+
+        let (cheaper, dearer) = (call(Some("production")).await, call(None).await);
+        let scaled = |cost: Nanos, permille: i128| {
+            Nanos(i64::try_from(div_half_even(i128::from(cost.0) * permille, 1_000)).unwrap())
+        };
+        // What the list price comes to here is whole nanodollars, so scaling it is exact.
+        assert_eq!((cheaper.rate, cheaper.cost), (Multiplier(850), scaled(own.cost, 850)));
+        assert_eq!((dearer.rate, dearer.cost), (Multiplier(1_205), scaled(managed.cost, 1_205)));
+        assert_eq!((cheaper.billed, dearer.billed), (Nanos::ZERO, dearer.cost));
+        assert_eq!(world.row(own.id).await.cost, own.cost);
+        let page = admin.get(&format!("/t/acme/billing/requests/{}", cheaper.id)).await;
+        page.says("Negotiated rate").says("85% of the list price").says("Sum at list price, exactly");
     }
 }

@@ -10,6 +10,7 @@ use keyward::domain::clock::{DAY, HOUR, MINUTE};
 use keyward::domain::ids::Owner;
 use keyward::domain::money::Nanos;
 use keyward::domain::notice::NoticeKind;
+use keyward::domain::price::Multiplier;
 use keyward::domain::usage::{Labels, UsageRow, UsageState};
 use keyward::services::ServiceError;
 use keyward::services::budgets::TypedBudget;
@@ -71,7 +72,7 @@ async fn hold_of(world: &World, body: &Value) -> Nanos {
     let platform = world.services.directory.platform().await.unwrap();
     let provider = keyward::domain::provider_key::Provider::Anthropic;
     let served = keyward::domain::usage::ServedAs::default();
-    platform.prices.rate(provider, MODEL, &tokens, served, world.clock.now()).unwrap().cost
+    platform.prices.rate(provider, MODEL, &tokens, served, world.clock.now()).unwrap().cost(Multiplier::LIST)
 }
 
 on_both! {

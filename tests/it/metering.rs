@@ -5,6 +5,7 @@ use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::{DAY, HOUR, MINUTE, Moment};
 use keyward::domain::ids::{InstanceId, Owner, RequestId};
 use keyward::domain::money::Nanos;
+use keyward::domain::price::Multiplier;
 use keyward::domain::usage::{Dimension, Labels, UsageRow, UsageState, bucket_of};
 use keyward::services::meter;
 use keyward::services::usage::{Days, UsageQuery};
@@ -316,6 +317,7 @@ pub fn sample(
         tokens: TokenUsage { input: 100, output: 50, ..TokenUsage::default() },
         served_as: ServedAs::default(),
         raw_usage: None,
+        rate: Multiplier::LIST,
         price_id: None,
         cost: Nanos(cost),
         billed: Nanos(0),

@@ -20,6 +20,7 @@ use keyward::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy,
 use keyward::domain::clock::Clock;
 use keyward::domain::ids::{Owner, PlanId, RequestId, TenantId, TokenId, UserId};
 use keyward::domain::plan::{Feature, Plan};
+use keyward::domain::price::Multiplier;
 use keyward::domain::provider_key::{KeySettings, Provider};
 use keyward::domain::usage::{Dialect, UsageRow};
 use keyward::outbound::Parts;
@@ -200,7 +201,13 @@ impl World {
                 time_zone: "UTC".to_owned(),
                 created_at: self.clock.now(),
             },
-            policy: PaymentPolicy { mode, funding: Funding::Included, no_key, on_limit },
+            policy: PaymentPolicy {
+                mode,
+                funding: Funding::Included,
+                no_key,
+                on_limit,
+                rate: Multiplier::LIST,
+            },
         };
         tenants::insert(&mut tx, &record).await.unwrap();
         tx.commit().await.unwrap();

@@ -111,9 +111,9 @@ pub fn rate(mut row: UsageRow, prices: &PriceBook) -> UsageRow {
     match rated {
         Some(rated) => {
             row.price_id = Some(rated.price_id);
-            row.cost = rated.cost;
+            row.cost = rated.cost(row.rate);
             row.billed = match (row.mode, row.funding) {
-                (UsageMode::Managed, Funding::Metered | Funding::Credits) => rated.cost,
+                (UsageMode::Managed, Funding::Metered | Funding::Credits) => row.cost,
                 _ => Nanos::ZERO,
             };
         }
@@ -141,6 +141,7 @@ pub(super) fn without_numbers(row: UsageRow) -> UsageRow {
 pub(super) mod tests {
     use super::*;
     use crate::domain::ids::{InstanceId, KeyId, RequestId, TenantId};
+    use crate::domain::price::Multiplier;
     use crate::domain::price_list;
     use crate::domain::provider_key::Provider;
     use crate::domain::usage::{Dialect, Labels, ServedAs, estimate};
@@ -168,6 +169,7 @@ pub(super) mod tests {
             served_as: ServedAs::default(),
             raw_usage: None,
             price_id: None,
+            rate: Multiplier::LIST,
             cost: Nanos::ZERO,
             billed: Nanos::ZERO,
             held: Nanos::ZERO,

@@ -8,6 +8,7 @@ use crate::domain::billing::{Fallback, Funding, UsageMode};
 use crate::domain::clock::Moment;
 use crate::domain::ids::{InstanceId, KeyId, PriceId, RequestId, TenantId};
 use crate::domain::money::Nanos;
+use crate::domain::price::Multiplier;
 use crate::domain::provider_key::Provider;
 use crate::domain::usage::{
     Dialect, Dimension, Filter, Labels, ServedAs, ServiceTier, Speed, TokenUsage, UsageRow, UsageState,
@@ -60,6 +61,7 @@ macro_rules! read {
             },
             raw_usage: row.try_get("raw_usage")?,
             price_id: row.try_get::<Option<Uuid>, _>("price_id")?.map(PriceId),
+            rate: Multiplier(row.try_get("rate_permille")?),
             cost: Nanos(row.try_get("cost")?),
             billed: Nanos(row.try_get("billed")?),
             held: Nanos(row.try_get("held")?),

@@ -18,8 +18,8 @@ pub(super) const COLUMNS: &str = "id, tenant_id, instance, started_at, ended_at,
     key_version, mode, funding, fallback, model_asked, model_served, endpoint, session, prompt, input_tokens,
     cache_read_tokens, cache_write_5m_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens, web_searches,
     service_tier, speed, us_only, raw_usage, price_id, cost, billed, unpriced, state, status, error_code,
-    first_byte_us, total_us, audio_input_tokens, audio_output_tokens, tool_tokens, held";
-const WIDTH: usize = 43;
+    first_byte_us, total_us, audio_input_tokens, audio_output_tokens, tool_tokens, held, rate_permille";
+const WIDTH: usize = 44;
 
 /// What a settlement changes; the rest of a row is fixed when it is opened. One of a row that is
 /// settled already would leave it without a state, which the table refuses.
@@ -112,6 +112,7 @@ macro_rules! bind_row {
             .bind(signed(tokens.audio_output))
             .bind(signed(tokens.tool))
             .bind(row.held.0)
+            .bind(row.rate.0)
     }};
 }
 

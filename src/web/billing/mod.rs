@@ -8,6 +8,7 @@ mod credits;
 mod export;
 mod names;
 pub mod purchase;
+mod rates;
 mod show;
 mod statements;
 mod usage;
@@ -39,6 +40,11 @@ pub fn routes(cfg: &mut ServiceConfig) {
             web::resource("/t/{tenant}/billing/breaker")
                 .route(read().to(breaker::show))
                 .route(web::post().to(breaker::save)),
+        )
+        .service(
+            web::resource("/t/{tenant}/billing/rates")
+                .route(read().to(rates::show))
+                .route(web::post().to(rates::save)),
         )
         .service(web::resource("/t/{tenant}/billing/breaker/reset").route(web::post().to(breaker::reset)))
         .service(web::resource("/t/{tenant}/billing/breaker/remove").route(web::post().to(breaker::remove)))

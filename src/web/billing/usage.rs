@@ -10,7 +10,7 @@ use crate::domain::clock::Moment;
 use crate::domain::ids::RequestId;
 use crate::domain::money::Nanos;
 use crate::domain::plan::Feature;
-use crate::domain::price::{PriceRow, exact_dollars, rated_kinds};
+use crate::domain::price::{Multiplier, PriceRow, exact_dollars, rated_kinds};
 use crate::domain::usage::{Dimension, Filter, UsageRow, UsageState};
 use crate::services::usage::{Days, GroupLine, UsageQuery};
 use crate::storage::adjustments::Adjustment;
@@ -341,6 +341,8 @@ struct RequestPage {
     state: String,
     facts: Vec<(&'static str, String)>,
     kinds: Vec<Kind>,
+    /// The negotiated rate, where it was not the list price.
+    rate: Option<String>,
     price: Option<String>,
     exact: String,
     cost: String,
@@ -380,6 +382,7 @@ pub async fn request(console: Data<Console>, place: Place, path: Path<(String, S
         tone,
         state,
         facts: facts(&row, &platform.features, &services.options.product),
+        rate: (row.rate != Multiplier::LIST).then(|| super::rates::worded(row.rate)),
         price: price.map(price_line),
         kinds: kinds
             .into_iter()
