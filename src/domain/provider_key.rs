@@ -286,7 +286,7 @@ impl KeyView {
 #[derive(Debug, Default)]
 pub struct Keys {
     /// Defaults first, of which there is one for each provider.
-    views: Vec<KeyView>,
+    pub(super) views: Vec<KeyView>,
     by_name: HashMap<String, usize>,
 }
 
