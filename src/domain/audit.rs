@@ -54,6 +54,8 @@ words! {
         BreakerRemoved = "breaker.removed",
         BreakerTripped = "breaker.tripped",
         BreakerReset = "breaker.reset",
+        ReportKeyAdded = "report_key.added",
+        ReportKeyRemoved = "report_key.removed",
         WebhookAdded = "webhook.added",
         WebhookTested = "webhook.tested",
         WebhookRemoved = "webhook.removed",

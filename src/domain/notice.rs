@@ -3,8 +3,9 @@
 use super::billing::{Budget, Credits, OnReach};
 use super::breaker::{Breaker, Tripped};
 use super::clock::Moment;
-use super::money::Nanos;
+use super::money::{Nanos, grouped};
 use super::provider_key::{KeyState, Provider};
+use super::reconcile::{Cause, Line};
 use super::words;
 
 words! {
@@ -17,6 +18,7 @@ words! {
         CreditsLow = "credits.low",
         CreditsExhausted = "credits.exhausted",
         UnusualSpend = "spend.unusual",
+        UsageDrift = "usage.drift",
         RotationDue = "key.rotation_due",
         Test = "test",
     }
@@ -35,6 +37,7 @@ impl NoticeKind {
             Self::CreditsLow => "Credits low",
             Self::CreditsExhausted => "Credits used up",
             Self::UnusualSpend => "Unusual spend",
+            Self::UsageDrift => "Differs from the provider",
             Self::RotationDue => "Rotation due",
             Self::Test => "Test",
         }
@@ -99,6 +102,25 @@ pub fn of_breaker(breaker: &Breaker, tripped: &Tripped) -> Notice {
         text: format!("The last hour cost {spent}{beside}. {follows}"),
         page: "billing/breaker".to_owned(),
     }
+}
+
+/// When the provider's own report differs from Keyward's books.
+#[must_use]
+pub fn of_drift(line: &Line, provider: &str, at: Moment) -> Notice {
+    let (key, model) = (&line.key, &line.model);
+    let day = line.day.date(&jiff::tz::TimeZone::UTC);
+    let text = match line.cause {
+        Cause::Price => format!(
+            "{provider} charged {} for {model} with the key {key} on {day}, where Keyward counts {}. A negotiated rate or a price may have changed.",
+            line.there.cost.unwrap_or_default().dollars(),
+            line.here.cost.unwrap_or_default().dollars(),
+        ),
+        _ => format!(
+            "This key is used elsewhere: {provider} reports {} tokens of {model} with the key {key} on {day} that Keyward never sent. If nobody knows of it, rotate the key.",
+            grouped(line.tokens_apart().unsigned_abs()),
+        ),
+    };
+    Notice { at, kind: NoticeKind::UsageDrift, text, page: "billing/reconciliation".to_owned() }
 }
 
 /// Once a key version has been in use for long.

@@ -9,6 +9,7 @@ pub mod google;
 mod lines;
 pub mod openai;
 pub mod payment;
+pub mod reports;
 pub mod stripe;
 pub mod vertex;
 

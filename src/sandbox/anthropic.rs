@@ -14,6 +14,8 @@ use super::prompt::Prompt;
 use super::state::{Hash, State, sha256};
 use super::stream::frames;
 use crate::domain::clock::SECOND;
+use crate::domain::provider_key::Provider;
+use crate::domain::usage::TokenUsage;
 
 const ORGANIZATION: &str = "00000000-0000-4000-8000-5a4db0c50000";
 const REQUESTS_PER_MINUTE: u64 = 4_000;
@@ -63,7 +65,11 @@ fn decide(state: &State, call: &Call<'_>) -> Result<Reply, ApiError> {
         Route::CountTokens => {
             Prompt::to_count(json()?).map(|prompt| whole(json!({ "input_tokens": prompt.tokens() })))
         }
-        Route::Messages => create(state, &key, behaviour, json()?),
+        Route::Messages => {
+            let (reply, model, used) = create(state, &key, behaviour, json()?)?;
+            state.books.enter(Provider::Anthropic, (&key, text), &model, state.clock.now(), used);
+            Ok(reply)
+        }
     }
 }
 
@@ -103,7 +109,12 @@ fn check_version(version: Option<&str>) -> Result<(), ApiError> {
 
 /// Limits hold even for the one-token probe, as the provider's do. Faults spare it, so that such a
 /// key can be verified and stored, and fails when it is used.
-pub fn create(state: &State, key: &Hash, behaviour: Behaviour, body: &Value) -> Result<Reply, ApiError> {
+pub fn create(
+    state: &State,
+    key: &Hash,
+    behaviour: Behaviour,
+    body: &Value,
+) -> Result<(Reply, String, TokenUsage), ApiError> {
     let prompt = Prompt::to_create(body)?;
     refuse(behaviour.limit(state.clock.now()))?;
     let behaviour = if prompt.max_tokens == 1 { Behaviour::Ok } else { behaviour };
@@ -112,7 +123,8 @@ pub fn create(state: &State, key: &Hash, behaviour: Behaviour, body: &Value) -> 
     let used = message.usage.input_tokens + message.usage.output_tokens;
     let reply = if prompt.stream { Reply::events(frames(&message)) } else { Reply::json(200, &message) };
     let left = TOKENS_PER_MINUTE.saturating_sub(used);
-    Ok(rate_limit(reply.behaving(behaviour), state, REQUESTS_PER_MINUTE - 1, left))
+    let reply = rate_limit(reply.behaving(behaviour), state, REQUESTS_PER_MINUTE - 1, left);
+    Ok((reply, prompt.model.to_owned(), message.usage.tokens()))
 }
 
 /// The headers are real, the numbers are not: every request stands alone.

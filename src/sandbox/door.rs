@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::delivery::{self, Reply};
 use super::journal::Record;
 use super::state::State;
-use super::{anthropic, gemini, google, openai};
+use super::{anthropic, books, gemini, google, openai};
 
 const LARGEST_BODY: usize = 32 * 1024 * 1024;
 
@@ -81,6 +81,7 @@ pub async fn exchange(request: HttpRequest, payload: web::Payload, state: web::D
 fn answer(state: &State, call: &Call<'_>) -> Reply {
     match call.path {
         "/token" => google::token(state, call),
+        path if books::is_admin(path) => books::answer(state, call),
         path if google::is_vertex(path) => google::answer(state, call),
         path if path.starts_with("/openai/") => openai::azure(state, call),
         path if path.starts_with("/custom/v1/") => openai::custom(state, call),

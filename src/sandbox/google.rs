@@ -107,7 +107,7 @@ fn decide(state: &State, call: &Call<'_>) -> Result<Reply, Refusal> {
     let mut body = body.clone();
     body["model"] = json!(model);
     body["stream"] = json!(action == "streamRawPredict");
-    anthropic::create(state, &key, behaviour, &body).map_err(invalid)
+    anthropic::create(state, &key, behaviour, &body).map(|(reply, ..)| reply).map_err(invalid)
 }
 
 /// A service account's key file whose key behaves as a word says, with a private key of its own.

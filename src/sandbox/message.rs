@@ -7,6 +7,7 @@ use super::behaviour::Behaviour;
 use super::prompt::{Prompt, Thinking, Ttl, tokens};
 use super::state::{Hash, State};
 use super::text::{THOUGHT, Written, echo, write};
+use crate::domain::usage::TokenUsage;
 
 const SIGNATURE: &str = "U2lnbmVkIGJ5IHRoZSBLZXl3YXJkIHNhbmRib3g=";
 
@@ -90,6 +91,18 @@ impl Message {
 }
 
 impl Usage {
+    pub fn tokens(&self) -> TokenUsage {
+        let created = self.cache_creation.clone().unwrap_or_default();
+        TokenUsage {
+            input: self.input_tokens,
+            cache_read: self.cache_read_input_tokens,
+            cache_write_5m: created.ephemeral_5m_input_tokens,
+            cache_write_1h: created.ephemeral_1h_input_tokens,
+            output: self.output_tokens,
+            ..TokenUsage::default()
+        }
+    }
+
     /// The totals at a stream's end, without what only its beginning tells: the cache's split, the
     /// tier, the place and the speed.
     pub fn cumulative(&self) -> Self {

@@ -5,6 +5,7 @@
 
 mod anthropic;
 mod behaviour;
+mod books;
 mod control;
 mod delivery;
 mod door;

@@ -12,6 +12,7 @@ use super::state::{Hash, State, sha256};
 use super::text::{THOUGHT, Written, pieces, write};
 use crate::domain::price_list::{self, Model};
 use crate::domain::provider_key::Provider;
+use crate::domain::usage::TokenUsage;
 
 /// Prompts from this many tokens on are cached, in steps of `CACHE_STEP`.
 const CACHED_FROM: u64 = 1_024;
@@ -121,11 +122,16 @@ fn decide(
             limit(host, behaviour)?;
             let behaviour = if ask.max_output == 1 { Behaviour::Ok } else { behaviour };
             fail(behaviour)?;
+            let answered = ask.answer(state, &key, behaviour, path != "/embeddings");
             let reply = match path {
-                "/chat/completions" => chat(state, &key, &ask, behaviour),
-                "/responses" => response(state, &key, &ask, behaviour),
+                "/chat/completions" => chat(state, &ask, &answered),
+                "/responses" => response(state, &ask, &answered),
                 _ => embeddings(&ask),
             };
+            if host == Host::Openai {
+                let used = answered.tokens();
+                state.books.enter(Provider::Openai, (&key, text), model, state.clock.now(), used);
+            }
             Ok(reply.behaving(behaviour))
         }
         _ => Err(error(404, Some("invalid_request_error"), "404", "Resource not found")),
@@ -274,12 +280,20 @@ impl<'a> Ask<'a> {
         if all >= CACHED_FROM && state.recall(key, &self.text) { all / CACHE_STEP * CACHE_STEP } else { 0 }
     }
 
-    /// Tokens of thought, what is said, and why it ends.
-    fn write(&self, behaviour: Behaviour) -> (u64, Written) {
-        let thought =
-            if self.thinks { tokens(THOUGHT.len()).min(self.max_output.saturating_sub(1)) } else { 0 };
-        let written = write(&self.question, &self.listed.name, behaviour, self.max_output - thought);
-        (thought, written)
+    /// Tokens of thought, what is said, and why it ends; embeddings say nothing.
+    fn answer(&self, state: &State, key: &Hash, behaviour: Behaviour, speaks: bool) -> Answered {
+        let thought = if self.thinks && speaks {
+            tokens(THOUGHT.len()).min(self.max_output.saturating_sub(1))
+        } else {
+            0
+        };
+        let written = if speaks {
+            write(&self.question, &self.listed.name, behaviour, self.max_output - thought)
+        } else {
+            Written::default()
+        };
+        let (input, cached) = (self.input_tokens(), if speaks { self.cached_tokens(state, key) } else { 0 });
+        Answered { input, cached, thought, written }
     }
 }
 
@@ -295,9 +309,28 @@ fn text_of(value: &Value) -> String {
     }
 }
 
-fn chat(state: &State, key: &Hash, ask: &Ask<'_>, behaviour: Behaviour) -> Reply {
-    let (thought, written) = ask.write(behaviour);
-    let (input, cached) = (ask.input_tokens(), ask.cached_tokens(state, key));
+/// What was written to a request, and what it used.
+struct Answered {
+    input: u64,
+    /// Of the input, read from cache.
+    cached: u64,
+    thought: u64,
+    written: Written,
+}
+
+impl Answered {
+    fn tokens(&self) -> TokenUsage {
+        TokenUsage {
+            input: self.input - self.cached.min(self.input),
+            cache_read: self.cached,
+            output: self.thought + self.written.spent,
+            ..TokenUsage::default()
+        }
+    }
+}
+
+fn chat(state: &State, ask: &Ask<'_>, answered: &Answered) -> Reply {
+    let Answered { input, cached, thought, written } = answered;
     let output = thought + written.spent;
     let usage = json!({
         "prompt_tokens": input,
@@ -350,9 +383,8 @@ fn chat(state: &State, key: &Hash, ask: &Ask<'_>, behaviour: Behaviour) -> Reply
     Reply::events(frames)
 }
 
-fn response(state: &State, key: &Hash, ask: &Ask<'_>, behaviour: Behaviour) -> Reply {
-    let (thought, written) = ask.write(behaviour);
-    let (input, cached) = (ask.input_tokens(), ask.cached_tokens(state, key));
+fn response(state: &State, ask: &Ask<'_>, answered: &Answered) -> Reply {
+    let Answered { input, cached, thought, written } = answered;
     let output = thought + written.spent;
     let part = |text: &str| json!({ "type": "output_text", "text": text, "annotations": [], "logprobs": [] });
     let message_id = state.id("msg");

@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use sha2::{Digest, Sha256};
 
 use super::behaviour::Behaviour;
+use super::books::Books;
 use super::journal::Journal;
 use super::payment::{Courier, Sessions};
 use crate::domain::clock::Clock;
@@ -20,6 +21,7 @@ const CACHED_PROMPTS: usize = 100_000;
 pub struct State {
     pub clock: Clock,
     pub journal: Journal,
+    pub books: Books,
     pub payments: Sessions,
     pub courier: Option<Courier>,
     imposed: Mutex<HashMap<Hash, Behaviour>>,
@@ -35,6 +37,7 @@ impl State {
             started: clock.now().0,
             clock,
             journal: Journal::default(),
+            books: Books::default(),
             payments: Sessions::default(),
             courier,
             imposed: Mutex::default(),

@@ -16,6 +16,7 @@ pub const THOUGHT: &str =
 const ECHOED_CHARS: usize = 80;
 
 /// A text, what it cost in tokens, and whether its budget cut it short.
+#[derive(Default)]
 pub struct Written {
     pub text: String,
     pub spent: u64,

@@ -11,7 +11,8 @@ use crate::domain::clock::{DAY, MINUTE};
 use crate::domain::ids::KeyId;
 use crate::domain::provider_key::PROBE_EVERY;
 use crate::storage::{
-    changes, deliveries, idempotency, keys, notifications, people, pinned_sessions, sessions, throttle,
+    changes, deliveries, idempotency, keys, notifications, people, pinned_sessions, reconciliation, sessions,
+    throttle,
 };
 
 /// A browser that was not seen for this long is a stranger again.
@@ -52,6 +53,7 @@ pub fn start(services: &Arc<Services>) -> Jobs {
         runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.tidy().await)),
         runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.true_up_money().await)),
         runtime.spawn(every(Duration::from_secs(30), Arc::clone(services), async |s| s.watch_spend().await)),
+        runtime.spawn(every(Duration::from_mins(5), Arc::clone(services), async |s| s.reconcile_due().await)),
         runtime.spawn(every(Duration::from_mins(10), Arc::clone(services), async |s| {
             s.rate_again().await?;
             s.close_months().await.map(|_| ())
@@ -158,6 +160,7 @@ impl Services {
         idempotency::delete_before(&mut tx, now.minus(DAY)).await?;
         pinned_sessions::delete_expired(&mut tx, now.minus(DAY)).await?;
         notifications::delete_before(&mut tx, now.minus(NOTICES_FOR)).await?;
+        reconciliation::delete_before(&mut tx, now.minus(NOTICES_FOR)).await?;
         deliveries::delete_before(&mut tx, now.minus(DELIVERIES_FOR)).await?;
         changes::delete_dead(&mut tx, now.minus(DAY)).await?;
         tx.commit().await?;

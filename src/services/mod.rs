@@ -21,6 +21,7 @@ pub mod prices;
 pub mod provider_keys;
 pub mod purchases;
 pub mod rates;
+pub mod reconcile;
 pub mod statements;
 pub mod tokens;
 pub mod usage;

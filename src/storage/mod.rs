@@ -18,6 +18,7 @@ pub mod pinned_sessions;
 pub mod plans;
 pub mod prices;
 pub mod purchases;
+pub mod reconciliation;
 pub mod root;
 pub mod sessions;
 pub mod statements;

@@ -45,7 +45,8 @@ async fn show(console: Data<Console>, place: Place) -> Answer {
                     | NoticeKind::KeyPaused
                     | NoticeKind::BudgetReached
                     | NoticeKind::CreditsExhausted
-                    | NoticeKind::UnusualSpend => "bad",
+                    | NoticeKind::UnusualSpend
+                    | NoticeKind::UsageDrift => "bad",
                     NoticeKind::BudgetWarning | NoticeKind::CreditsLow | NoticeKind::RotationDue => "warn",
                     NoticeKind::KeyResumed => "good",
                     NoticeKind::Test => "",

@@ -1,6 +1,7 @@
 //! What people do, from sign-in to the bill.
 
 use keyward::config::{PaymentKind, PaymentSettings};
+use keyward::crypto::secret::Secret;
 use keyward::domain::account::{PlatformRole, Tenant, TenantRole};
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::MINUTE;
@@ -194,6 +195,9 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
     let order = OrderId::new();
     world.services.order_credits(&admin, &scope, &tenant, order, "1250.50").await.unwrap();
     let order = format!("/t/northwind/billing/credits/orders/{order}");
+    let report_key = Secret::new("sk-ant-admin01-test-ok-0001-AAAA".to_owned());
+    let holder = crate::support::holder(&tenant);
+    world.services.add_report_key(&admin, holder, &tenant, "anthropic", &report_key).await.unwrap();
     let hook = format!("{}/hooks/a-rather-long-path-for-a-webhook", world.sandbox_url);
     let hook_id = WebhookId::new();
     world.services.add_webhook(&admin, &scope, &tenant, hook_id, &hook).await.unwrap();
@@ -232,6 +236,7 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
             "/t/northwind/billing/credits",
             "/t/northwind/billing/breaker",
             "/t/northwind/billing/rates",
+            "/t/northwind/billing/reconciliation",
             "/t/northwind/billing/compare",
             "/t/northwind/activity/notifications",
             "/t/northwind/billing/statements",

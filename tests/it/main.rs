@@ -20,6 +20,7 @@ mod notifications;
 mod own_key;
 mod people;
 mod purchases;
+mod reconcile;
 mod sandbox;
 mod secrecy;
 mod support;

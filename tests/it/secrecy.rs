@@ -5,6 +5,7 @@ use std::path::Path;
 
 use base64::Engine as _;
 use keyward::config::{MailSettings, PaymentKind, PaymentSettings};
+use keyward::crypto::secret::Secret;
 use keyward::domain::account::{Tenant, TenantRole};
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::DAY;
@@ -225,6 +226,7 @@ async fn no_key_is_written_or_said() {
         "/t/acme/settings/tokens".to_owned(),
         "/t/acme/settings/notifications".to_owned(),
         "/t/acme/billing/credits".to_owned(),
+        "/t/acme/billing/reconciliation".to_owned(),
         "/account".to_owned(),
     ] {
         let page = visitor.get(&path).await;
@@ -490,11 +492,19 @@ async fn by_webhook_mail_and_payment(world: &World, tenant: &Tenant, said: &mut 
         .send()
         .await
         .unwrap();
+    let report_key = "sk-ant-admin01-canary-ok-00000001-AAAA";
+    for key in [report_key, "sk-ant-admin01-canary-revoked-0000-AAAA"] {
+        let secret = Secret::new(key.to_owned());
+        let added = world.services.add_report_key(&admin, holder(tenant), tenant, "anthropic", &secret).await;
+        said.push(format!("{added:?}"));
+    }
     let forged =
         world.http.post(format!("{}/webhooks/stripe", world.url)).header("stripe-signature", "t=1,v1=00");
     said.push(forged.body("{}").send().await.unwrap().text().await.unwrap());
     vec![
         secret.expose().to_owned(),
+        report_key.to_owned(),
+        "sk-ant-admin01-canary-revoked-0000-AAAA".to_owned(),
         MAIL_PASSWORD.to_owned(),
         PAYMENT_KEY.to_owned(),
         PAYMENT_SECRET.to_owned(),

@@ -9,6 +9,7 @@ mod export;
 mod names;
 pub mod purchase;
 mod rates;
+mod reconciliation;
 mod show;
 mod statements;
 mod usage;
@@ -45,6 +46,15 @@ pub fn routes(cfg: &mut ServiceConfig) {
             web::resource("/t/{tenant}/billing/rates")
                 .route(read().to(rates::show))
                 .route(web::post().to(rates::save)),
+        )
+        .service(
+            web::resource("/t/{tenant}/billing/reconciliation")
+                .route(read().to(reconciliation::show))
+                .route(web::post().to(reconciliation::add)),
+        )
+        .service(
+            web::resource("/t/{tenant}/billing/reconciliation/{provider}/remove")
+                .route(web::post().to(reconciliation::remove)),
         )
         .service(web::resource("/t/{tenant}/billing/breaker/reset").route(web::post().to(breaker::reset)))
         .service(web::resource("/t/{tenant}/billing/breaker/remove").route(web::post().to(breaker::remove)))

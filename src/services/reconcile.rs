@@ -1,0 +1,345 @@
+//! Reconciliation: a read-only key of the tenant's lets a daily job hold Keyward's books against the
+//! provider's own report.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use super::budgets::about;
+use super::provider_keys::Holder;
+use super::{Problems, ServiceError, Services};
+use crate::access::actor::Actor;
+use crate::access::policy::Action;
+use crate::access::scope::Scope;
+use crate::crypto::sealed::Binding;
+use crate::crypto::secret::Secret;
+use crate::domain::account::Tenant;
+use crate::domain::audit::AuditAction;
+use crate::domain::clock::{DAY, HOUR, MINUTE, Moment};
+use crate::domain::ids::Owner;
+use crate::domain::money::Nanos;
+use crate::domain::notice;
+use crate::domain::provider_key::{Provider, hint};
+use crate::domain::reconcile::{Cause, Line, Reported, compare};
+use crate::outbound::Trust;
+use crate::providers::reports::{self, Found, Page, Question};
+use crate::storage::reconciliation::{self, ReportKey};
+use crate::storage::{Tx, notifications};
+
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+/// An answer's page.
+const MAX_ANSWER: usize = 8 * 1_024 * 1_024;
+/// More pages than this are no report.
+const MOST_PAGES: usize = 500;
+const MOST_LINES: usize = 200_000;
+const LEASE: i64 = 10 * MINUTE;
+/// Alarms are for what is news.
+const ALARMS_FOR: i64 = 4 * DAY;
+
+/// Why a report could not be fetched: what its page says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    Rejected,
+    Unreachable,
+    Limited,
+    Unreadable,
+}
+
+impl Failure {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::Unreachable => "unreachable",
+            Self::Limited => "limited",
+            Self::Unreadable => "unreadable",
+        }
+    }
+}
+
+/// A provider's report beside Keyward's books.
+pub struct Reconciled {
+    pub key: ReportKey,
+    pub lines: Vec<Line>,
+}
+
+fn binding(owner: Owner, provider: Provider) -> Binding {
+    Binding::new("report key").with(owner.as_uuid().as_bytes()).with(provider.as_str().as_bytes())
+}
+
+impl Services {
+    /// What both sides say of the last thirty days, for each provider whose report is read.
+    ///
+    /// # Errors
+    /// `Denied` to whoever may not see the tenant's usage.
+    pub async fn reconciled(
+        &self,
+        actor: &Actor,
+        scope: &Scope,
+        tenant: &Tenant,
+    ) -> Result<Vec<Reconciled>, ServiceError> {
+        self.permit(actor, Action::SeeUsage, Some(about(tenant)))?;
+        let mut tx = self.db.read().await?;
+        let mut all = Vec::new();
+        for key in reconciliation::keys(&mut tx, scope).await? {
+            let lines = match key.fetched_at {
+                Some(_) => self.compared(&mut tx, scope, key.provider).await?,
+                None => Vec::new(),
+            };
+            all.push(Reconciled { key, lines });
+        }
+        Ok(all)
+    }
+
+    async fn compared(
+        &self,
+        tx: &mut Tx,
+        scope: &Scope,
+        provider: Provider,
+    ) -> Result<Vec<Line>, ServiceError> {
+        let window = reports::window(self.clock.now());
+        let reported = reconciliation::report(tx, scope, provider, window).await?;
+        let recorded = reconciliation::recorded(tx, scope, provider, window).await?;
+        let keys = reconciliation::known_keys(tx, scope, provider).await?;
+        Ok(compare(&reported, &recorded, &keys, self.clock.now()))
+    }
+
+    /// Adds a report key after a live check, in place of the one that was there, and reads with it.
+    ///
+    /// # Errors
+    /// `Invalid` with the reason at its field.
+    pub async fn add_report_key(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        tenant: &Tenant,
+        provider: &str,
+        secret: &Secret,
+    ) -> Result<(), ServiceError> {
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let invalid = |message: String| ServiceError::Invalid(Problems::field("api_key", message));
+        let provider = Provider::parse(provider).filter(|provider| reports::PROVIDERS.contains(provider));
+        let provider = provider.ok_or_else(|| {
+            ServiceError::Invalid(Problems::field("provider", "Choose Anthropic or OpenAI."))
+        })?;
+        let prefix = reports::prefix(provider).unwrap_or_default();
+        let secret = Secret::new(secret.expose().trim().to_owned());
+        let plain = secret.expose().len() <= 512 && secret.expose().bytes().all(|b| b.is_ascii_graphic());
+        if !secret.expose().starts_with(prefix) || !plain {
+            return Err(invalid(format!(
+                "Paste an Admin key of {}: it begins {prefix}. Keys for requests go to API keys.",
+                provider.label()
+            )));
+        }
+        let now = self.clock.now();
+        let first = reports::questions(provider).remove(0);
+        let failed = |failure| match failure {
+            Failure::Rejected => invalid(format!("{} rejected this key.", provider.label())),
+            _ => invalid(format!("{} could not be asked just now. Try again.", provider.label())),
+        };
+        self.page_of(provider, &secret, &first, reports::window(now), None).await.map_err(failed)?;
+        let key = ReportKey {
+            tenant: tenant.id,
+            provider,
+            hint: hint(secret.expose(), prefix),
+            created_at: now,
+            created_by: actor.email.clone(),
+            fetched_at: None,
+            failure: String::new(),
+        };
+        let scope = &holder.scope;
+        let mut tx = self.db.write().await?;
+        let sealed = self.seal_bound(&mut tx, scope, &binding(scope.owner(), provider), &secret, now).await?;
+        reconciliation::put_key(&mut tx, &key, &sealed).await?;
+        let detail = serde_json::json!({ "provider": provider, "hint": key.hint });
+        self.record(&mut tx, scope.owner(), actor, AuditAction::ReportKeyAdded, provider.as_str(), detail)
+            .await?;
+        tx.commit().await?;
+        self.reconcile(&key).await
+    }
+
+    /// Removes a report key and what it read.
+    ///
+    /// # Errors
+    /// `NotFound` when there is none.
+    pub async fn remove_report_key(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        provider: &str,
+    ) -> Result<(), ServiceError> {
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let provider = Provider::parse(provider).ok_or(ServiceError::NotFound)?;
+        let mut tx = self.db.write().await?;
+        if !reconciliation::delete_key(&mut tx, &holder.scope, provider).await? {
+            return Err(ServiceError::NotFound);
+        }
+        let owner = holder.scope.owner();
+        let detail = serde_json::json!({ "provider": provider });
+        self.record(&mut tx, owner, actor, AuditAction::ReportKeyRemoved, provider.as_str(), detail).await?;
+        tx.commit().await?;
+        self.db.sweep().await;
+        Ok(())
+    }
+
+    /// Reads the reports that are due, and compares.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn reconcile_due(&self) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        let due = reconciliation::take_due(&mut tx, now, now.plus(LEASE)).await?;
+        if due.is_empty() {
+            return Ok(());
+        }
+        tx.commit().await?;
+        for key in due {
+            // One that does not open must not keep the others.
+            if let Err(error) = self.reconcile(&key).await {
+                tracing::error!(error = &error as &dyn std::error::Error, tenant = %key.tenant, "a report could not be read");
+            }
+        }
+        Ok(())
+    }
+
+    async fn reconcile(&self, key: &ReportKey) -> Result<(), ServiceError> {
+        let (now, provider) = (self.clock.now(), key.provider);
+        let scope = Scope::of_system(Owner::Tenant(key.tenant));
+        let mut tx = self.db.read().await?;
+        let Some(sealed) = reconciliation::sealed(&mut tx, &scope, provider).await? else { return Ok(()) };
+        let secret = self.open_bound(&mut tx, &scope, &binding(scope.owner(), provider), &sealed).await?;
+        tx.rollback().await?;
+        let window = reports::window(now);
+        let fetched = self.fetch(provider, &secret, window, now).await;
+        let mut tx = self.db.write().await?;
+        // A key that was replaced or removed meanwhile says nothing any longer.
+        if reconciliation::sealed(&mut tx, &scope, provider).await?.as_deref() != Some(&sealed[..]) {
+            return Ok(());
+        }
+        match fetched {
+            Ok(report) => {
+                reconciliation::replace_report(&mut tx, &scope, provider, window, &report).await?;
+                reconciliation::note_fetch(&mut tx, &scope, provider, Some(now), "", now.plus(DAY)).await?;
+                self.raise_alarms(&mut tx, &scope, key).await?;
+            }
+            Err(failure) => {
+                // A key that was rejected is as wrong in an hour; a day is soon enough.
+                let wait = if failure == Failure::Rejected { DAY } else { HOUR };
+                let next = now.plus(wait);
+                reconciliation::note_fetch(&mut tx, &scope, provider, None, failure.word(), next).await?;
+            }
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn raise_alarms(&self, tx: &mut Tx, scope: &Scope, key: &ReportKey) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        let news = |line: &&Line| now.since(line.day) < ALARMS_FOR;
+        for line in self.compared(tx, scope, key.provider).await?.iter().filter(news) {
+            if !matches!(line.cause, Cause::Elsewhere | Cause::Price) {
+                continue;
+            }
+            let reference =
+                format!("drift:{}:{}:{}:{}", key.provider, line.key, line.day.0, line.cause == Cause::Price);
+            let told = notice::of_drift(line, key.provider.label(), now);
+            notifications::insert_once(tx, key.tenant, &told, Some(&reference)).await?;
+        }
+        Ok(())
+    }
+
+    async fn fetch(
+        &self,
+        provider: Provider,
+        secret: &Secret,
+        window: (Moment, Moment),
+        now: Moment,
+    ) -> Result<Vec<Reported>, Failure> {
+        let mut questions: VecDeque<Question> = reports::questions(provider).into();
+        let mut keys: HashMap<String, (String, String)> = HashMap::new();
+        let mut sums: BTreeMap<(Moment, String, String), Reported> = BTreeMap::new();
+        let mut pages = 0;
+        while let Some(question) = questions.pop_front() {
+            let mut cursor: Option<String> = None;
+            loop {
+                pages += 1;
+                if pages > MOST_PAGES || sums.len() > MOST_LINES {
+                    return Err(Failure::Unreadable);
+                }
+                let page = self.page_of(provider, secret, &question, window, cursor.as_deref()).await?;
+                for found in page.found {
+                    match found {
+                        Found::Key { id, name, hint } => {
+                            keys.insert(id, (name, hint));
+                        }
+                        Found::Project(id) => questions.push_front(Question::KeysOf(id)),
+                        Found::Usage { day, key, model, tokens, requests } => {
+                            let sum = line_of(&mut sums, day, key, model, now);
+                            sum.tokens = sum.tokens.saturating_add(tokens);
+                            if let Some(more) = requests {
+                                sum.requests = Some(sum.requests.unwrap_or(0).saturating_add(more));
+                            }
+                        }
+                        Found::Cost { day, key, model, cost } => {
+                            let sum = line_of(&mut sums, day, key, model, now);
+                            sum.cost = Some(sum.cost.unwrap_or_default().saturating_add(cost));
+                        }
+                    }
+                }
+                // A page that leads to itself would never end.
+                match page.next {
+                    Some(next) if cursor.as_ref() != Some(&next) => cursor = Some(next),
+                    _ => break,
+                }
+            }
+        }
+        Ok(sums
+            .into_values()
+            .map(|one| {
+                let (key_name, key_hint) = keys.get(&one.api_key).cloned().unwrap_or_default();
+                Reported { key_name, key_hint, ..one }
+            })
+            .collect())
+    }
+
+    async fn page_of(
+        &self,
+        provider: Provider,
+        secret: &Secret,
+        question: &Question,
+        window: (Moment, Moment),
+        cursor: Option<&str>,
+    ) -> Result<Page, Failure> {
+        let asked = reports::ask(provider, &self.options.origins, secret, question, window, cursor);
+        let outgoing = asked.ok_or(Failure::Unreadable)?;
+        let sent = self.outbound.send(outgoing, Trust::Operator, PATIENCE).await;
+        let mut answer = sent.map_err(|_| Failure::Unreachable)?;
+        match answer.status {
+            200 => {}
+            401 | 403 => return Err(Failure::Rejected),
+            429 => return Err(Failure::Limited),
+            _ => return Err(Failure::Unreachable),
+        }
+        let body = answer.body(MAX_ANSWER).await.map_err(|_| Failure::Unreachable)?;
+        let body = body.ok_or(Failure::Unreadable)?;
+        reports::read(provider, question, &body).ok_or(Failure::Unreadable)
+    }
+}
+
+fn line_of(
+    sums: &mut BTreeMap<(Moment, String, String), Reported>,
+    day: Moment,
+    key: String,
+    model: String,
+    fetched_at: Moment,
+) -> &mut Reported {
+    sums.entry((day, key.clone(), model.clone())).or_insert_with(|| Reported {
+        day,
+        api_key: key,
+        model,
+        key_name: String::new(),
+        key_hint: String::new(),
+        requests: None,
+        tokens: 0,
+        cost: None::<Nanos>,
+        fetched_at,
+    })
+}

@@ -1,0 +1,221 @@
+//! Keys that read an organisation's usage at a provider, what they read, and Keyward's own books in
+//! the same shape.
+
+use uuid::Uuid;
+
+use super::{StorageError, Tx, execute, fetch_all, fetch_optional, word};
+use crate::access::scope::Scope;
+use crate::domain::clock::{DAY, Moment};
+use crate::domain::ids::TenantId;
+use crate::domain::money::Nanos;
+use crate::domain::provider_key::Provider;
+use crate::domain::reconcile::{KnownKey, Recorded, Reported};
+
+/// What is known of a report key; its secret is sealed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReportKey {
+    pub tenant: TenantId,
+    pub provider: Provider,
+    pub hint: String,
+    pub created_at: Moment,
+    pub created_by: String,
+    pub fetched_at: Option<Moment>,
+    /// Why the last fetch failed; empty if it did not.
+    pub failure: String,
+}
+
+#[derive(sqlx::FromRow)]
+struct Row {
+    tenant_id: Uuid,
+    provider: String,
+    hint: String,
+    created_at: i64,
+    created_by: String,
+    fetched_at: Option<i64>,
+    failure: String,
+}
+
+const COLUMNS: &str = "tenant_id, provider, hint, created_at, created_by, fetched_at, failure";
+
+impl TryFrom<Row> for ReportKey {
+    type Error = StorageError;
+
+    fn try_from(row: Row) -> Result<Self, StorageError> {
+        Ok(Self {
+            tenant: TenantId(row.tenant_id),
+            provider: word!(Provider, row.provider, "report_key", "provider")?,
+            hint: row.hint,
+            created_at: Moment(row.created_at),
+            created_by: row.created_by,
+            fetched_at: row.fetched_at.map(Moment),
+            failure: row.failure,
+        })
+    }
+}
+
+/// Puts a report key in place of the one that was there.
+pub async fn put_key(tx: &mut Tx, key: &ReportKey, sealed: &[u8]) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "INSERT INTO report_key (tenant_id, provider, sealed, hint, created_at, created_by, next_at, failure)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, '')
+         ON CONFLICT (tenant_id, provider) DO UPDATE SET sealed = excluded.sealed, hint = excluded.hint,
+             created_at = excluded.created_at, created_by = excluded.created_by,
+             next_at = excluded.next_at, fetched_at = NULL, failure = ''",
+        key.tenant.0,
+        key.provider.as_str(),
+        sealed,
+        &key.hint,
+        key.created_at.0,
+        &key.created_by,
+        key.created_at.0
+    )?;
+    Ok(())
+}
+
+pub async fn keys(tx: &mut Tx, scope: &Scope) -> Result<Vec<ReportKey>, StorageError> {
+    let sql = format!("SELECT {COLUMNS} FROM report_key WHERE tenant_id = $1 ORDER BY provider");
+    let rows = fetch_all!(tx, Row, sqlx::AssertSqlSafe(sql), scope.owner().as_uuid())?;
+    rows.into_iter().map(ReportKey::try_from).collect()
+}
+
+pub async fn sealed(tx: &mut Tx, scope: &Scope, provider: Provider) -> Result<Option<Vec<u8>>, StorageError> {
+    let sql = "SELECT sealed FROM report_key WHERE tenant_id = $1 AND provider = $2";
+    let row = fetch_optional!(tx, (Vec<u8>,), sql, scope.owner().as_uuid(), provider.as_str())?;
+    Ok(row.map(|(sealed,)| sealed))
+}
+
+/// Removes a report key and what it read; false if there was none.
+pub async fn delete_key(tx: &mut Tx, scope: &Scope, provider: Provider) -> Result<bool, StorageError> {
+    let owner = scope.owner().as_uuid();
+    let sql = "DELETE FROM provider_report WHERE tenant_id = $1 AND provider = $2";
+    execute!(tx, sql, owner, provider.as_str())?;
+    let sql = "DELETE FROM report_key WHERE tenant_id = $1 AND provider = $2";
+    Ok(execute!(tx, sql, owner, provider.as_str())? > 0)
+}
+
+/// Takes the keys whose time has come; nobody else takes them before `lease`.
+pub async fn take_due(tx: &mut Tx, now: Moment, lease: Moment) -> Result<Vec<ReportKey>, StorageError> {
+    let sql = format!("UPDATE report_key SET next_at = $1 WHERE next_at <= $2 RETURNING {COLUMNS}");
+    let rows = fetch_all!(tx, Row, sqlx::AssertSqlSafe(sql), lease.0, now.0)?;
+    rows.into_iter().map(ReportKey::try_from).collect()
+}
+
+/// Notes a fetch: when, why it failed if it did, and when the next is due.
+pub async fn note_fetch(
+    tx: &mut Tx,
+    scope: &Scope,
+    provider: Provider,
+    fetched_at: Option<Moment>,
+    failure: &str,
+    next_at: Moment,
+) -> Result<(), StorageError> {
+    execute!(
+        tx,
+        "UPDATE report_key SET fetched_at = COALESCE($1, fetched_at), failure = $2, next_at = $3
+         WHERE tenant_id = $4 AND provider = $5",
+        fetched_at.map(|at| at.0),
+        failure,
+        next_at.0,
+        scope.owner().as_uuid(),
+        provider.as_str()
+    )?;
+    Ok(())
+}
+
+/// Puts a report in place of what was there of the same days.
+pub async fn replace_report(
+    tx: &mut Tx,
+    scope: &Scope,
+    provider: Provider,
+    (from, to): (Moment, Moment),
+    report: &[Reported],
+) -> Result<(), StorageError> {
+    let owner = scope.owner().as_uuid();
+    let sql = "DELETE FROM provider_report WHERE tenant_id = $1 AND provider = $2 AND day >= $3 AND day < $4";
+    execute!(tx, sql, owner, provider.as_str(), from.0, to.0)?;
+    for one in report {
+        execute!(
+            tx,
+            "INSERT INTO provider_report (tenant_id, provider, day, api_key, model, key_name, key_hint,
+                                          requests, tokens, cost, fetched_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            owner,
+            provider.as_str(),
+            one.day.0,
+            &one.api_key,
+            &one.model,
+            &one.key_name,
+            &one.key_hint,
+            one.requests,
+            one.tokens,
+            one.cost.map(|cost| cost.0),
+            one.fetched_at.0
+        )?;
+    }
+    Ok(())
+}
+
+type ReportRow = (i64, String, String, String, String, Option<i64>, i64, Option<i64>, i64);
+
+/// What a provider reported of the days from `from` up to `to`.
+pub async fn report(
+    tx: &mut Tx,
+    scope: &Scope,
+    provider: Provider,
+    (from, to): (Moment, Moment),
+) -> Result<Vec<Reported>, StorageError> {
+    let sql = "SELECT day, api_key, model, key_name, key_hint, requests, tokens, cost, fetched_at
+               FROM provider_report WHERE tenant_id = $1 AND provider = $2 AND day >= $3 AND day < $4";
+    let rows = fetch_all!(tx, ReportRow, sql, scope.owner().as_uuid(), provider.as_str(), from.0, to.0)?;
+    let read = |(day, api_key, model, key_name, key_hint, requests, tokens, cost, fetched_at): ReportRow| {
+        let (day, cost, fetched_at) = (Moment(day), cost.map(Nanos), Moment(fetched_at));
+        Reported { day, api_key, model, key_name, key_hint, requests, tokens, cost, fetched_at }
+    };
+    Ok(rows.into_iter().map(read).collect())
+}
+
+type LedgerRow = (i64, String, i32, String, i64, i64, i64, i64, i64);
+
+/// What Keyward recorded of the tenant's own keys at a provider, by UTC day, version and model.
+pub async fn recorded(
+    tx: &mut Tx,
+    scope: &Scope,
+    provider: Provider,
+    (from, to): (Moment, Moment),
+) -> Result<Vec<Recorded>, StorageError> {
+    let sql = "SELECT (u.started_at / $1) * $1 AS day, u.key_name, u.key_version,
+                      COALESCE(u.model_served, u.model_asked) AS model, COUNT(*) AS requests,
+                      CAST(COALESCE(SUM(input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens
+                          + output_tokens + audio_input_tokens + audio_output_tokens + tool_tokens), 0) AS BIGINT) AS tokens,
+                      CAST(COALESCE(SUM(u.cost + COALESCE(a.cost, 0)), 0) AS BIGINT) AS cost,
+                      CAST(SUM(CASE WHEN state <> 'final' THEN 1 ELSE 0 END) AS BIGINT) AS estimated,
+                      CAST(SUM(CASE WHEN unpriced IS TRUE AND a.usage_id IS NULL THEN 1 ELSE 0 END) AS BIGINT) AS unpriced
+               FROM usage u LEFT JOIN usage_adjustment a ON a.usage_id = u.id
+               WHERE u.tenant_id = $2 AND u.started_at >= $3 AND u.started_at < $4 AND u.mode = 'byok'
+                 AND u.provider = $5 AND u.state <> 'pending'
+               GROUP BY day, u.key_name, u.key_version, model";
+    let owner = scope.owner().as_uuid();
+    let rows = fetch_all!(tx, LedgerRow, sql, DAY, owner, from.0, to.0, provider.as_str())?;
+    let read = |(day, key_name, version, model, requests, tokens, cost, estimated, unpriced): LedgerRow| {
+        let (day, cost) = (Moment(day), Nanos(cost));
+        Recorded { day, key_name, version, model, requests, tokens, cost, estimated, unpriced }
+    };
+    Ok(rows.into_iter().map(read).collect())
+}
+
+/// Every version of the tenant's keys at a provider, removed ones too, the newest first.
+pub async fn known_keys(
+    tx: &mut Tx,
+    scope: &Scope,
+    provider: Provider,
+) -> Result<Vec<KnownKey>, StorageError> {
+    let sql = "SELECT k.name, v.version, v.hint FROM provider_key k JOIN key_version v ON v.key_id = k.id
+               WHERE k.owner_id = $1 AND k.provider = $2 ORDER BY v.created_at DESC";
+    let rows = fetch_all!(tx, (String, i32, String), sql, scope.owner().as_uuid(), provider.as_str())?;
+    Ok(rows.into_iter().map(|(name, version, hint)| KnownKey { name, version, hint }).collect())
+}
+
+pub async fn delete_before(tx: &mut Tx, before: Moment) -> Result<u64, StorageError> {
+    execute!(tx, "DELETE FROM provider_report WHERE day < $1", before.0)
+}

@@ -1,0 +1,271 @@
+//! Billing → Reconciliation: Keyward's books beside the provider's own report.
+
+use std::cmp::Reverse;
+
+use actix_web::HttpRequest;
+use actix_web::web::{Data, Path};
+use askama::Template;
+use serde::Deserialize;
+
+use crate::access::policy::Action;
+use crate::crypto::secret::Secret;
+use crate::domain::money::Nanos;
+use crate::domain::provider_key::Provider;
+use crate::domain::reconcile::{Cause, Line, Side};
+use crate::providers::reports;
+use crate::services::reconcile::Reconciled;
+use crate::services::{Problems, ServiceError};
+use crate::web::error::WebError;
+use crate::web::figures::count;
+use crate::web::form::{Failure, Nothing, Posted};
+use crate::web::page::{Answer, Chrome, Page, see_other};
+use crate::web::place::Place;
+use crate::web::time::When;
+use crate::web::{Console, confirm, session};
+
+/// Lines that a page lists of each provider.
+const SHOWN: usize = 100;
+
+#[derive(Template)]
+#[template(path = "pages/billing/reconciliation.html")]
+struct ReconciliationPage {
+    chrome: Chrome,
+    billing: String,
+    action: String,
+    may_change: bool,
+    reports: Vec<Report>,
+    providers: Vec<Choice>,
+    provider: String,
+    asks_password: bool,
+    problems: Problems,
+}
+
+struct Choice {
+    provider: Provider,
+    label: &'static str,
+    prefix: &'static str,
+}
+
+struct Report {
+    provider: Provider,
+    label: &'static str,
+    hint: String,
+    by: String,
+    fetched: Option<When>,
+    failure: Option<&'static str>,
+    /// What there is to say of all lines together.
+    tone: &'static str,
+    word: &'static str,
+    here: Figures,
+    there: Figures,
+    differing: usize,
+    more: usize,
+    rows: Vec<Row>,
+}
+
+struct Figures {
+    tokens: String,
+    cost: String,
+}
+
+struct Row {
+    day: String,
+    key: String,
+    model: String,
+    here: Figures,
+    there: Figures,
+    tone: &'static str,
+    cause: &'static str,
+    advice: &'static str,
+}
+
+fn figures(side: Side) -> Figures {
+    let cost = side.cost.map_or_else(|| "not told".to_owned(), Nanos::shown);
+    Figures { tokens: count(side.tokens), cost }
+}
+
+fn sum(lines: &[Line], of: fn(&Line) -> Side) -> Side {
+    lines.iter().map(of).fold(Side::default(), |sum, side| Side {
+        requests: None,
+        tokens: sum.tokens + side.tokens,
+        cost: side.cost.map_or(sum.cost, |cost| Some(sum.cost.unwrap_or_default().saturating_add(cost))),
+    })
+}
+
+/// How bad it is, what it is, and what to do.
+fn told(cause: Cause) -> (&'static str, &'static str, &'static str) {
+    match cause {
+        Cause::Elsewhere => (
+            "bad",
+            "Used elsewhere",
+            "The provider counts use of this key that Keyward never sent. If nobody knows of it, rotate the key.",
+        ),
+        Cause::LessThere => (
+            "warn",
+            "Less at the provider",
+            "Keyward sent more than the report of this organisation shows. The key may belong to another one.",
+        ),
+        Cause::Price => (
+            "warn",
+            "Another price",
+            "The tokens agree and the cost does not. Set the negotiated rate under Rates, or ask for the price to be updated.",
+        ),
+        Cause::Unpriced => ("warn", "No price here", "Keyward knows no price for the model."),
+        Cause::Estimated => {
+            ("", "Estimated here", "Some answers broke off, and Keyward counted what it saw of them.")
+        }
+        Cause::Incomplete => ("", "Not complete yet", "The provider's report of this day is still growing."),
+        Cause::NotHere => {
+            ("", "Not a key of Keyward's", "A key of the same organisation that is used without Keyward.")
+        }
+        Cause::Same => ("good", "Agrees", ""),
+    }
+}
+
+fn report(found: Reconciled, place: &Place) -> Report {
+    let Reconciled { key, mut lines } = found;
+    // What is none of Keyward's is listed, but not held against it.
+    let ours: Vec<Line> = lines.iter().filter(|line| line.cause != Cause::NotHere).cloned().collect();
+    let worst = ours.iter().map(|line| line.cause).min();
+    let (tone, word) = match worst {
+        _ if key.fetched_at.is_none() => ("", "Not read yet"),
+        None | Some(Cause::Same) => ("good", "Both agree"),
+        Some(cause) => (told(cause).0, told(cause).1),
+    };
+    let differing = lines.iter().filter(|line| line.cause != Cause::Same).count();
+    lines.sort_by_key(|line| (line.cause == Cause::Same, line.cause, Reverse(line.day)));
+    let more = lines.len().saturating_sub(SHOWN);
+    lines.truncate(SHOWN);
+    Report {
+        provider: key.provider,
+        label: key.provider.label(),
+        hint: key.hint,
+        by: key.created_by,
+        fetched: key.fetched_at.map(|at| place.times().when(at)),
+        failure: match key.failure.as_str() {
+            "" => None,
+            "rejected" => Some("The provider rejects this Admin key. Paste a new one."),
+            "limited" => {
+                Some("The provider asks for fewer questions. It will be asked again within the hour.")
+            }
+            "unreadable" => {
+                Some("The provider's answer could not be read. It will be asked again within the hour.")
+            }
+            _ => Some("The provider could not be reached. It will be asked again within the hour."),
+        },
+        tone,
+        word,
+        here: figures(sum(&ours, |line| line.here)),
+        there: figures(sum(&ours, |line| line.there)),
+        differing,
+        more,
+        rows: lines
+            .into_iter()
+            .map(|line| {
+                let (tone, cause, advice) = told(line.cause);
+                Row {
+                    day: line.day.date(&jiff::tz::TimeZone::UTC).strftime("%-d %b %Y").to_string(),
+                    key: if line.key.is_empty() { "No key".to_owned() } else { line.key },
+                    model: line.model,
+                    here: figures(line.here),
+                    there: figures(line.there),
+                    tone,
+                    cause,
+                    advice,
+                }
+            })
+            .collect(),
+    }
+}
+
+fn address(place: &Place) -> String {
+    format!("{}/reconciliation", super::address(place))
+}
+
+async fn page(console: &Console, place: &Place) -> Result<ReconciliationPage, WebError> {
+    let (actor, scope) = (&place.viewer.actor, &place.holder.scope);
+    let found = console.services.reconciled(actor, scope, &place.tenant()?.tenant).await?;
+    Ok(ReconciliationPage {
+        chrome: place.chrome("Reconciliation", &format!("{}/usage", super::address(place))),
+        billing: super::address(place),
+        action: address(place),
+        may_change: place.may(Action::ChangeKeys),
+        reports: found.into_iter().map(|found| report(found, place)).collect(),
+        providers: reports::PROVIDERS
+            .into_iter()
+            .map(|provider| Choice {
+                provider,
+                label: provider.label(),
+                prefix: reports::prefix(provider).unwrap_or_default(),
+            })
+            .collect(),
+        provider: String::new(),
+        asks_password: place.asks_password(),
+        problems: Problems::default(),
+    })
+}
+
+pub async fn show(console: Data<Console>, place: Place) -> Answer {
+    Page::new(page(&console, &place).await?).answer()
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReportForm {
+    provider: String,
+    api_key: Secret,
+}
+
+impl Default for ReportForm {
+    fn default() -> Self {
+        Self { provider: String::new(), api_key: Secret::new(String::new()) }
+    }
+}
+
+pub async fn add(console: Data<Console>, mut place: Place, posted: Posted<ReportForm>) -> Answer {
+    place.demand(Action::ChangeKeys)?;
+    let form = posted.fields;
+    let (holder, tenant) = (place.holder, place.tenant()?.tenant.clone());
+    let added =
+        confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
+            services.add_report_key(actor, holder, &tenant, &form.provider, &form.api_key).await
+        })
+        .await;
+    match added {
+        Ok(()) => {
+            session::notify(&place.viewer.session, true, "Saved and read. It is read again every day.");
+            Ok(see_other(&address(&place)))
+        }
+        Err(error) => {
+            let failure = Failure::of(error)?;
+            let mut page = page(&console, &place).await?;
+            page.provider = form.provider;
+            page.problems = failure.problems;
+            Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
+        }
+    }
+}
+
+pub async fn remove(
+    console: Data<Console>,
+    mut place: Place,
+    path: Path<(String, String)>,
+    request: HttpRequest,
+    mut posted: Posted<Nothing>,
+) -> Answer {
+    let (holder, provider) = (place.holder, path.into_inner().1);
+    let password = posted.current_password.take();
+    let removed = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
+        services.remove_report_key(actor, holder, &provider).await
+    })
+    .await;
+    match removed {
+        Ok(()) => session::notify(&place.viewer.session, true, "Admin key and report removed."),
+        Err(ServiceError::NotFound) => return Err(WebError::NotFound),
+        Err(error) => {
+            let chrome = place.chrome("Confirm it's you", &address(&place));
+            return confirm::ask(error, &request, chrome, "Remove Admin key", address(&place), &posted);
+        }
+    }
+    Ok(see_other(&address(&place)))
+}
