@@ -27,7 +27,7 @@ const DAYS: usize = 90;
 /// Rows in one transaction.
 const BATCH: usize = 25_000;
 /// Raised when what is made here changes.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 const FEATURES: [(&str, &str); 5] = [
     ("general", "claude-haiku-4-5"),
@@ -52,6 +52,8 @@ pub struct Card {
     /// In microseconds since 1970.
     made_at: i64,
     pub measured: Vec<Measured>,
+    /// The tenant whose usage is downloaded as a whole.
+    pub download: Measured,
 }
 
 /// Where a database is kept, by its size, the version of its schema and where it is.
@@ -123,8 +125,9 @@ pub async fn make(
     for number in [count / 2, 0] {
         measured.push(add_admin(&services, ids[number], number, rows_of(number, rows, count)).await?);
     }
+    let download = add_admin(&services, ids[1], 1, rows_of(1, rows, count)).await?;
     services.db.close().await;
-    let card = Card { made_at: now.0, measured };
+    let card = Card { made_at: now.0, measured, download };
     std::fs::write(folder.join("card.json"), serde_json::to_vec(&card)?)?;
     eprintln!("made a database of {rows} usage rows in {:.0} s", begun.elapsed().as_secs_f64());
     Ok(card)
@@ -134,13 +137,15 @@ fn slug(number: usize) -> String {
     format!("tenant-{number}")
 }
 
-/// The first tenant has a tenth of all rows, at most 100,000, the others share the rest.
+/// The first tenant has a tenth of all rows, at most 100,000, the second a tenth whatever that is; the
+/// others share the rest.
 fn rows_of(number: usize, rows: usize, tenants: usize) -> usize {
-    let most = (rows / 10).min(100_000);
-    let others = tenants - 1;
+    let (first, second) = ((rows / 10).min(100_000), rows / 10);
+    let (rest, others) = (rows - first - second, tenants - 2);
     match number {
-        0 => most,
-        _ => (rows - most) / others + usize::from(number <= (rows - most) % others),
+        0 => first,
+        1 => second,
+        _ => rest / others + usize::from(number - 1 <= rest % others),
     }
 }
 

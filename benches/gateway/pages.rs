@@ -1,5 +1,7 @@
 //! Times of the pages that read usage, in a database with much of it.
 
+use std::time::Instant;
+
 use super::dataset::{self, Card, Measured};
 use super::load::Spec;
 use super::process::{self, Keyward, Role};
@@ -58,6 +60,7 @@ async fn measure_on(plan: &Plan, postgres: Option<&str>, aims: &mut Vec<Aim>) ->
     report::table(&title, &["page", "rows of its tenant", "median ms", "p99 ms", "pages/s"], &rows);
     let memory = keyward.memory()?;
     println!("\nKeyward's memory then: {:.1} MiB, {:.1} MiB at the most.", memory.now, memory.peak);
+    measure_download(&keyward, &card.download, kind, aims).await?;
     keyward.stop()
 }
 
@@ -102,6 +105,49 @@ async fn measure_pages(
         }
     }
     Ok(rows)
+}
+
+/// Downloads all usage of a tenant, and looks at the memory while it comes.
+async fn measure_download(
+    keyward: &Keyward,
+    who: &Measured,
+    kind: &str,
+    aims: &mut Vec<Aim>,
+) -> Result<(), Failure> {
+    let cookies = sign_in(keyward, who).await?;
+    let url = format!("http://{}/t/{}/billing/usage.csv?{}", keyward.address, who.slug, ninety_days());
+    let client = reqwest::Client::builder().no_proxy().build()?;
+    let begun = Instant::now();
+    let mut answer = client.get(url).header("cookie", &cookies).send().await?.error_for_status()?;
+    let (mut lines, mut bytes) = (0_usize, 0_usize);
+    // From a tenth on, nothing more should be needed.
+    let (mut early, mut most) = (None, 0.0_f64);
+    let mut looked = 0;
+    while let Some(chunk) = answer.chunk().await? {
+        bytes += chunk.len();
+        lines += chunk.iter().filter(|byte| **byte == b'\n').count();
+        if lines >= looked {
+            looked = lines + who.rows / 50;
+            let now = keyward.memory()?.now;
+            most = most.max(now);
+            if early.is_none() && lines >= who.rows / 10 {
+                early = Some(now);
+            }
+        }
+    }
+    let early = early.ok_or("the download is empty")?;
+    if lines != who.rows + 1 {
+        return Err(format!("{lines} lines came of {} rows", who.rows).into());
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    println!(
+        "\nDownload on {kind}: {} rows, {:.0} MiB in {seconds:.0} s; memory {early:.1} MiB after a tenth, {most:.1} MiB at the most.",
+        who.rows,
+        bytes as f64 / 1_048_576.0
+    );
+    let what = format!("Download of {} rows on {kind}: memory from a tenth on grows by", who.rows);
+    aims.push(Aim::at_most(what, 8.0, most - early, "MiB"));
+    Ok(())
 }
 
 fn ninety_days() -> String {

@@ -79,6 +79,13 @@ mod tests {
         assert_eq!(stamped(&secret, &header, b"{ }"), None);
         assert_eq!(stamped(&Secret::new("whsec_other".to_owned()), &header, b"{}"), None);
         assert_eq!(stamped(&secret, &format!("t=1700000001,v1={good}"), b"{}"), None);
+        // Signed by the official SDK.
+        let (secret, body) = (
+            Secret::new("whsec_test_secret".to_owned()),
+            br#"{"id":"evt_test_1","type":"checkout.session.completed"}"#,
+        );
+        let theirs = "t=1700000000,v1=960f1b7cc268e13539aa9f2812d1318abc8e0b0940e0cbdcc1631970e11bd667";
+        assert_eq!(stamped(&secret, theirs, body), Some(1_700_000_000));
         for bad in ["", "t=1700000000", "v1=00", "t=,v1=", &format!("t=1700000000,v0={good}")] {
             assert_eq!(stamped(&secret, bad, b"{}"), None, "{bad}");
         }

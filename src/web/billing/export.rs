@@ -11,13 +11,14 @@ use crate::domain::clock::Moment;
 use crate::domain::ids::{RequestId, TenantId};
 use crate::domain::money::Nanos;
 use crate::domain::usage::{Dimension, UsageRow};
+use crate::services::usage::GroupLine;
 use crate::storage::adjustments::Adjustment;
 use crate::web::Console;
 use crate::web::error::WebError;
 use crate::web::page::Answer;
 use crate::web::place::Place;
 
-const COLUMNS: [&str; 37] = [
+const COLUMNS: [&str; 38] = [
     "started_at",
     "request_id",
     "feature",
@@ -55,6 +56,7 @@ const COLUMNS: [&str; 37] = [
     "ended_at",
     "first_byte_ms",
     "total_ms",
+    "rate_percent",
 ];
 
 /// Rows that are read at once.
@@ -99,7 +101,6 @@ pub async fn groups(console: Data<Console>, place: Place, asked: Query<Asked>) -
     let (services, actor) = (&console.services, &place.viewer.actor);
     let report = services.usage_report(actor, &scope, tenant, &query, true).await?;
     services.begin_export(actor, &scope, tenant, query.days).await?;
-    let mut writer = csv::Writer::from_writer(Vec::new());
     let second = query.then.map_or("", Dimension::as_str);
     let mut head = vec![query.by.as_str(), second];
     head.extend([
@@ -117,14 +118,32 @@ pub async fn groups(console: Data<Console>, place: Place, asked: Query<Asked>) -
         "billed_usd",
     ]);
     head.retain(|column| !column.is_empty());
+    let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(&head).map_err(WebError::internal)?;
-    for line in &report.lines {
+    let head = written(writer)?;
+    let (first, last) = (query.days.first, query.days.last);
+    let name = format!("keyward-usage-by-{}-{}-{first}-{last}.csv", query.by, tenant.slug);
+    let two = query.then.is_some();
+    // Written a piece at a time: the sums are in memory, their text is not.
+    let pieces = stream::try_unfold((Some(head), report.lines.into_iter()), move |(head, mut lines)| {
+        std::future::ready(match head {
+            Some(head) => Ok(Some((head, (None, lines)))),
+            None if lines.len() == 0 => Ok(None),
+            None => group_lines(lines.by_ref().take(1_000), two).map(|piece| Some((piece, (None, lines)))),
+        })
+    });
+    Ok(csv_named(&name).streaming(pieces))
+}
+
+fn group_lines(lines: impl Iterator<Item = GroupLine>, two: bool) -> Result<Bytes, WebError> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for line in lines {
         for (mode, sums) in [(UsageMode::Byok, &line.byok), (UsageMode::Managed, &line.managed)] {
             if sums.requests == 0 {
                 continue;
             }
             let mut record = vec![harmless(&line.name)];
-            record.extend(query.then.map(|_| harmless(&line.second)));
+            record.extend(two.then(|| harmless(&line.second)));
             record.push(mode.to_string());
             record.extend(
                 [
@@ -143,9 +162,11 @@ pub async fn groups(console: Data<Console>, place: Place, asked: Query<Asked>) -
             writer.write_record(&record).map_err(WebError::internal)?;
         }
     }
-    let bytes = writer.into_inner().map_err(|error| WebError::internal(error.into_error()))?;
-    let (first, last) = (query.days.first, query.days.last);
-    Ok(csv_named(&format!("keyward-usage-by-{}-{}-{first}-{last}.csv", query.by, tenant.slug)).body(bytes))
+    written(writer)
+}
+
+fn written(writer: csv::Writer<Vec<u8>>) -> Result<Bytes, WebError> {
+    writer.into_inner().map(Bytes::from).map_err(|error| WebError::internal(error.into_error()))
 }
 
 async fn next(mut cursor: Cursor) -> Result<(Bytes, Cursor), WebError> {
@@ -161,11 +182,10 @@ async fn next(mut cursor: Cursor) -> Result<(Bytes, Cursor), WebError> {
     cursor.begun = true;
     cursor.done = rows.is_empty();
     cursor.after = rows.last().map(|row| (row.started_at, row.id));
-    let bytes = writer.into_inner().map_err(|error| WebError::internal(error.into_error()))?;
-    Ok((Bytes::from(bytes), cursor))
+    Ok((written(writer)?, cursor))
 }
 
-fn record(row: &UsageRow, adjusted: Option<&Adjustment>) -> [String; 37] {
+fn record(row: &UsageRow, adjusted: Option<&Adjustment>) -> [String; 38] {
     let text = |text: &str| harmless(text);
     let maybe = |text: Option<&str>| text.map(harmless).unwrap_or_default();
     let millis = |micros: Option<i64>| micros.map(|micros| (micros / 1_000).to_string()).unwrap_or_default();
@@ -207,6 +227,7 @@ fn record(row: &UsageRow, adjusted: Option<&Adjustment>) -> [String; 37] {
         row.ended_at.map(|at| at.timestamp().to_string()).unwrap_or_default(),
         millis(row.first_byte_us),
         millis(row.total_us),
+        row.rate.percent(),
     ]
 }
 
