@@ -125,7 +125,7 @@ async fn measure_download(
     let mut looked = 0;
     while let Some(chunk) = answer.chunk().await? {
         bytes += chunk.len();
-        lines += chunk.iter().filter(|byte| **byte == b'\n').count();
+        lines += memchr::memchr_iter(b'\n', &chunk).count();
         if lines >= looked {
             looked = lines + who.rows / 50;
             let now = keyward.memory()?.now;
