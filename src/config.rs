@@ -220,6 +220,10 @@ pub struct EndpointSettings {
     /// Origins that tenants' URLs may lead to although the policy refuses them, comma-separated
     #[arg(long, env = "KEYWARD_ALLOWED_ENDPOINTS", value_delimiter = ',')]
     pub allowed_endpoints: Vec<String>,
+
+    /// Origins that tenants' webhooks may lead to although the policy refuses them, comma-separated
+    #[arg(long, env = "KEYWARD_ALLOWED_WEBHOOKS", value_delimiter = ',')]
+    pub allowed_webhooks: Vec<String>,
 }
 
 impl EndpointSettings {
@@ -229,12 +233,10 @@ impl EndpointSettings {
     /// When a setting is not an origin.
     pub fn policy(&self) -> Result<UrlPolicy, ConfigError> {
         let own = self.public_url.as_deref().map(|url| origin("KEYWARD_PUBLIC_URL", url)).transpose()?;
-        let allowed = self.allowed_endpoints.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
-        let allowed =
-            allowed.map(|text| Ok(origin("KEYWARD_ALLOWED_ENDPOINTS", text)?.origin().ascii_serialization()));
         Ok(UrlPolicy {
             own_host: own.and_then(|url| url.host_str().map(str::to_owned)),
-            allowed: allowed.collect::<Result<_, ConfigError>>()?,
+            allowed: origins_of("KEYWARD_ALLOWED_ENDPOINTS", &self.allowed_endpoints)?,
+            allowed_webhooks: origins_of("KEYWARD_ALLOWED_WEBHOOKS", &self.allowed_webhooks)?,
         })
     }
 }
@@ -329,6 +331,11 @@ fn read_secret(path: &Path) -> Result<Secret, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::File { path: path.to_owned(), source })?;
     Ok(Secret::new(text.trim().to_owned()))
+}
+
+fn origins_of(name: &'static str, texts: &[String]) -> Result<Vec<String>, ConfigError> {
+    let texts = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
+    texts.map(|text| Ok(origin(name, text)?.origin().ascii_serialization())).collect()
 }
 
 fn origin(name: &'static str, value: &str) -> Result<Url, ConfigError> {

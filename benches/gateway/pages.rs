@@ -76,7 +76,7 @@ async fn measure_pages(
         let cookies = sign_in(keyward, measured).await?;
         for (name, path, most) in PAGES {
             let path = format!("/t/{}/{path}", measured.slug);
-            let path = if name.starts_with("90 days") { format!("{path}&{}", ninety_days()) } else { path };
+            let path = if name.starts_with("90 days") { format!("{path}&{}", days(90)) } else { path };
             check(keyward, &path, &cookies).await?;
             let spec = |requests| Spec {
                 address: keyward.address,
@@ -115,7 +115,7 @@ async fn measure_download(
     aims: &mut Vec<Aim>,
 ) -> Result<(), Failure> {
     let cookies = sign_in(keyward, who).await?;
-    let url = format!("http://{}/t/{}/billing/usage.csv?{}", keyward.address, who.slug, ninety_days());
+    let url = format!("http://{}/t/{}/billing/usage.csv?{}", keyward.address, who.slug, days(91));
     let client = reqwest::Client::builder().no_proxy().build()?;
     let begun = Instant::now();
     let mut answer = client.get(url).header("cookie", &cookies).send().await?.error_for_status()?;
@@ -150,10 +150,11 @@ async fn measure_download(
     Ok(())
 }
 
-fn ninety_days() -> String {
+/// As addresses name the last so many days.
+fn days(count: i64) -> String {
     let now = keyward::domain::clock::Clock::system().now();
     let day = |at: keyward::domain::clock::Moment| at.date(&jiff::tz::TimeZone::UTC);
-    format!("from={}&to={}", day(now.minus(89 * keyward::domain::clock::DAY)), day(now))
+    format!("from={}&to={}", day(now.minus((count - 1) * keyward::domain::clock::DAY)), day(now))
 }
 
 /// Signs in as a browser without scripts would; gives the cookies to send from then on.

@@ -32,6 +32,7 @@ CREATE TABLE delivery (
 );
 CREATE INDEX delivery_due ON delivery (next_at) WHERE state = 'waiting';
 CREATE INDEX delivery_by_tenant ON delivery (tenant_id, id);
+CREATE INDEX delivery_by_time ON delivery (at);
 CREATE INDEX delivery_by_webhook ON delivery (webhook_id);
 
 -- What is told once for ever, such as that a key version is old, carries a reference.

@@ -28,3 +28,4 @@ CREATE TABLE provider_report (
     fetched_at INTEGER NOT NULL,
     PRIMARY KEY (tenant_id, provider, day, api_key, model)
 ) STRICT;
+CREATE INDEX provider_report_by_day ON provider_report (day);

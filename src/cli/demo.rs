@@ -107,6 +107,7 @@ impl Demo {
                 public_url: Some(format!("http://localhost:{}", address.port())),
                 // Azure and custom endpoints have no origin of their own: theirs is the sandbox too.
                 allowed_endpoints: vec![sandbox_origin.to_owned()],
+                allowed_webhooks: vec![sandbox_origin.to_owned()],
             },
             mail: MailSettings::default(),
             payments: PaymentSettings {

@@ -80,6 +80,8 @@ pub struct UrlPolicy {
     pub own_host: Option<String>,
     /// Exact origins that the operator allows whatever the rules say, such as `http://10.0.0.5:8000`.
     pub allowed: Vec<String>,
+    /// The same for webhooks: what answers there is another thing than a model server.
+    pub allowed_webhooks: Vec<String>,
 }
 
 impl UrlPolicy {
@@ -93,7 +95,7 @@ impl UrlPolicy {
             return Ok(None);
         }
         let ending = if provider == Provider::Anthropic { messages_path } else { plain_path };
-        self.judge(typed, ending).map(Some)
+        self.judge(typed, self.allowed_origin(typed.trim()), ending).map(Some)
     }
 
     /// Judges the URL of a webhook as a tenant typed it, and gives its canonical form.
@@ -101,15 +103,20 @@ impl UrlPolicy {
     /// # Errors
     /// The first rule that the URL breaks.
     pub fn webhook(&self, typed: &str) -> Result<String, UrlRule> {
-        self.judge(typed, plain_path)
+        self.judge(typed, self.allowed_webhook(typed.trim()), plain_path)
     }
 
-    fn judge(&self, typed: &str, path_of: fn(&str) -> Result<String, UrlRule>) -> Result<String, UrlRule> {
+    fn judge(
+        &self,
+        typed: &str,
+        allowed: Option<&str>,
+        path_of: fn(&str) -> Result<String, UrlRule>,
+    ) -> Result<String, UrlRule> {
         let text = typed.trim();
         if text.len() > 1_024 {
             return Err(UrlRule::Length);
         }
-        let (origin, path) = match self.allowed_origin(text) {
+        let (origin, path) = match allowed {
             Some(origin) => {
                 let path = &text[origin.len()..];
                 judge_bytes(path)?;
@@ -127,10 +134,13 @@ impl UrlPolicy {
     /// The allowed origin that a URL belongs to: one of those where the public rules do not hold.
     #[must_use]
     pub fn allowed_origin(&self, url: &str) -> Option<&str> {
-        self.allowed.iter().map(String::as_str).find(|origin| {
-            let (start, rest) = url.split_at_checked(origin.len()).unwrap_or_default();
-            start.eq_ignore_ascii_case(origin) && (rest.is_empty() || rest.starts_with('/'))
-        })
+        origin_among(&self.allowed, url)
+    }
+
+    /// The same for a webhook's URL.
+    #[must_use]
+    pub fn allowed_webhook(&self, url: &str) -> Option<&str> {
+        origin_among(&self.allowed_webhooks, url)
     }
 
     fn public_origin<'a>(&self, text: &'a str) -> Result<(String, &'a str), UrlRule> {
@@ -146,6 +156,13 @@ impl UrlPolicy {
         judge_host(&host, self.own_host.as_deref())?;
         Ok((format!("https://{host}"), path))
     }
+}
+
+fn origin_among<'a>(origins: &'a [String], url: &str) -> Option<&'a str> {
+    origins.iter().map(String::as_str).find(|origin| {
+        let (start, rest) = url.split_at_checked(origin.len()).unwrap_or_default();
+        start.eq_ignore_ascii_case(origin) && (rest.is_empty() || rest.starts_with('/'))
+    })
 }
 
 fn judge_bytes(text: &str) -> Result<(), UrlRule> {
@@ -229,6 +246,7 @@ mod tests {
         let policy = UrlPolicy {
             own_host: Some("keyward.example.com".to_owned()),
             allowed: vec!["http://10.0.0.5:8000".to_owned(), "https://[fd00::1]:8443".to_owned()],
+            allowed_webhooks: vec!["http://10.0.0.9:9000".to_owned()],
         };
         policy.canonical(typed, provider)
     }
@@ -252,6 +270,22 @@ mod tests {
             assert_eq!(canonical, Ok(Some(expected.to_owned())), "{typed}");
             assert_eq!(judge_for(Provider::Custom, expected), canonical);
         }
+    }
+
+    #[test]
+    fn a_model_server_is_no_receiver_of_webhooks() {
+        let policy = UrlPolicy {
+            own_host: None,
+            allowed: vec!["http://10.0.0.5:8000".to_owned()],
+            allowed_webhooks: vec!["http://10.0.0.9:9000".to_owned()],
+        };
+        assert_eq!(policy.webhook("http://10.0.0.9:9000/k"), Ok("http://10.0.0.9:9000/k".to_owned()));
+        assert_eq!(policy.webhook("http://10.0.0.5:8000/k"), Err(UrlRule::Scheme));
+        assert_eq!(policy.canonical("http://10.0.0.9:9000/v1", Provider::Custom), Err(UrlRule::Scheme));
+        assert_eq!(
+            policy.webhook(" https://HOOKS.example.com/k "),
+            Ok("https://hooks.example.com/k".to_owned())
+        );
     }
 
     #[test]

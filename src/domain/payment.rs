@@ -20,6 +20,8 @@ words! {
     pub enum OrderState {
         /// Not paid yet.
         Open = "open",
+        /// Paid in a way that takes days; word of it will come.
+        Processing = "processing",
         Paid = "paid",
         /// The payment was refused after all.
         Failed = "failed",
@@ -74,6 +76,10 @@ pub enum PaymentNews {
         /// Lower case, such as `usd`.
         currency: String,
         payment: Option<String>,
+    },
+    /// Paid in a way that takes days.
+    Processing {
+        order: OrderId,
     },
     Failed {
         order: OrderId,

@@ -76,6 +76,24 @@ impl Multiplier {
         (1..=10_000).contains(&permille).then_some(Self(permille))
     }
 
+    /// What something comes to at this rate, rounded half to even.
+    #[must_use]
+    pub fn of(self, list: Nanos) -> Nanos {
+        let scaled = div_half_even(i128::from(list.0) * i128::from(self.0), 1_000);
+        Nanos(i64::try_from(scaled).unwrap_or(i64::MAX))
+    }
+
+    /// The list price of what came to this much, to the nearest nanodollar that its rounding left.
+    #[must_use]
+    pub fn list_of(self, cost: Nanos) -> Nanos {
+        if self == Self::LIST {
+            return cost;
+        }
+        // As the sums of storage do.
+        let list = (i128::from(cost.0) * 1_000 + i128::from(self.0) / 2) / i128::from(self.0.max(1));
+        Nanos(i64::try_from(list).unwrap_or(i64::MAX))
+    }
+
     /// As `parse_percent` reads it: `92.5`.
     #[must_use]
     pub fn percent(self) -> String {
@@ -359,6 +377,17 @@ mod tests {
         };
         assert_eq!(find(10).id, later.id);
         assert_eq!(find(100_001).above_prompt_tokens, 100_000);
+    }
+
+    #[test]
+    fn a_rate_is_undone_to_the_nanodollar_that_its_rounding_left() {
+        for permille in [1, 850, 925, 1_000, 1_205, 10_000] {
+            let rate = Multiplier(permille);
+            for list in [0, 1, 999, 3_900_000, 123_456_789_012] {
+                let back = rate.list_of(rate.of(Nanos(list))).0;
+                assert!((back - list).abs() <= i64::from(500 / permille + 1), "{permille} {list} {back}");
+            }
+        }
     }
 
     #[test]

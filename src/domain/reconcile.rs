@@ -52,6 +52,10 @@ pub struct KnownKey {
     pub version: i32,
     /// `sk-ant-api03-…7Qx4`.
     pub hint: String,
+    /// Of the secret: two versions may hold the same one.
+    pub fingerprint: String,
+    /// When it was pasted: what it did before is none of Keyward's.
+    pub since: Moment,
 }
 
 /// One side of a line.
@@ -76,6 +80,12 @@ pub enum Cause {
     Estimated,
     /// The provider's report of the day is not complete yet.
     Incomplete,
+    /// One side counts on the next day what the other counts on this one.
+    Shifted,
+    /// The key was used before it was pasted here.
+    Before,
+    /// Charged for by something other than tokens.
+    Extra,
     /// The key is not one of Keyward's.
     NotHere,
     /// The same, as near as such reports are.
@@ -133,8 +143,19 @@ pub fn compare(reported: &[Reported], recorded: &[Recorded], keys: &[KnownKey], 
     let plain = |model: &str| without_snapshot(model).unwrap_or(model).to_owned();
     let add = |sum: Option<i64>, more: Option<i64>| more.map_or(sum, |more| Some(sum.unwrap_or(0) + more));
     let mut lines: BTreeMap<(i64, String, String), Both> = BTreeMap::new();
+    // Versions with the same secret are one key to the provider: they go by the name of the newest.
+    let label = |key: &KnownKey| {
+        let newest = keys.iter().find(|other| other.fingerprint == key.fingerprint).unwrap_or(key);
+        format!("{}@{}", newest.name, newest.version)
+    };
+    let mut since: BTreeMap<String, Moment> = BTreeMap::new();
+    for key in keys {
+        let first = since.entry(label(key)).or_insert(key.since);
+        *first = (*first).min(key.since);
+    }
     for one in recorded {
-        let key = format!("{}@{}", one.key_name, one.version);
+        let known = keys.iter().find(|key| key.name == one.key_name && key.version == one.version);
+        let key = known.map_or_else(|| format!("{}@{}", one.key_name, one.version), label);
         let both = lines.entry((one.day.0, key, plain(&one.model))).or_default();
         both.known = true;
         both.here.requests = add(both.here.requests, Some(one.requests));
@@ -145,7 +166,7 @@ pub fn compare(reported: &[Reported], recorded: &[Recorded], keys: &[KnownKey], 
     }
     for one in reported {
         let ours = keys.iter().find(|ours| is_same_key(&one.key_hint, &ours.hint));
-        let key = ours.map(|ours| format!("{}@{}", ours.name, ours.version));
+        let key = ours.map(label);
         let known = key.is_some();
         let both = lines
             .entry((one.day.0, key.unwrap_or_else(|| one.key_name.clone()), plain(&one.model)))
@@ -168,6 +189,21 @@ pub fn compare(reported: &[Reported], recorded: &[Recorded], keys: &[KnownKey], 
             Line { cause, ..line }
         })
         .collect();
+    let apart: BTreeMap<(i64, String, String), i64> = lines
+        .iter()
+        .map(|line| ((line.day.0, line.key.clone(), line.model.clone()), line.tokens_apart()))
+        .collect();
+    for line in lines.iter_mut().filter(|line| line.cause == Cause::Elsewhere) {
+        let around = |days: i64| {
+            apart.get(&(line.day.0 + days * DAY, line.key.clone(), line.model.clone())).copied().unwrap_or(0)
+        };
+        let with_neighbours = around(-1).min(0) + line.tokens_apart() + around(1).min(0);
+        if since.get(&line.key).is_some_and(|since| line.day <= *since) {
+            line.cause = Cause::Before;
+        } else if with_neighbours <= FEW_TOKENS {
+            line.cause = Cause::Shifted;
+        }
+    }
     lines.sort_by(|a, b| b.day.cmp(&a.day).then(a.cause.cmp(&b.cause)).then_with(|| a.key.cmp(&b.key)));
     lines
 }
@@ -187,6 +223,9 @@ fn cause_of(line: &Line, known: bool, complete: bool, estimated: i64, unpriced: 
             _ if estimated > 0 => Cause::Estimated,
             _ => Cause::LessThere,
         };
+    }
+    if most == 0 {
+        return if line.there.cost.unwrap_or_default().0 > FEW_NANOS { Cause::Extra } else { Cause::Same };
     }
     let cost = line.cost_apart().map_or(0, |apart| apart.0);
     let of = line.there.cost.unwrap_or_default().0;
@@ -232,8 +271,18 @@ mod tests {
         }
     }
 
+    fn known(name: &str, version: i32, fingerprint: &str, day: i64) -> KnownKey {
+        KnownKey {
+            name: name.into(),
+            version,
+            hint: "sk-ant-api03-…igAA".into(),
+            fingerprint: fingerprint.into(),
+            since: Moment(day * DAY + 5),
+        }
+    }
+
     fn keys() -> Vec<KnownKey> {
-        vec![KnownKey { name: "production".into(), version: 2, hint: "sk-ant-api03-…igAA".into() }]
+        vec![known("production", 2, "f1", 1)]
     }
 
     const OURS: &str = "sk-ant-api03-R2D...igAA";
@@ -273,10 +322,35 @@ mod tests {
         // A key that Keyward has never sent anything with.
         assert_eq!(cause(&[reported(10, OURS, 5_000, 9)], &[]), Cause::Elsewhere);
         // Used on a day on which Keyward sent nothing with it.
-        let lines =
-            compare(&[reported(11, OURS, 5_000, 9)], &[recorded(10, 50_000, 90)], &keys(), Moment(TODAY));
+        let theirs = [reported(10, OURS, 50_000, 90), reported(11, OURS, 5_000, 9)];
+        let lines = compare(&theirs, &[recorded(10, 50_000, 90)], &keys(), Moment(TODAY));
         assert_eq!(lines[0].cause, Cause::Elsewhere);
         assert_eq!((lines[0].key.as_str(), lines[0].here.tokens), ("production@2", 0));
+    }
+
+    #[test]
+    fn what_looks_like_a_leak_and_is_none_raises_no_alarm() {
+        let causes = |theirs: &[Reported], ours: &[Recorded], keys: &[KnownKey]| {
+            let mut lines = compare(theirs, ours, keys, Moment(TODAY));
+            lines.sort_by_key(|line| line.day);
+            lines.into_iter().map(|line| line.cause).collect::<Vec<_>>()
+        };
+        // Used directly until it was pasted here, on the day itself too; from then on it is an alarm.
+        let theirs =
+            [reported(9, OURS, 50_000, 90), reported(10, OURS, 50_000, 90), reported(11, OURS, 50_000, 90)];
+        let pasted = [known("production", 2, "f1", 10)];
+        assert_eq!(causes(&theirs, &[], &pasted), [Cause::Before, Cause::Before, Cause::Elsewhere]);
+        // The same secret under two names is one key to the provider.
+        let twice = [known("again", 1, "f1", 12), known("production", 2, "f1", 1)];
+        let lines =
+            compare(&[reported(10, OURS, 50_000, 90)], &[recorded(10, 50_000, 90)], &twice, Moment(TODAY));
+        assert_eq!((lines.len(), lines[0].cause, lines[0].key.as_str()), (1, Cause::Same, "again@1"));
+        // A request over midnight, which the provider counts on the next day.
+        let theirs = [reported(10, OURS, 10_000, 20), reported(11, OURS, 60_000, 120)];
+        let ours = [recorded(10, 50_000, 100), recorded(11, 20_000, 40)];
+        assert_eq!(causes(&theirs, &ours, &keys()), [Cause::LessThere, Cause::Shifted]);
+        // What is charged for beside tokens is not another price for them.
+        assert_eq!(causes(&[reported(10, OURS, 0, 500)], &[], &keys()), [Cause::Extra]);
     }
 
     #[test]

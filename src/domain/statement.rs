@@ -39,6 +39,8 @@ pub struct Used {
     pub unpriced: i64,
     pub estimated: i64,
     pub cost: Nanos,
+    /// At list price, whatever was negotiated.
+    pub list: Nanos,
     pub billed: Nanos,
 }
 
@@ -110,9 +112,9 @@ pub fn lines(plan: &str, sums: &Sums) -> Vec<Line> {
         due(text, Some(over), None, Nanos(terms.endpoint_fee.0.saturating_mul(over)));
     }
     for used in sums.used.iter().filter(|used| is_due(used)) {
-        due(described(used), Some(used.requests), Some(used.cost), used.billed);
+        due(described(used), Some(used.requests), Some(used.list), used.billed);
     }
-    let own: i64 = sums.used.iter().filter(|used| used.mode == UsageMode::Byok).map(|used| used.cost.0).sum();
+    let own: i64 = sums.used.iter().filter(|used| used.mode == UsageMode::Byok).map(|used| used.list.0).sum();
     let own = own.saturating_add(sums.adjusted_byok.0);
     if terms.byok_permille > 0 {
         let (whole, place) = (terms.byok_permille / 10, terms.byok_permille % 10);
@@ -132,7 +134,7 @@ pub fn lines(plan: &str, sums: &Sums) -> Vec<Line> {
             section: Section::Used,
             text: described(used),
             count: Some(used.requests),
-            list: Some(used.cost),
+            list: Some(used.list),
             amount: Nanos::ZERO,
         });
     }
@@ -198,7 +200,7 @@ mod tests {
     fn used(mode: UsageMode, funding: Funding, fallback: Option<Fallback>, cost: i64) -> Used {
         let billed = if mode == UsageMode::Managed && funding != Funding::Included { cost } else { 0 };
         let (cost, billed) = (Nanos(cost), Nanos(billed));
-        Used { mode, funding, fallback, requests: 3, unpriced: 0, estimated: 0, cost, billed }
+        Used { mode, funding, fallback, requests: 3, unpriced: 0, estimated: 0, cost, list: cost, billed }
     }
 
     #[test]

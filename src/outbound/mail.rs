@@ -53,16 +53,24 @@ impl Mailer {
     /// Why it did not leave.
     pub async fn send(&self, to: &str, id: &str, subject: &str, text: &str) -> Result<(), MailFailure> {
         let letter = self.letter(to, id, subject, text)?;
-        match self.transport.send(letter).await {
+        let late =
+            || MailFailure { for_good: false, text: "The mail server did not answer in time".to_owned() };
+        // The transport's own limit is for the connection alone.
+        let sent = tokio::time::timeout(PATIENCE * 2, self.transport.send(letter)).await;
+        match sent.map_err(|_| late())? {
             Ok(_) => Ok(()),
-            Err(error) => Err(MailFailure {
-                for_good: error.is_permanent(),
-                text: match error.status() {
-                    Some(code) => format!("SMTP {code}"),
-                    None if error.is_timeout() => "The mail server did not answer in time".to_owned(),
-                    None => "The mail server could not be reached".to_owned(),
-                },
-            }),
+            Err(error) if error.is_timeout() => Err(late()),
+            Err(error) => {
+                let code = error.status().map(u16::from);
+                Err(MailFailure {
+                    // What is wrong with the mailbox, and not with the sender or its password.
+                    for_good: matches!(code, Some(550 | 551 | 553)),
+                    text: code.map_or_else(
+                        || "The mail server could not be reached".to_owned(),
+                        |code| format!("SMTP {code}"),
+                    ),
+                })
+            }
         }
     }
 

@@ -36,6 +36,12 @@ pub enum Trust {
 }
 
 impl Trust {
+    /// Whose URL a webhook's is, likewise.
+    #[must_use]
+    pub fn of_webhook(url: &str, policy: &UrlPolicy) -> Self {
+        if policy.allowed_webhook(url).is_some() { Self::Operator } else { Self::Tenant }
+    }
+
     /// Whose URL a key's is: an origin that the operator has allowed counts as the operator's.
     #[must_use]
     pub fn of(custom_url: Option<&str>, policy: &UrlPolicy) -> Self {

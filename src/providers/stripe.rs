@@ -133,7 +133,7 @@ fn news(kind: &str, object: &Value) -> Result<PaymentNews, EventError> {
     Ok(match kind {
         "checkout.session.completed" | "checkout.session.async_payment_succeeded" => match order() {
             // Some ways of paying take days; word of them comes later.
-            Some(_) if object["payment_status"] == "unpaid" => PaymentNews::Other,
+            Some(order) if object["payment_status"] == "unpaid" => PaymentNews::Processing { order },
             Some(order) => PaymentNews::Paid {
                 order,
                 cents: object["amount_total"].as_i64().ok_or(EventError::Shape)?,
@@ -265,7 +265,8 @@ mod tests {
             payment: Some("pi_1".into()),
         };
         assert_eq!(read("checkout.session.completed", &session("paid")), Ok(paid.clone()));
-        assert_eq!(read("checkout.session.completed", &session("unpaid")), Ok(PaymentNews::Other));
+        let processing = PaymentNews::Processing { order: id };
+        assert_eq!(read("checkout.session.completed", &session("unpaid")), Ok(processing));
         assert_eq!(read("checkout.session.async_payment_succeeded", &session("paid")), Ok(paid));
         assert_eq!(
             read("checkout.session.async_payment_failed", &session("unpaid")),

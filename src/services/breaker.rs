@@ -123,20 +123,29 @@ impl Services {
         let armed = breakers::armed(&mut tx, now.minus(DAY)).await?;
         tx.rollback().await?;
         for (tenant, breaker) in armed {
-            let scope = Scope::of_system(Owner::Tenant(tenant));
-            let mut tx = self.db.read().await?;
-            let from = breaker.counts_from(now);
-            let spent = breakers::spent_since(&mut tx, &scope, from).await?;
-            if spent < breaker.least {
-                continue;
+            // One tenant's trouble must not leave the others unwatched.
+            if let Err(error) = self.watch_one(tenant, &breaker).await {
+                tracing::error!(error = &error as &dyn std::error::Error, %tenant, "spend could not be watched");
             }
-            let hours = breakers::by_hour(&mut tx, &scope, now.minus(LOOKS_BACK), from.minus(HOUR)).await?;
-            tx.rollback().await?;
-            // Without days to tell by, the least that was set is all there is to go by.
-            let usual = breaker::usual(&hours).unwrap_or_default();
-            if breaker.trips(spent, usual) {
-                self.trip(tenant, &breaker, Tripped { at: now, spent, usual }).await?;
-            }
+        }
+        Ok(())
+    }
+
+    async fn watch_one(&self, tenant: TenantId, breaker: &Breaker) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        let scope = Scope::of_system(Owner::Tenant(tenant));
+        let mut tx = self.db.read().await?;
+        let from = breaker.counts_from(now);
+        let spent = breakers::spent_since(&mut tx, &scope, from).await?;
+        if spent < breaker.least {
+            return Ok(());
+        }
+        let hours = breakers::by_hour(&mut tx, &scope, now.minus(LOOKS_BACK), from.minus(HOUR)).await?;
+        tx.rollback().await?;
+        // Without days to tell by, the least that was set is all there is to go by.
+        let usual = breaker::usual(&hours).unwrap_or_default();
+        if breaker.trips(spent, usual) {
+            self.trip(tenant, breaker, Tripped { at: now, spent, usual }).await?;
         }
         Ok(())
     }

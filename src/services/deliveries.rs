@@ -96,7 +96,7 @@ impl Services {
         self.permit(actor, Action::ManageWebhooks, Some(about(tenant)))?;
         let invalid = |message: String| ServiceError::Invalid(Problems::field("url", message));
         let url = self.options.urls.webhook(typed).map_err(|rule| invalid(rule.to_string()))?;
-        if Trust::of(Some(&url), &self.options.urls) == Trust::Tenant {
+        if Trust::of_webhook(&url, &self.options.urls) == Trust::Tenant {
             let host = Url::parse(&url).ok().and_then(|url| url.host_str().map(str::to_owned));
             let vetted = self.outbound.vet(&host.unwrap_or_default()).await;
             vetted.map_err(|rule| invalid(rule.to_string()))?;
@@ -280,7 +280,7 @@ impl Services {
         let seconds = self.clock.now().0 / SECOND;
         let signed = signature::standard(&secret, &message, seconds, &body);
         let headers = webhook_headers(&message, seconds, signed.as_deref().unwrap_or_default());
-        let trust = Trust::of(Some(url.as_str()), &self.options.urls);
+        let trust = Trust::of_webhook(url.as_str(), &self.options.urls);
         let outgoing =
             Outgoing { method: Method::POST, url, headers, body: Bytes::from(body), hides_usage: false };
         Ok(Some(match self.outbound.send(outgoing, trust, PATIENCE).await {

@@ -7,12 +7,12 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 
 use super::{ServiceError, Services, key_states, meter};
-use crate::domain::clock::{DAY, MINUTE};
+use crate::domain::clock::{DAY, HOUR, MINUTE};
 use crate::domain::ids::KeyId;
 use crate::domain::provider_key::PROBE_EVERY;
 use crate::storage::{
-    changes, deliveries, idempotency, keys, notifications, people, pinned_sessions, reconciliation, sessions,
-    throttle,
+    changes, deliveries, idempotency, keys, notifications, people, pinned_sessions, purchases,
+    reconciliation, sessions, throttle,
 };
 
 /// A browser that was not seen for this long is a stranger again.
@@ -21,6 +21,10 @@ const DEVICES_FOR: i64 = 400 * DAY;
 const NOTICES_FOR: i64 = 400 * DAY;
 /// Long enough to ask a receiver what became of one.
 const DELIVERIES_FOR: i64 = 30 * DAY;
+/// Beyond the thirty days that pages compare.
+const REPORTS_FOR: i64 = 90 * DAY;
+/// A day, and an hour for the message that says so.
+const CHECKOUTS_FOR: i64 = 25 * HOUR;
 const PROBES_AT_ONCE: usize = 8;
 /// A process is dead when its heart has not beaten for this long.
 const DEAD_AFTER: i64 = MINUTE;
@@ -53,7 +57,7 @@ pub fn start(services: &Arc<Services>) -> Jobs {
         runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.tidy().await)),
         runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.true_up_money().await)),
         runtime.spawn(every(Duration::from_secs(30), Arc::clone(services), async |s| s.watch_spend().await)),
-        runtime.spawn(every(Duration::from_mins(5), Arc::clone(services), async |s| s.reconcile_due().await)),
+        runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.reconcile_due().await)),
         runtime.spawn(every(Duration::from_mins(10), Arc::clone(services), async |s| {
             s.rate_again().await?;
             s.close_months().await.map(|_| ())
@@ -160,7 +164,8 @@ impl Services {
         idempotency::delete_before(&mut tx, now.minus(DAY)).await?;
         pinned_sessions::delete_expired(&mut tx, now.minus(DAY)).await?;
         notifications::delete_before(&mut tx, now.minus(NOTICES_FOR)).await?;
-        reconciliation::delete_before(&mut tx, now.minus(NOTICES_FOR)).await?;
+        purchases::expire(&mut tx, now.minus(CHECKOUTS_FOR), now).await?;
+        reconciliation::delete_before(&mut tx, now.minus(REPORTS_FOR)).await?;
         deliveries::delete_before(&mut tx, now.minus(DELIVERIES_FOR)).await?;
         changes::delete_dead(&mut tx, now.minus(DAY)).await?;
         tx.commit().await?;

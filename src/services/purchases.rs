@@ -70,6 +70,12 @@ impl Services {
         let mut tx = self.db.write().await?;
         if let Some(known) = purchases::find(&mut tx, scope, id).await? {
             tx.rollback().await?;
+            if known.amount != amount {
+                let begun = known.amount.dollars();
+                return Err(invalid(format!(
+                    "This form began a purchase of {begun} already. Send it again for another."
+                )));
+            }
             return self.begin_checkout(tenant, known).await;
         }
         if purchases::count_open(&mut tx, tenant.id).await? >= MOST_OPEN {
@@ -111,25 +117,30 @@ impl Services {
             format!("{}/t/{}/billing/credits/orders/{}", self.options.public_url, tenant.slug, order.id);
         let asked = payments.checkout(&ForCheckout { order: &order, title: &title, back: &back });
         let Some(outgoing) = asked else { return Ok(order) };
-        let failed = || {
-            ServiceError::Invalid(Problems::field(
-                "amount",
-                "The payment provider could not be reached. Nothing was charged; try again.",
-            ))
-        };
         let answered = async {
             let mut answer = self.outbound.send(outgoing, Trust::Operator, PATIENCE).await.ok()?;
             let body = answer.body(MAX_ANSWER).await.ok()??;
-            Some((answer.status, body))
+            let begun = payments.read_checkout(answer.status, &body);
+            begun.inspect_err(|error| {
+                tracing::error!(error = error as &dyn std::error::Error, order = %order.id, "a checkout could not be begun");
+            }).ok()
         };
-        let (status, body) = answered.await.ok_or_else(failed)?;
-        let Checkout { id, url } = payments.read_checkout(status, &body).map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, order = %order.id, "a checkout could not be begun");
-            failed()
-        })?;
+        let begun = answered.await;
         let mut tx = self.db.write().await?;
         // What happened meanwhile is not overwritten.
         let order = purchases::lock(&mut tx, order.id).await?.ok_or(ServiceError::NotFound)?;
+        let Some(Checkout { id, url }) = begun else {
+            // Another attempt is another order: payment providers remember what they answered to this one.
+            if order.state == OrderState::Open && order.url.is_none() {
+                let (state, settled_at) = (OrderState::Failed, Some(self.clock.now()));
+                purchases::update(&mut tx, &Order { state, settled_at, ..order }).await?;
+                tx.commit().await?;
+            }
+            return Err(ServiceError::Invalid(Problems::field(
+                "amount",
+                "The payment provider could not be reached. Nothing was charged; try again.",
+            )));
+        };
         let order = Order { checkout: Some(id), url: Some(url), ..order };
         purchases::update(&mut tx, &order).await?;
         tx.commit().await?;
@@ -163,6 +174,16 @@ impl Services {
         self.permit(actor, Action::SeeUsage, Some(about(tenant)))?;
         let mut tx = self.db.read().await?;
         Ok(purchases::latest(&mut tx, scope, SHOWN).await?)
+    }
+
+    /// The tenant's orders that are paid by hand and wait for word that the payment has arrived.
+    ///
+    /// # Errors
+    /// `Denied` to all but super admins.
+    pub async fn waiting_orders(&self, actor: &Actor, scope: &Scope) -> Result<Vec<Order>, ServiceError> {
+        self.permit(actor, Action::SeePlatform, None)?;
+        let mut tx = self.db.read().await?;
+        Ok(purchases::waiting(&mut tx, scope).await?)
     }
 
     /// Cancels an order that is paid by hand and was not paid. (A checkout ends by itself.)
@@ -242,6 +263,9 @@ impl Services {
         }
         match event.news {
             PaymentNews::Paid { order: id, cents, currency, payment } => {
+                if let Some(payment) = &payment {
+                    purchases::lock_payment(&mut tx, method, payment, now).await?;
+                }
                 let Some(order) = purchases::lock(&mut tx, id).await? else {
                     tracing::warn!(order = %id, "a payment is for an order that is not here");
                     return Ok(());
@@ -251,6 +275,9 @@ impl Services {
                     self.enter_refunds(&mut tx, order).await?;
                 }
             }
+            PaymentNews::Processing { order } => {
+                self.end_order(&mut tx, order, OrderState::Processing, method).await?;
+            }
             PaymentNews::Failed { order } => {
                 self.end_order(&mut tx, order, OrderState::Failed, method).await?;
             }
@@ -258,6 +285,7 @@ impl Services {
                 self.end_order(&mut tx, order, OrderState::Expired, method).await?;
             }
             PaymentNews::Refunded { payment, .. } => {
+                purchases::lock_payment(&mut tx, method, &payment, now).await?;
                 // Unknown, it may be of a payment that is told of later.
                 if let Some(order) = purchases::lock_by_payment(&mut tx, &payment).await? {
                     self.enter_refunds(&mut tx, order).await?;
@@ -277,8 +305,8 @@ impl Services {
         method: PaymentMethod,
     ) -> Result<(), ServiceError> {
         // Paid is paid, whichever message comes last.
-        let Some(order) = purchases::lock(tx, id).await?.filter(|order| order.state == OrderState::Open)
-        else {
+        let unsettled = |order: &Order| matches!(order.state, OrderState::Open | OrderState::Processing);
+        let Some(order) = purchases::lock(tx, id).await?.filter(unsettled) else {
             return Ok(());
         };
         let (settled_at, settled_by) = (Some(self.clock.now()), Some(by(method).name));

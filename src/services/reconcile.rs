@@ -28,15 +28,20 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
 /// An answer's page.
 const MAX_ANSWER: usize = 8 * 1_024 * 1_024;
 /// More pages than this are no report.
-const MOST_PAGES: usize = 500;
-const MOST_LINES: usize = 200_000;
+const MOST_PAGES: usize = 2_000;
+const MOST_LINES: usize = 20_000;
+/// Lines that are written at once: the writer is everybody's.
+const CHUNK: usize = 200;
+/// All questions together, and while somebody waits for the page.
+const DEADLINE: std::time::Duration = std::time::Duration::from_mins(5);
+const WAITED_FOR: std::time::Duration = std::time::Duration::from_secs(20);
 const LEASE: i64 = 10 * MINUTE;
 /// Alarms are for what is news.
 const ALARMS_FOR: i64 = 4 * DAY;
 
 /// Why a report could not be fetched: what its page says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Failure {
+pub enum Failure {
     Rejected,
     Unreachable,
     Limited,
@@ -80,7 +85,10 @@ impl Services {
         let mut all = Vec::new();
         for key in reconciliation::keys(&mut tx, scope).await? {
             let lines = match key.fetched_at {
-                Some(_) => self.compared(&mut tx, scope, key.provider).await?,
+                Some(_) => {
+                    let window = reports::window(self.clock.now());
+                    self.compared(&mut tx, scope, key.provider, window).await?
+                }
                 None => Vec::new(),
             };
             all.push(Reconciled { key, lines });
@@ -93,15 +101,16 @@ impl Services {
         tx: &mut Tx,
         scope: &Scope,
         provider: Provider,
+        window: (Moment, Moment),
     ) -> Result<Vec<Line>, ServiceError> {
-        let window = reports::window(self.clock.now());
         let reported = reconciliation::report(tx, scope, provider, window).await?;
         let recorded = reconciliation::recorded(tx, scope, provider, window).await?;
         let keys = reconciliation::known_keys(tx, scope, provider).await?;
         Ok(compare(&reported, &recorded, &keys, self.clock.now()))
     }
 
-    /// Adds a report key after a live check, in place of the one that was there, and reads with it.
+    /// Adds a report key after a live check, in place of the one that was there, and reads with it. True
+    /// when it was read; what takes longer, or fails, is tried again by the job.
     ///
     /// # Errors
     /// `Invalid` with the reason at its field.
@@ -112,7 +121,7 @@ impl Services {
         tenant: &Tenant,
         provider: &str,
         secret: &Secret,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<bool, ServiceError> {
         self.permit_keys(actor, &holder.scope, holder.changers)?;
         let invalid = |message: String| ServiceError::Invalid(Problems::field("api_key", message));
         let provider = Provider::parse(provider).filter(|provider| reports::PROVIDERS.contains(provider));
@@ -152,7 +161,8 @@ impl Services {
         self.record(&mut tx, scope.owner(), actor, AuditAction::ReportKeyAdded, provider.as_str(), detail)
             .await?;
         tx.commit().await?;
-        self.reconcile(&key).await
+        let read = self.reconcile(&key, WAITED_FOR).await?;
+        Ok(read.is_none())
     }
 
     /// Removes a report key and what it read.
@@ -193,55 +203,74 @@ impl Services {
         tx.commit().await?;
         for key in due {
             // One that does not open must not keep the others.
-            if let Err(error) = self.reconcile(&key).await {
+            if let Err(error) = self.reconcile(&key, DEADLINE).await {
                 tracing::error!(error = &error as &dyn std::error::Error, tenant = %key.tenant, "a report could not be read");
             }
         }
         Ok(())
     }
 
-    async fn reconcile(&self, key: &ReportKey) -> Result<(), ServiceError> {
+    /// Reads a report and writes it down; gives why it could not be read, if so.
+    async fn reconcile(
+        &self,
+        key: &ReportKey,
+        deadline: std::time::Duration,
+    ) -> Result<Option<Failure>, ServiceError> {
         let (now, provider) = (self.clock.now(), key.provider);
         let scope = Scope::of_system(Owner::Tenant(key.tenant));
         let mut tx = self.db.read().await?;
-        let Some(sealed) = reconciliation::sealed(&mut tx, &scope, provider).await? else { return Ok(()) };
+        let Some(sealed) = reconciliation::sealed(&mut tx, &scope, provider).await? else { return Ok(None) };
         let secret = self.open_bound(&mut tx, &scope, &binding(scope.owner(), provider), &sealed).await?;
         tx.rollback().await?;
         let window = reports::window(now);
-        let fetched = self.fetch(provider, &secret, window, now).await;
+        let fetching = self.fetch(provider, &secret, window, now);
+        let fetched = tokio::time::timeout(deadline, fetching).await.unwrap_or(Err(Failure::Unreachable));
         let mut tx = self.db.write().await?;
         // A key that was replaced or removed meanwhile says nothing any longer.
         if reconciliation::sealed(&mut tx, &scope, provider).await?.as_deref() != Some(&sealed[..]) {
-            return Ok(());
+            return Ok(None);
         }
-        match fetched {
-            Ok(report) => {
-                reconciliation::replace_report(&mut tx, &scope, provider, window, &report).await?;
-                reconciliation::note_fetch(&mut tx, &scope, provider, Some(now), "", now.plus(DAY)).await?;
-                self.raise_alarms(&mut tx, &scope, key).await?;
-            }
+        let report = match fetched {
+            Ok(report) => report,
             Err(failure) => {
                 // A key that was rejected is as wrong in an hour; a day is soon enough.
                 let wait = if failure == Failure::Rejected { DAY } else { HOUR };
                 let next = now.plus(wait);
                 reconciliation::note_fetch(&mut tx, &scope, provider, None, failure.word(), next).await?;
+                tx.commit().await?;
+                return Ok(Some(failure));
             }
-        }
+        };
+        reconciliation::clear_report(&mut tx, &scope, provider, window).await?;
+        reconciliation::note_fetch(&mut tx, &scope, provider, Some(now), "", now.plus(DAY)).await?;
         tx.commit().await?;
-        Ok(())
+        for chunk in report.chunks(CHUNK) {
+            let mut tx = self.db.write().await?;
+            reconciliation::insert_report(&mut tx, &scope, provider, chunk).await?;
+            tx.commit().await?;
+        }
+        self.raise_alarms(&scope, key).await?;
+        Ok(None)
     }
 
-    async fn raise_alarms(&self, tx: &mut Tx, scope: &Scope, key: &ReportKey) -> Result<(), ServiceError> {
+    async fn raise_alarms(&self, scope: &Scope, key: &ReportKey) -> Result<(), ServiceError> {
         let now = self.clock.now();
-        let news = |line: &&Line| now.since(line.day) < ALARMS_FOR;
-        for line in self.compared(tx, scope, key.provider).await?.iter().filter(news) {
-            if !matches!(line.cause, Cause::Elsewhere | Cause::Price) {
-                continue;
-            }
-            let reference =
-                format!("drift:{}:{}:{}:{}", key.provider, line.key, line.day.0, line.cause == Cause::Price);
+        let (_, to) = reports::window(now);
+        let mut tx = self.db.read().await?;
+        // A day more than is told of, for what is counted over midnight.
+        let lines = self.compared(&mut tx, scope, key.provider, (to.minus(ALARMS_FOR + DAY), to)).await?;
+        tx.rollback().await?;
+        let alarming = |line: &&Line| {
+            now.since(line.day) < ALARMS_FOR && matches!(line.cause, Cause::Elsewhere | Cause::Price)
+        };
+        for line in lines.iter().filter(alarming) {
+            let what = if line.cause == Cause::Price { "price" } else { "elsewhere" };
+            let Line { day, key: name, model, .. } = line;
+            let reference = format!("drift:{what}:{}:{name}:{model}:{}", key.provider, day.0);
             let told = notice::of_drift(line, key.provider.label(), now);
-            notifications::insert_once(tx, key.tenant, &told, Some(&reference)).await?;
+            let mut tx = self.db.write().await?;
+            notifications::insert_once(&mut tx, key.tenant, &told, Some(&reference)).await?;
+            tx.commit().await?;
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use crate::domain::audit::AuditAction;
 use crate::domain::clock::Moment;
 use crate::domain::ids::{RequestId, TenantId};
 use crate::domain::money::Nanos;
+use crate::domain::price::Multiplier;
 use crate::domain::usage::{BUCKET, Dimension, Filter, UsageRow, bucket_of};
 use crate::storage::adjustments::{self, Adjustment};
 use crate::storage::usage_report::{self, Grouped, Grouping, Totals};
@@ -103,8 +104,8 @@ pub struct UsageReport {
 #[derive(Clone, Debug)]
 pub struct Compared {
     pub line: GroupLine,
-    /// All of it at list price: what managed use costs on the invoice and from credits.
-    pub list: Nanos,
+    /// All of it managed, on the invoice or from credits, at the tenant's rate.
+    pub managed: Nanos,
     /// All of it on own keys, with the plan's fee for them.
     pub own_key: Nanos,
 }
@@ -148,6 +149,7 @@ impl Services {
         actor: &Actor,
         scope: &Scope,
         tenant: &Tenant,
+        rate: Multiplier,
     ) -> Result<Vec<Compared>, ServiceError> {
         self.permit_usage(actor, tenant)?;
         let days = Days::read("", "", self.clock.now(), &zone_of(tenant));
@@ -159,8 +161,11 @@ impl Services {
         Ok(lines(found)
             .into_iter()
             .map(|line| {
-                let list = line.sum().cost();
-                Compared { own_key: list.saturating_add(terms.byok_fee(list)), list, line }
+                let list = Nanos(line.sum().list_cost);
+                // What ran on own keys cost what it did; the rest would have been at list price.
+                let own = Nanos(line.byok.cost).saturating_add(Nanos(line.managed.list_cost));
+                let own_key = own.saturating_add(terms.byok_fee(list));
+                Compared { own_key, managed: rate.of(list), line }
             })
             .collect())
     }

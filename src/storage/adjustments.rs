@@ -31,15 +31,16 @@ pub async fn append(tx: &mut Tx, row: &UsageRow, adjustment: &Adjustment) -> Res
     }
     let guessed = if row.state == crate::domain::usage::UsageState::Final { 0 } else { cost.0 };
     let sql = "UPDATE usage_rollup SET unpriced = unpriced - 1, cost = cost + $1, estimated_cost = estimated_cost + $2,
-                      billed = billed + $3
-               WHERE tenant_id = $4 AND bucket = $5 AND mode = $6 AND fallback = $7 AND feature = $8
-                 AND provider = $9 AND model = $10 AND key_id = $11 AND endpoint = $12";
+                      billed = billed + $3, list_cost = list_cost + $4
+               WHERE tenant_id = $5 AND bucket = $6 AND mode = $7 AND fallback = $8 AND feature = $9
+                 AND provider = $10 AND model = $11 AND key_id = $12 AND endpoint = $13";
     execute!(
         tx,
         sql,
         cost.0,
         guessed,
         billed.0,
+        row.rate.list_of(cost).0,
         row.tenant_id.0,
         bucket_of(row.started_at).0,
         row.mode.as_str(),

@@ -130,6 +130,38 @@ pub async fn take_event(
     Ok(execute!(tx, sql, method.as_str(), id, at.0, payment, cents)? > 0)
 }
 
+/// Locks a payment until the commit, whether or not an order is known to be paid by it: what is said of
+/// it by two messages at once is taken one after the other.
+pub async fn lock_payment(
+    tx: &mut Tx,
+    method: PaymentMethod,
+    payment: &str,
+    now: Moment,
+) -> Result<(), StorageError> {
+    let sql = "INSERT INTO payment_event (method, id, at) VALUES ($1, $2, $3)
+               ON CONFLICT (method, id) DO UPDATE SET at = payment_event.at";
+    execute!(tx, sql, method.as_str(), format!("payment:{payment}"), now.0)?;
+    Ok(())
+}
+
+/// Ends what can no longer be paid at a payment provider: its checkouts last a day. A payment that is
+/// told of later settles an order all the same.
+pub async fn expire(tx: &mut Tx, begun_before: Moment, now: Moment) -> Result<u64, StorageError> {
+    let sql = "UPDATE credit_order SET state = 'expired', settled_at = $1
+               WHERE state = 'open' AND method <> 'manual' AND created_at < $2";
+    execute!(tx, sql, now.0, begun_before.0)
+}
+
+/// The tenant's orders that are paid by hand and are not settled, oldest first.
+pub async fn waiting(tx: &mut Tx, scope: &Scope) -> Result<Vec<Order>, StorageError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM credit_order
+         WHERE tenant_id = $1 AND state = 'open' AND method = 'manual' ORDER BY id LIMIT 100"
+    );
+    let rows = fetch_all!(tx, Row, sqlx::AssertSqlSafe(sql), scope.owner().as_uuid())?;
+    rows.into_iter().map(Order::try_from).collect()
+}
+
 /// What was refunded of a payment in all, as far as messages have said.
 pub async fn refunded_of(tx: &mut Tx, payment: &str) -> Result<i64, StorageError> {
     let sql = "SELECT CAST(COALESCE(MAX(refunded_cents), 0) AS BIGINT) FROM payment_event WHERE payment = $1";

@@ -94,9 +94,13 @@ pub async fn delete_key(tx: &mut Tx, scope: &Scope, provider: Provider) -> Resul
     Ok(execute!(tx, sql, owner, provider.as_str())? > 0)
 }
 
-/// Takes the keys whose time has come; nobody else takes them before `lease`.
+/// Takes a few keys whose time has come; nobody else takes them before `lease`.
 pub async fn take_due(tx: &mut Tx, now: Moment, lease: Moment) -> Result<Vec<ReportKey>, StorageError> {
-    let sql = format!("UPDATE report_key SET next_at = $1 WHERE next_at <= $2 RETURNING {COLUMNS}");
+    let sql = format!(
+        "UPDATE report_key SET next_at = $1 WHERE next_at <= $2 AND (tenant_id, provider) IN
+             (SELECT tenant_id, provider FROM report_key WHERE next_at <= $2 ORDER BY next_at LIMIT 4)
+         RETURNING {COLUMNS}"
+    );
     let rows = fetch_all!(tx, Row, sqlx::AssertSqlSafe(sql), lease.0, now.0)?;
     rows.into_iter().map(ReportKey::try_from).collect()
 }
@@ -123,23 +127,36 @@ pub async fn note_fetch(
     Ok(())
 }
 
-/// Puts a report in place of what was there of the same days.
-pub async fn replace_report(
+/// Removes what was reported of these days.
+pub async fn clear_report(
     tx: &mut Tx,
     scope: &Scope,
     provider: Provider,
     (from, to): (Moment, Moment),
-    report: &[Reported],
 ) -> Result<(), StorageError> {
     let owner = scope.owner().as_uuid();
     let sql = "DELETE FROM provider_report WHERE tenant_id = $1 AND provider = $2 AND day >= $3 AND day < $4";
     execute!(tx, sql, owner, provider.as_str(), from.0, to.0)?;
+    Ok(())
+}
+
+/// Adds to a report, or replaces what is there of the same key, model and day.
+pub async fn insert_report(
+    tx: &mut Tx,
+    scope: &Scope,
+    provider: Provider,
+    report: &[Reported],
+) -> Result<(), StorageError> {
+    let owner = scope.owner().as_uuid();
     for one in report {
         execute!(
             tx,
             "INSERT INTO provider_report (tenant_id, provider, day, api_key, model, key_name, key_hint,
                                           requests, tokens, cost, fetched_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+             ON CONFLICT (tenant_id, provider, day, api_key, model) DO UPDATE SET key_name = excluded.key_name,
+                 key_hint = excluded.key_hint, requests = excluded.requests, tokens = excluded.tokens,
+                 cost = excluded.cost, fetched_at = excluded.fetched_at",
             owner,
             provider.as_str(),
             one.day.0,
@@ -204,16 +221,25 @@ pub async fn recorded(
     Ok(rows.into_iter().map(read).collect())
 }
 
+type KnownRow = (String, i32, String, String, i64);
+
 /// Every version of the tenant's keys at a provider, removed ones too, the newest first.
 pub async fn known_keys(
     tx: &mut Tx,
     scope: &Scope,
     provider: Provider,
 ) -> Result<Vec<KnownKey>, StorageError> {
-    let sql = "SELECT k.name, v.version, v.hint FROM provider_key k JOIN key_version v ON v.key_id = k.id
+    let sql = "SELECT k.name, v.version, v.hint, v.fingerprint, v.created_at FROM provider_key k JOIN key_version v ON v.key_id = k.id
                WHERE k.owner_id = $1 AND k.provider = $2 ORDER BY v.created_at DESC";
-    let rows = fetch_all!(tx, (String, i32, String), sql, scope.owner().as_uuid(), provider.as_str())?;
-    Ok(rows.into_iter().map(|(name, version, hint)| KnownKey { name, version, hint }).collect())
+    let rows = fetch_all!(tx, KnownRow, sql, scope.owner().as_uuid(), provider.as_str())?;
+    let read = |(name, version, hint, fingerprint, since): KnownRow| KnownKey {
+        name,
+        version,
+        hint,
+        fingerprint,
+        since: Moment(since),
+    };
+    Ok(rows.into_iter().map(read).collect())
 }
 
 pub async fn delete_before(tx: &mut Tx, before: Moment) -> Result<u64, StorageError> {

@@ -54,6 +54,7 @@ struct UsedRow {
     unpriced: i64,
     estimated: i64,
     cost: i64,
+    list: i64,
     billed: i64,
 }
 
@@ -63,7 +64,9 @@ pub async fn sums(tx: &mut Tx, scope: &Scope, plan: PlanId, period: Period) -> R
     let sql = "SELECT mode, funding, COALESCE(fallback, '') AS fallback, COUNT(*) AS requests,
                       CAST(SUM(CASE WHEN unpriced IS TRUE THEN 1 ELSE 0 END) AS BIGINT) AS unpriced,
                       CAST(SUM(CASE WHEN state <> 'final' THEN 1 ELSE 0 END) AS BIGINT) AS estimated,
-                      CAST(SUM(cost) AS BIGINT) AS cost, CAST(SUM(billed) AS BIGINT) AS billed
+                      CAST(SUM(cost) AS BIGINT) AS cost, CAST(SUM(billed) AS BIGINT) AS billed,
+                      CAST(SUM(CASE WHEN rate_permille = 1000 THEN cost
+                          ELSE (cost * 1000 + rate_permille / 2) / rate_permille END) AS BIGINT) AS list
                FROM usage WHERE tenant_id = $1 AND started_at >= $2 AND started_at < $3 AND state <> 'pending'
                GROUP BY mode, funding, COALESCE(fallback, '') ORDER BY 1, 2, 3";
     let used = fetch_all!(tx, UsedRow, sql, owner, from, to)?
@@ -77,6 +80,7 @@ pub async fn sums(tx: &mut Tx, scope: &Scope, plan: PlanId, period: Period) -> R
                 unpriced: row.unpriced,
                 estimated: row.estimated,
                 cost: Nanos(row.cost),
+                list: Nanos(row.list),
                 billed: Nanos(row.billed),
             })
         })
@@ -84,7 +88,8 @@ pub async fn sums(tx: &mut Tx, scope: &Scope, plan: PlanId, period: Period) -> R
     let sql = "SELECT COUNT(DISTINCT endpoint) FROM usage_rollup
                WHERE tenant_id = $1 AND bucket >= $2 AND bucket < $3 AND endpoint <> ''";
     let (endpoints,) = fetch_one!(tx, (i64,), sql, owner, from, to)?;
-    let sql = "SELECT CAST(COALESCE(SUM(CASE WHEN u.mode = 'byok' THEN a.cost ELSE 0 END), 0) AS BIGINT),
+    let sql = "SELECT CAST(COALESCE(SUM(CASE WHEN u.mode <> 'byok' THEN 0
+                                                 ELSE (a.cost * 1000 + u.rate_permille / 2) / u.rate_permille END), 0) AS BIGINT),
                       CAST(COALESCE(SUM(a.billed), 0) AS BIGINT)
                FROM usage_adjustment a JOIN usage u ON u.id = a.usage_id
                WHERE a.tenant_id = $1 AND a.at >= $2 AND a.at < $3";

@@ -26,6 +26,8 @@ pub struct Totals {
     pub estimated_cost: i64,
     /// What the operator bills of it.
     pub billed: i64,
+    /// At list price, whatever was negotiated.
+    pub list_cost: i64,
     /// Requests that ran on the shared account because the own key could not be used.
     pub fallbacks: i64,
 }
@@ -56,6 +58,7 @@ impl Totals {
             cost: self.cost + other.cost,
             estimated_cost: self.estimated_cost + other.estimated_cost,
             billed: self.billed + other.billed,
+            list_cost: self.list_cost + other.list_cost,
             fallbacks: self.fallbacks + other.fallbacks,
         }
     }
@@ -72,6 +75,7 @@ const SUMS: &str = "CAST(COALESCE(SUM(r.requests), 0) AS BIGINT) AS requests,
     CAST(COALESCE(SUM(r.cost), 0) AS BIGINT) AS cost,
     CAST(COALESCE(SUM(r.estimated_cost), 0) AS BIGINT) AS estimated_cost,
     CAST(COALESCE(SUM(r.billed), 0) AS BIGINT) AS billed,
+    CAST(COALESCE(SUM(r.list_cost), 0) AS BIGINT) AS list_cost,
     CAST(COALESCE(SUM(CASE WHEN r.fallback <> '' THEN r.requests ELSE 0 END), 0) AS BIGINT) AS fallbacks";
 
 /// Rows in the shape of rollups, for what rollups do not know: sessions and prompts.
@@ -84,7 +88,10 @@ const ROWS: &str = "(SELECT u.tenant_id, started_at AS bucket, mode, COALESCE(fa
         cache_write_5m_tokens + cache_write_1h_tokens AS cache_write_tokens,
         output_tokens + audio_output_tokens AS output_tokens, u.cost + COALESCE(a.cost, 0) AS cost,
         CASE WHEN state <> 'final' THEN u.cost + COALESCE(a.cost, 0) ELSE 0 END AS estimated_cost,
-        u.billed + COALESCE(a.billed, 0) AS billed
+        u.billed + COALESCE(a.billed, 0) AS billed,
+        CASE WHEN u.rate_permille = 1000 THEN u.cost + COALESCE(a.cost, 0)
+             ELSE (u.cost * 1000 + u.rate_permille / 2) / u.rate_permille
+                 + (COALESCE(a.cost, 0) * 1000 + u.rate_permille / 2) / u.rate_permille END AS list_cost
     FROM usage u LEFT JOIN usage_adjustment a ON a.usage_id = u.id WHERE state <> 'pending')";
 
 fn column(dimension: Dimension) -> &'static str {

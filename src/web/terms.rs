@@ -99,7 +99,7 @@ async fn page(console: &Console, viewer: &Viewer, view: &TenantView) -> Result<T
     let scope = Scope::of_system(Owner::Tenant(tenant.id));
     let credits = services.spending(&scope, Funding::Credits).await?.credits.unwrap_or_default();
     let times = Times { now: services.clock.now(), zone: jiff::tz::TimeZone::UTC };
-    let orders = services.orders(&viewer.actor, &scope, tenant).await?;
+    let orders = services.waiting_orders(&viewer.actor, &scope).await?;
     let history = services.funding_history(&viewer.actor, tenant).await?;
     Ok(TenantPage {
         chrome: Chrome::new(viewer, &Here::Platform, &tenant.name, "/platform/tenants"),
@@ -114,20 +114,19 @@ async fn page(console: &Console, viewer: &Viewer, view: &TenantView) -> Result<T
         rate_was: view.policy.rate.percent(),
         fundings: [
             (Funding::Included, "The plan covers it. Nothing is billed for requests on the shared account."),
-            (Funding::Metered, "Each request on the shared account is billed at list price, once a month."),
+            (
+                Funding::Metered,
+                "Each request on the shared account is billed at the rate below, once a month.",
+            ),
             (
                 Funding::Credits,
-                "Each request on the shared account is paid at list price from a balance; without enough of it, it is refused.",
+                "Each request on the shared account is paid at the rate below from a balance; without enough of it, it is refused.",
             ),
         ],
         history: history.into_iter().map(|(funding, at)| (funding, times.day(at))).collect(),
         balance: credits.balance.dollars(),
         held: credits.held.shown(),
-        waiting: orders
-            .iter()
-            .map(|order| OrderLine::of(order, &times))
-            .filter(|line| line.is_open && line.by_hand)
-            .collect(),
+        waiting: orders.iter().map(|order| OrderLine::of(order, &times)).collect(),
         form: CreditForm { form_id: uuid::Uuid::now_v7().to_string(), ..CreditForm::default() },
         asks_password: !viewer.actor.is_confirmed(services.clock.now()),
         problems: Problems::default(),

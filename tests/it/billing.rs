@@ -219,3 +219,36 @@ on_both! {
         page.says("Negotiated rate").says("85% of the list price").says("Sum at list price, exactly");
     }
 }
+
+on_both! {
+    async fn a_negotiated_rate_of_a_key_leaves_the_fee_for_own_keys(world: World) {
+        let cast = cast(world).await;
+        let tenant = &cast.tenant;
+        world.add_key(tenant, "production", &test_key("ok")).await.unwrap();
+        let mut root = sign_in(world, "root").await;
+        let terms = [("plan", "pro"), ("subscription", "0"), ("endpoints_included", "0"), ("endpoint_fee", "0"), ("byok_percent", "10")];
+        let set = root.post("/platform/plans", &terms).await;
+        assert_eq!(set.status, 303, "{}", set.body);
+        let token = world.token(tenant).await;
+        let call = async || {
+            let answer = world.message(&token).header("x-keyward-key", "production").send().await.unwrap();
+            world.row_of(&answer).await
+        };
+        let (admin, scope) = (world.admin(tenant), holder(tenant).scope);
+        let fee = async || {
+            let (running, _) = world.services.statements(&admin, &scope, tenant).await.unwrap();
+            running[0].due
+        };
+        let first = call().await;
+        let at_list = fee().await;
+        assert_eq!(at_list, Nanos(div_half_even(i128::from(first.cost.0), 10).try_into().unwrap()));
+        world.services.set_key_rate(&admin, holder(tenant), tenant, "production", "0.1").await.unwrap();
+        let second = call().await;
+        assert!(second.cost.0 * 900 < first.cost.0);
+        // What the tenant pays its provider is its own business: the fee is for the list price.
+        let both = fee().await;
+        assert!((both.0 - 2 * at_list.0).abs() <= 100, "{both:?} after {at_list:?}");
+        let group = world.services.cost_comparison(&admin, &scope, tenant, Multiplier::LIST).await.unwrap();
+        assert!((group[0].managed.0 - 2 * first.cost.0).abs() <= 500, "{group:?}");
+    }
+}

@@ -400,9 +400,9 @@ on_both! {
         assert_eq!((requests, listed), (totals.requests, totals.cost));
         let balance = running.lines.last().unwrap();
         assert_eq!((balance.text.as_str(), balance.amount.0), ("Balance after", 20_000_000_000 - 900));
-        let compared = world.services.cost_comparison(&admin, &scope, &tenant).await.unwrap();
+        let compared = world.services.cost_comparison(&admin, &scope, &tenant, Multiplier::LIST).await.unwrap();
         let [line] = compared.as_slice() else { panic!("one feature") };
-        assert_eq!(line.list.0, listed);
+        assert_eq!(line.managed.0, listed);
         assert_eq!(line.own_key.0, listed + (listed + 5) / 10, "ten per cent for own keys");
         // The month is over, but something of it is still pending.
         let end = running.period.end;

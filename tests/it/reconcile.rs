@@ -17,7 +17,7 @@ use crate::support::{World, holder, message, test_key};
 const ANTHROPIC: &str = "sk-ant-admin01-test-ok-0001-AAAA";
 const OPENAI: &str = "sk-admin-test-ok-00000001-AAAA";
 
-async fn add(world: &World, tenant: &Tenant, provider: &str, key: &str) -> Result<(), ServiceError> {
+async fn add(world: &World, tenant: &Tenant, provider: &str, key: &str) -> Result<bool, ServiceError> {
     let secret = Secret::new(key.to_owned());
     world.services.add_report_key(&world.admin(tenant), holder(tenant), tenant, provider, &secret).await
 }
@@ -73,7 +73,7 @@ on_both! {
                 answer.bytes().await.unwrap();
                 cost += world.row(keyward::domain::ids::RequestId::parse(&id).unwrap()).await.cost.0;
             }
-            add(world, &tenant, provider.as_str(), admin_key).await.unwrap();
+            assert!(add(world, &tenant, provider.as_str(), admin_key).await.unwrap());
             let found = lines(world, &tenant, provider).await;
             let ours: Vec<&Line> = found.iter().filter(|line| line.key == "production@1" && line.here.tokens > 0).collect();
             assert_eq!(ours.len(), 1, "{found:#?}");
@@ -83,12 +83,17 @@ on_both! {
             assert!((0..200).contains(&line.tokens_apart()), "{line:?}");
             assert!(told(world, &tenant).await.is_empty());
 
+            // On the day on which it was pasted, it may have been used before.
             use_elsewhere(world, provider, &key).await;
-            // Read again once a day, not before.
-            world.clock.advance(DAY - HOUR);
+            world.clock.advance(DAY + HOUR);
             world.services.reconcile_due().await.unwrap();
             assert!(told(world, &tenant).await.is_empty());
-            world.clock.advance(2 * HOUR);
+            use_elsewhere(world, provider, &key).await;
+            // Read again once a day, not before.
+            world.clock.advance(DAY - 2 * HOUR);
+            world.services.reconcile_due().await.unwrap();
+            assert!(told(world, &tenant).await.is_empty());
+            world.clock.advance(3 * HOUR);
             world.services.reconcile_due().await.unwrap();
             let texts = told(world, &tenant).await;
             assert_eq!(texts.len(), 1, "{texts:?}");
@@ -132,8 +137,10 @@ on_both! {
         let taken = world.add_key(tenant, "admin", ANTHROPIC).await;
         assert!(matches!(taken, Err(ServiceError::Invalid(_))));
 
-        // What is rejected later says so, and what was read stays.
+        // On the day of its pasting it is no alarm; a day later it would be.
         world.sql("UPDATE provider_report SET tokens = tokens + 5000000").await;
+        admin.get(page).await.says("Before it was here");
+        world.sql("UPDATE key_version SET created_at = created_at - 172800000000").await;
         admin.get(page).await.says("Used elsewhere");
         assert_eq!(admin.post(&format!("{page}/anthropic/remove"), &[]).await.status, 303);
         admin.get(page).await.says("removed").says("Nothing is compared yet");

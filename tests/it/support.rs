@@ -91,7 +91,7 @@ pub struct Setup {
     /// Where Anthropic requests go in place of the sandbox.
     pub anthropic_url: Option<String>,
     pub openai_url: Option<String>,
-    /// Origins that tenants' URLs may lead to, beside the sandbox's.
+    /// Origins that webhooks may lead to, beside the sandbox's.
     pub allowed: Vec<String>,
     pub mail: MailSettings,
     pub payments: PaymentSettings,
@@ -126,7 +126,8 @@ impl World {
             google_token_url: sandbox_url.clone(),
             endpoints: EndpointSettings {
                 public_url: Some(format!("http://localhost:{}", address.port())),
-                allowed_endpoints: [vec![sandbox_url.clone()], setup.allowed].concat(),
+                allowed_endpoints: vec![sandbox_url.clone()],
+                allowed_webhooks: [vec![sandbox_url.clone()], setup.allowed].concat(),
             },
             mail: setup.mail,
             payments: PaymentSettings {

@@ -142,6 +142,7 @@ macro_rules! bind_sums {
             .bind(sum.cost)
             .bind(sum.estimated_cost)
             .bind(sum.billed)
+            .bind(sum.list_cost)
     }};
 }
 
@@ -335,9 +336,10 @@ struct Sums {
     cost: i64,
     estimated_cost: i64,
     billed: i64,
+    list_cost: i64,
 }
 
-const ROLLUP_WIDTH: usize = 21;
+const ROLLUP_WIDTH: usize = 22;
 
 /// What settled rows add to their rollups. In one order in every process: two that settle the same
 /// buckets wait for each other instead of locking each other out.
@@ -373,6 +375,7 @@ fn sums_of<R: Borrow<UsageRow>>(rows: &[R]) -> Vec<(RollupKey<'_>, Sums)> {
         sum.cost = sum.cost.saturating_add(row.cost.0);
         sum.estimated_cost = sum.estimated_cost.saturating_add(if guessed { row.cost.0 } else { 0 });
         sum.billed = sum.billed.saturating_add(row.billed.0);
+        sum.list_cost = sum.list_cost.saturating_add(row.rate.list_of(row.cost).0);
     }
     let mut sums: Vec<_> = sums.into_iter().collect();
     sums.sort_by(|(a, _), (b, _)| {
@@ -407,7 +410,7 @@ fn roll_up_text(index: usize, numbered: bool) -> &'static str {
         format!(
             "INSERT INTO usage_rollup AS r (tenant_id, bucket, mode, fallback, feature, provider, model, key_id, endpoint,
             requests, failed, estimated, unpriced, input_tokens, cache_read_tokens, cache_write_tokens, output_tokens,
-            web_searches, cost, estimated_cost, billed)
+            web_searches, cost, estimated_cost, billed, list_cost)
          VALUES {}
          ON CONFLICT (tenant_id, bucket, mode, fallback, feature, provider, model, key_id, endpoint) DO UPDATE SET
             requests = r.requests + excluded.requests, failed = r.failed + excluded.failed,
@@ -417,7 +420,8 @@ fn roll_up_text(index: usize, numbered: bool) -> &'static str {
             cache_write_tokens = r.cache_write_tokens + excluded.cache_write_tokens,
             output_tokens = r.output_tokens + excluded.output_tokens,
             web_searches = r.web_searches + excluded.web_searches, cost = r.cost + excluded.cost,
-            estimated_cost = r.estimated_cost + excluded.estimated_cost, billed = r.billed + excluded.billed",
+            estimated_cost = r.estimated_cost + excluded.estimated_cost, billed = r.billed + excluded.billed,
+            list_cost = r.list_cost + excluded.list_cost",
             placeholders(PIECES[index], ROLLUP_WIDTH, numbered)
         )
     })

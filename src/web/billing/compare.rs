@@ -38,7 +38,9 @@ struct Row {
 pub async fn show(console: Data<Console>, place: Place) -> Answer {
     let services = &console.services;
     let tenant = &place.tenant()?.tenant;
-    let compared = services.cost_comparison(&place.viewer.actor, &place.holder.scope, tenant).await?;
+    let compared = services
+        .cost_comparison(&place.viewer.actor, &place.holder.scope, tenant, place.tenant()?.policy.rate)
+        .await?;
     let platform = services.directory.platform().await.map_err(ServiceError::from)?;
     let product = &services.options.product;
     let sum = |of: fn(&Compared) -> i64| compared.iter().map(of).sum::<i64>();
@@ -53,7 +55,7 @@ pub async fn show(console: Data<Console>, place: Place) -> Answer {
             was_own: Nanos(sum(|one| one.line.byok.cost)).shown(),
             billed: Nanos(sum(|one| one.line.managed.billed)).shown(),
             own_key: Nanos(sum(|one| one.own_key.0)).shown(),
-            managed: Nanos(sum(|one| one.list.0)).shown(),
+            managed: Nanos(sum(|one| one.managed.0)).shown(),
         },
         rows: compared
             .iter()
@@ -63,7 +65,7 @@ pub async fn show(console: Data<Console>, place: Place) -> Answer {
                 was_own: one.line.byok.cost().shown(),
                 billed: Nanos(one.line.managed.billed).shown(),
                 own_key: one.own_key.shown(),
-                managed: one.list.shown(),
+                managed: one.managed.shown(),
             })
             .collect(),
     };

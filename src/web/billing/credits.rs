@@ -193,8 +193,7 @@ pub async fn buy(console: Data<Console>, mut place: Place, posted: Posted<BuyFor
         Err(error) => {
             let failure = Failure::of(error)?;
             let mut page = page(&console, &place, None).await?;
-            // The same purchase is tried again, not another one begun.
-            (page.amount, page.once) = (form.amount, id);
+            page.amount = form.amount;
             page.problems = failure.problems;
             Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
         }

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::access::policy::Action;
 use crate::domain::ids::OrderId;
-use crate::domain::payment::{Order, OrderState, PaymentMethod};
+use crate::domain::payment::{Order, OrderState};
 use crate::services::ServiceError;
 use crate::web::error::WebError;
 use crate::web::form::{Nothing, Posted};
@@ -42,7 +42,6 @@ pub struct OrderLine {
     pub by: String,
     pub settled: Option<When>,
     pub is_open: bool,
-    pub by_hand: bool,
     /// What was given back of it.
     pub refunded: Option<String>,
 }
@@ -51,6 +50,7 @@ impl OrderLine {
     pub fn of(order: &Order, times: &crate::web::time::Times) -> Self {
         let (tone, word) = match order.state {
             OrderState::Open => ("warn", "Not paid yet"),
+            OrderState::Processing => ("", "Payment under way"),
             OrderState::Paid if order.refunded == order.amount => ("", "Refunded"),
             OrderState::Paid => ("good", "Paid"),
             OrderState::Failed => ("bad", "Payment failed"),
@@ -67,7 +67,6 @@ impl OrderLine {
             by: order.created_by.clone(),
             settled: order.settled_at.map(|at| times.when(at)),
             is_open: order.state == OrderState::Open,
-            by_hand: order.method == PaymentMethod::Manual,
             refunded: (order.refunded.0 > 0).then(|| order.refunded.dollars()),
         }
     }

@@ -114,6 +114,13 @@ fn told(cause: Cause) -> (&'static str, &'static str, &'static str) {
         Cause::Estimated => {
             ("", "Estimated here", "Some answers broke off, and Keyward counted what it saw of them.")
         }
+        Cause::Shifted => {
+            ("", "Over midnight", "What began on the day before is counted on this one by the provider.")
+        }
+        Cause::Before => ("", "Before it was here", "The key was used before it was pasted into Keyward."),
+        Cause::Extra => {
+            ("", "Other charges", "The provider charges for something that is not counted in tokens.")
+        }
         Cause::Incomplete => ("", "Not complete yet", "The provider's report of this day is still growing."),
         Cause::NotHere => {
             ("", "Not a key of Keyward's", "A key of the same organisation that is used without Keyward.")
@@ -232,8 +239,13 @@ pub async fn add(console: Data<Console>, mut place: Place, posted: Posted<Report
         })
         .await;
     match added {
-        Ok(()) => {
-            session::notify(&place.viewer.session, true, "Saved and read. It is read again every day.");
+        Ok(read) => {
+            let text = if read {
+                "Saved and read. It is read again every day."
+            } else {
+                "Saved, but its report could not be read yet. It will be tried again."
+            };
+            session::notify(&place.viewer.session, read, text);
             Ok(see_other(&address(&place)))
         }
         Err(error) => {
