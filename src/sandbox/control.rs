@@ -30,6 +30,7 @@ DELETE /sandbox/requests
 
 POST   /v1/checkout/sessions      a payment provider's checkout, for keys that begin sk_test_sandbox
 GET    /sandbox/pay/{id}          its page: pay, cancel, refund
+POST   /sandbox/hook              takes any webhook
 
 A key says what it does. Anthropic's go as x-api-key; the others are the same with another
 beginning: sk-proj- as Bearer (OpenAI), AQ. as x-goog-api-key (Gemini), and none as api-key (Azure)
@@ -45,6 +46,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .route("/sandbox/", web::get().to(help))
         .route("/sandbox/lift", web::post().to(lift))
         .route("/sandbox/impose", web::post().to(impose))
+        .route("/sandbox/hook", web::post().to(hook))
         .route("/sandbox/requests", web::get().to(requests))
         .route("/sandbox/requests", web::delete().to(clear))
         .route("/sandbox/service-account/{word}", web::get().to(service_account));
@@ -137,6 +139,11 @@ struct Page {
 async fn requests(state: web::Data<State>, page: web::Query<Page>) -> HttpResponse {
     let records = state.journal.newest(page.limit.unwrap_or(LISTED_BY_DEFAULT));
     HttpResponse::Ok().json(json!({ "requests": records }))
+}
+
+/// Takes any webhook, as a receiver would that is pleased with all of them.
+async fn hook() -> HttpResponse {
+    HttpResponse::NoContent().finish()
 }
 
 async fn clear(state: web::Data<State>) -> HttpResponse {

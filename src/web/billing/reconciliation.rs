@@ -24,7 +24,7 @@ use crate::web::time::When;
 use crate::web::{Console, confirm, session};
 
 /// Lines that a page lists of each provider.
-const SHOWN: usize = 100;
+const SHOWN: usize = 50;
 
 #[derive(Template)]
 #[template(path = "pages/billing/reconciliation.html")]
@@ -61,6 +61,8 @@ struct Report {
     differing: usize,
     more: usize,
     rows: Vec<Row>,
+    /// What the causes among them mean.
+    legend: Vec<(&'static str, &'static str, &'static str)>,
 }
 
 struct Figures {
@@ -76,11 +78,14 @@ struct Row {
     there: Figures,
     tone: &'static str,
     cause: &'static str,
-    advice: &'static str,
 }
 
 fn figures(side: Side) -> Figures {
-    let cost = side.cost.map_or_else(|| "not told".to_owned(), Nanos::shown);
+    let cost = match side.cost {
+        Some(cost) => cost.shown(),
+        None if side.tokens == 0 => "Nothing".to_owned(),
+        None => "Not told".to_owned(),
+    };
     Figures { tokens: count(side.tokens), cost }
 }
 
@@ -143,6 +148,10 @@ fn report(found: Reconciled, place: &Place) -> Report {
     lines.sort_by_key(|line| (line.cause == Cause::Same, line.cause, Reverse(line.day)));
     let more = lines.len().saturating_sub(SHOWN);
     lines.truncate(SHOWN);
+    let mut causes: Vec<Cause> = lines.iter().map(|line| line.cause).collect();
+    causes.sort_unstable();
+    causes.dedup();
+    causes.retain(|cause| *cause != Cause::Same);
     Report {
         provider: key.provider,
         label: key.provider.label(),
@@ -166,10 +175,11 @@ fn report(found: Reconciled, place: &Place) -> Report {
         there: figures(sum(&ours, |line| line.there)),
         differing,
         more,
+        legend: causes.into_iter().map(told).collect(),
         rows: lines
             .into_iter()
             .map(|line| {
-                let (tone, cause, advice) = told(line.cause);
+                let (tone, cause, _) = told(line.cause);
                 Row {
                     day: line.day.date(&jiff::tz::TimeZone::UTC).strftime("%-d %b %Y").to_string(),
                     key: if line.key.is_empty() { "No key".to_owned() } else { line.key },
@@ -178,7 +188,6 @@ fn report(found: Reconciled, place: &Place) -> Report {
                     there: figures(line.there),
                     tone,
                     cause,
-                    advice,
                 }
             })
             .collect(),
