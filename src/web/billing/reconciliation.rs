@@ -9,7 +9,6 @@ use serde::Deserialize;
 
 use crate::access::policy::Action;
 use crate::crypto::secret::Secret;
-use crate::domain::money::Nanos;
 use crate::domain::provider_key::Provider;
 use crate::domain::reconcile::{Cause, Line, Side};
 use crate::providers::reports;
