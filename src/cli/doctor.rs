@@ -38,6 +38,8 @@ pub async fn run(settings: &Settings) -> Result<ExitCode, Failure> {
     for provider in REACHED {
         tell(provider.as_str(), check_provider(settings, provider).await);
     }
+    tell("mail", check_mail(settings).await);
+    tell("payments", check_payments(settings));
     if let Some(database) = database {
         database.close().await;
     }
@@ -54,6 +56,23 @@ fn check_settings(settings: &Settings) -> Result<String, Failure> {
         ""
     };
     Ok(format!("the console is reached at {url}{warning}"))
+}
+
+async fn check_mail(settings: &Settings) -> Result<String, Failure> {
+    match settings.mail.mailer(&settings.product_name)? {
+        None => Ok("none is set; notifications stay in the console and go to webhooks".to_owned()),
+        Some(mailer) => match mailer.reach().await {
+            Ok(()) => Ok("the mail server takes the connection and the password".to_owned()),
+            Err(failure) => Err(failure.text.into()),
+        },
+    }
+}
+
+fn check_payments(settings: &Settings) -> Result<String, Failure> {
+    Ok(match settings.payments.provider()? {
+        None => "none are set; super admins grant credits".to_owned(),
+        Some(payments) => format!("credits are sold by {}", payments.method()),
+    })
 }
 
 async fn connect(settings: &Settings) -> Result<Database, Failure> {

@@ -47,30 +47,30 @@ impl Mailer {
         Ok(Self { transport, from: Mailbox::new(Some(name.to_owned()), address) })
     }
 
+    /// Whether the mail server takes a connection, and the password if there is one.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub async fn reach(&self) -> Result<(), MailFailure> {
+        match tokio::time::timeout(PATIENCE * 2, self.transport.test_connection()).await {
+            Err(_) => Err(late()),
+            Ok(Err(error)) => Err(failure(&error)),
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err(MailFailure { for_good: false, text: "The mail server hung up".to_owned() }),
+        }
+    }
+
     /// Sends a letter of plain text.
     ///
     /// # Errors
     /// Why it did not leave.
     pub async fn send(&self, to: &str, id: &str, subject: &str, text: &str) -> Result<(), MailFailure> {
         let letter = self.letter(to, id, subject, text)?;
-        let late =
-            || MailFailure { for_good: false, text: "The mail server did not answer in time".to_owned() };
         // The transport's own limit is for the connection alone.
-        let sent = tokio::time::timeout(PATIENCE * 2, self.transport.send(letter)).await;
-        match sent.map_err(|_| late())? {
-            Ok(_) => Ok(()),
-            Err(error) if error.is_timeout() => Err(late()),
-            Err(error) => {
-                let code = error.status().map(u16::from);
-                Err(MailFailure {
-                    // What is wrong with the mailbox, and not with the sender or its password.
-                    for_good: matches!(code, Some(550 | 551 | 553)),
-                    text: code.map_or_else(
-                        || "The mail server could not be reached".to_owned(),
-                        |code| format!("SMTP {code}"),
-                    ),
-                })
-            }
+        match tokio::time::timeout(PATIENCE * 2, self.transport.send(letter)).await {
+            Err(_) => Err(late()),
+            Ok(Err(error)) => Err(failure(&error)),
+            Ok(Ok(_)) => Ok(()),
         }
     }
 
@@ -88,5 +88,22 @@ impl Mailer {
             .header(ContentType::TEXT_PLAIN)
             .body(text.to_owned())
             .map_err(|_| refused("The letter could not be written"))
+    }
+}
+
+fn late() -> MailFailure {
+    MailFailure { for_good: false, text: "The mail server did not answer in time".to_owned() }
+}
+
+fn failure(error: &lettre::transport::smtp::Error) -> MailFailure {
+    if error.is_timeout() {
+        return late();
+    }
+    let code = error.status().map(u16::from);
+    MailFailure {
+        // What is wrong with the mailbox, and not with the sender or its password.
+        for_good: matches!(code, Some(550 | 551 | 553)),
+        text: code
+            .map_or_else(|| "The mail server could not be reached".to_owned(), |code| format!("SMTP {code}")),
     }
 }
