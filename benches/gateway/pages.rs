@@ -60,6 +60,9 @@ async fn measure_on(plan: &Plan, postgres: Option<&str>, aims: &mut Vec<Aim>) ->
     report::table(&title, &["page", "rows of its tenant", "median ms", "p99 ms", "pages/s"], &rows);
     let memory = keyward.memory()?;
     println!("\nKeyward's memory then: {:.1} MiB, {:.1} MiB at the most.", memory.now, memory.peak);
+    keyward.stop()?;
+    // What the pages have left behind in memory is none of the download's.
+    let keyward = Keyward::start(&folder, &settings)?;
     measure_download(&keyward, &card.download, kind, aims).await?;
     keyward.stop()
 }
