@@ -482,3 +482,31 @@ on_both! {
         assert!(matches!(world.services.notifications(&member, &scope, &tenant).await, Err(ServiceError::Denied)));
     }
 }
+
+on_both! {
+    /// Forward over a month's end and back again, in the middle of requests too.
+    async fn a_clock_that_jumps_leaves_the_books_whole(world: World) {
+        let (tenant, token) = prepaid(world, "acme", "5").await;
+        let (admin, scope) = (world.admin(&tenant), holder(&tenant).scope);
+        world.services.set_budget(&admin, &scope, &tenant, &budget("", "3", "pause")).await.unwrap();
+        for jump in [0, 40 * DAY, -40 * DAY, 3 * DAY, -3 * DAY - MINUTE, 1] {
+            let slow = world.send(&token, &asking(100)).send();
+            let (answer, ()) = tokio::join!(slow, async { world.clock.advance(jump) });
+            assert_eq!(answer.unwrap().status(), 200, "after a jump of {jump}");
+            world.services.true_up_money().await.unwrap();
+            world.services.keep_meter().await.unwrap();
+            world.services.close_months().await.unwrap();
+        }
+        let all = world.rows(&tenant).await;
+        assert_eq!(all.len(), 6);
+        assert!(all.iter().all(|row| row.total_us.unwrap() >= 0 && row.state == UsageState::Final));
+        let billed: i64 = all.iter().map(|row| row.billed.0).sum();
+        assert_eq!(balanced(world, &tenant).await.balance.0, 5_000_000_000 - billed);
+        // The budget is that of the month that it is now, and of what began in it.
+        world.services.true_up_money().await.unwrap();
+        let budget = only_budget(world, &scope).await;
+        assert!(budget.period.has(world.clock.now()));
+        let inside = all.iter().filter(|row| budget.period.has(row.started_at));
+        assert_eq!((budget.spent.0, budget.held.0), (inside.map(|row| row.cost.0).sum(), 0));
+    }
+}
