@@ -15,6 +15,7 @@ CREATE TABLE credit_order (
     settled_by TEXT
 );
 CREATE INDEX credit_order_by_tenant ON credit_order (tenant_id, id);
+CREATE INDEX credit_order_open ON credit_order (created_at) WHERE state = 'open';
 CREATE INDEX credit_order_by_payment ON credit_order (payment);
 
 -- Messages of payment providers that were taken, so that each counts once. What was refunded of a

@@ -186,6 +186,16 @@ impl Services {
         Ok(purchases::waiting(&mut tx, scope).await?)
     }
 
+    /// Tenants whose purchases wait for word that their payment has arrived: slug, name, and how many.
+    ///
+    /// # Errors
+    /// `Denied` to all but super admins.
+    pub async fn tenants_waiting(&self, actor: &Actor) -> Result<Vec<(String, String, i64)>, ServiceError> {
+        self.permit(actor, Action::SeePlatform, None)?;
+        let mut tx = self.db.read().await?;
+        Ok(purchases::tenants_waiting(&mut tx).await?)
+    }
+
     /// Cancels an order that is paid by hand and was not paid. (A checkout ends by itself.)
     ///
     /// # Errors

@@ -162,6 +162,16 @@ pub async fn waiting(tx: &mut Tx, scope: &Scope) -> Result<Vec<Order>, StorageEr
     rows.into_iter().map(Order::try_from).collect()
 }
 
+/// Tenants with orders that are paid by hand and are not settled: slug, name, and how many.
+pub async fn tenants_waiting(tx: &mut Tx) -> Result<Vec<(String, String, i64)>, StorageError> {
+    fetch_all!(
+        tx,
+        (String, String, i64),
+        "SELECT t.slug, t.name, COUNT(*) FROM credit_order o JOIN tenant t ON t.id = o.tenant_id
+         WHERE o.state = 'open' AND o.method = 'manual' GROUP BY t.slug, t.name ORDER BY MIN(o.created_at) LIMIT 50"
+    )
+}
+
 /// What was refunded of a payment in all, as far as messages have said.
 pub async fn refunded_of(tx: &mut Tx, payment: &str) -> Result<i64, StorageError> {
     let sql = "SELECT CAST(COALESCE(MAX(refunded_cents), 0) AS BIGINT) FROM payment_event WHERE payment = $1";

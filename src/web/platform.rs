@@ -39,6 +39,8 @@ struct TenantsPage {
     q: String,
     rows: Vec<TenantRow>,
     full: bool,
+    /// Slug, name, and how many purchases wait for payment.
+    waiting: Vec<(String, String, String)>,
 }
 
 struct TenantRow {
@@ -61,6 +63,7 @@ async fn tenants(console: Data<Console>, viewer: Viewer, search: Query<Search>) 
     let (found, plans) = console.services.list_tenants(&viewer.actor, &q).await?;
     let count = i64::try_from(found.len()).unwrap_or(i64::MAX);
     let times = times(&console);
+    let waiting = console.services.tenants_waiting(&viewer.actor).await?;
     let page = TenantsPage {
         chrome: Chrome::new(&viewer, &Here::Platform, "Tenants", "/platform/tenants"),
         product: console.services.options.product.clone(),
@@ -71,6 +74,10 @@ async fn tenants(console: Data<Console>, viewer: Viewer, search: Query<Search>) 
         },
         q,
         full: count >= 200,
+        waiting: waiting
+            .into_iter()
+            .map(|(slug, name, orders)| (slug, name, counted(orders, "purchase", "purchases")))
+            .collect(),
         rows: found.into_iter().map(|record| row(record, &plans, &times)).collect(),
     };
     Page::new(page).answer()

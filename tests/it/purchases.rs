@@ -313,6 +313,8 @@ async fn payments_by_hand_are_entered_by_super_admins() {
     ada.get(&page).await.says("Transfer to DE02").says(&first.reference());
     root.get("/platform/tenants/acme").await.says(&first.reference()).says(&second.reference());
 
+    root.get("/platform/tenants").await.says("Purchases that wait for payment").says("2 purchases");
+
     let confirm = |id: OrderId| format!("/platform/tenants/acme/orders/{id}/paid");
     assert_eq!(ada.post(&confirm(first.id), &[]).await.status, 403);
     assert_eq!(balance(&world, &tenant).await, Nanos::ZERO);
