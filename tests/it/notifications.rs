@@ -305,3 +305,41 @@ async fn a_key_in_use_for_long_is_told_of_once() {
     assert!(log(&world, &tenant).await.is_empty());
     world.end().await;
 }
+
+/// A mail server that takes the connection and says nothing holds up its own letter, and no other's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_mail_server_does_not_stop_deliveries() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mail = MailSettings {
+        smtp_url: Some(format!("smtp://{}", silent.local_addr().unwrap())),
+        smtp_url_file: None,
+        mail_from: Some("keyward@operator.example".to_owned()),
+    };
+    tokio::spawn(async move {
+        let mut kept = Vec::new();
+        while let Ok((stream, _)) = silent.accept().await {
+            kept.push(stream);
+        }
+    });
+    let world = World::with(On::Sqlite, Setup { mail, ..Setup::default() }).await;
+    let tenant = world.tenant("acme", UsageMode::Byok).await;
+    world.user("ada@acme.example", "correct horse battery", None, Some((tenant.id, TenantRole::Admin))).await;
+    tell(&world, &tenant).await;
+    let limit = Duration::from_secs(60);
+    let failed = tokio::time::timeout(limit, async {
+        loop {
+            world.services.deliver_due().await.unwrap();
+            if let Some(tried) = log(&world, &tenant).await.into_iter().find(|one| one.attempts == 1) {
+                return tried;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .expect("the job goes on");
+    assert_eq!(
+        (failed.state, failed.outcome.as_str()),
+        (DeliveryState::Waiting, "The mail server did not answer in time")
+    );
+    world.end().await;
+}

@@ -4,7 +4,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use keyward::config::{PaymentKind, PaymentSettings};
 use keyward::domain::account::{PlatformRole, Tenant, TenantRole};
 use keyward::domain::billing::{EntryKind, Funding, UsageMode};
-use keyward::domain::clock::SECOND;
+use keyward::domain::clock::{HOUR, SECOND};
 use keyward::domain::ids::OrderId;
 use keyward::domain::money::Nanos;
 use keyward::domain::payment::{Order, OrderState};
@@ -334,4 +334,43 @@ async fn payments_by_hand_are_entered_by_super_admins() {
     let scope = holder(&other).scope;
     assert!(world.services.confirm_order(&world.super_admin(), &scope, third.id).await.is_err());
     world.end().await;
+}
+
+/// Word of a payment and of its refund are taken by two connections at once: neither may miss the other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refund_beside_its_payment_is_not_lost() {
+    for on in [On::Sqlite, On::Postgres] {
+        let (world, tenant) = unreachable(on).await;
+        let (admin, scope) = (world.admin(&tenant), holder(&tenant).scope);
+        for nth in 0..40 {
+            let id = OrderId::new();
+            let _ = world.services.order_credits(&admin, &scope, &tenant, id, "10").await;
+            let order = find(&world, &tenant, id).await;
+            let (payment, refund) = (
+                paid(&format!("evt_p{nth}"), &order, 1_000, "usd"),
+                refunded(&format!("evt_r{nth}"), &order, 1_000),
+            );
+            let told = tokio::join!(tell(&world, &payment), tell(&world, &refund));
+            assert_eq!(told, (200, 200));
+            assert_eq!(balance(&world, &tenant).await, Nanos::ZERO, "purchase {nth} on {on:?}");
+        }
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_pays_ends_and_is_entered_if_it_is_paid_after_all() {
+    for on in [On::Sqlite, On::Postgres] {
+        let (world, tenant) = world_with(on, stripe()).await;
+        let order = order(&world, &tenant, "50").await;
+        world.clock.advance(24 * HOUR);
+        world.services.tidy().await.unwrap();
+        assert_eq!(find(&world, &tenant, order.id).await.state, OrderState::Open);
+        world.clock.advance(2 * HOUR);
+        world.services.tidy().await.unwrap();
+        assert_eq!(find(&world, &tenant, order.id).await.state, OrderState::Expired);
+        assert_eq!(tell(&world, &paid("evt_1", &order, 5_000, "usd")).await, 200);
+        assert_eq!(balance(&world, &tenant).await, dollars(50));
+        world.end().await;
+    }
 }
