@@ -1,5 +1,7 @@
 //! Buying credits: paid once, entered once, whatever order messages come in and whoever forges them.
 
+use std::time::Duration;
+
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use keyward::config::{PaymentKind, PaymentSettings};
 use keyward::domain::account::{PlatformRole, Tenant, TenantRole};
@@ -9,7 +11,7 @@ use keyward::domain::ids::OrderId;
 use keyward::domain::money::Nanos;
 use keyward::domain::payment::{Order, OrderState};
 use keyward::startup::{self, Replacements};
-use keyward::storage::credits;
+use keyward::storage::{Database, credits};
 use serde_json::{Value, json};
 
 use crate::support::{On, PAYMENT_SECRET, Setup, World, error_code, holder, test_key};
@@ -356,6 +358,49 @@ async fn a_refund_beside_its_payment_is_not_lost() {
         }
         world.end().await;
     }
+}
+
+/// Holds the payment back at its commit, where its refund, had it not to wait, would find no order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refund_waits_for_its_payment_to_commit() {
+    const STALL: &str = "CREATE FUNCTION stall() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END'";
+    const AT_COMMIT: &str = "CREATE CONSTRAINT TRIGGER stall AFTER UPDATE ON credit_order
+        INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION stall()";
+    let (world, tenant) = world_with(On::Postgres, stripe()).await;
+    let order = order(&world, &tenant, "10").await;
+    world.sql(STALL).await;
+    world.sql(AT_COMMIT).await;
+    let Database::Postgres(pool) = &world.services.db else { unreachable!("asked for PostgreSQL") };
+    let mut gate = pool.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(1)").execute(&mut *gate).await.unwrap();
+    let waiting = async |number: i64| {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        loop {
+            let seen: i64 = sqlx::query_scalar(sql).fetch_one(pool).await.unwrap();
+            if seen == number {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (payment, refund) = (paid("evt_p", &order, 1_000, "usd"), refunded("evt_r", &order, 1_000));
+    let paid = tell(&world, &payment);
+    let told_of_refund = async {
+        waiting(1).await;
+        let told = tell(&world, &refund);
+        let open = async {
+            waiting(2).await;
+            gate.rollback().await.unwrap();
+        };
+        tokio::join!(told, open)
+    };
+    let both = async { tokio::join!(paid, told_of_refund) };
+    let told = tokio::time::timeout(Duration::from_secs(20), both).await.expect("the refund waits");
+    assert_eq!((told.0, told.1.0), (200, 200));
+    assert_eq!(balance(&world, &tenant).await, Nanos::ZERO);
+    world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
