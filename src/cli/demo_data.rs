@@ -395,7 +395,7 @@ async fn plant_usage(
     // Day by day, so that the ledger's lines are of the months that they are in.
     let zone = jiff::tz::TimeZone::get(sample.zone)?;
     for batch in rows.chunk_by(|a, b| a.started_at.date(&zone) == b.started_at.date(&zone)) {
-        holds::record(&services.db, &[], batch).await?;
+        holds::record(&services.db, &[], batch, now).await?;
     }
     Ok(())
 }

@@ -45,7 +45,13 @@ pub struct Report {
 /// The tenant's time zone; UTC where the name is unknown to this machine.
 #[must_use]
 pub fn zone_of(tenant: &Tenant) -> TimeZone {
-    TimeZone::get(&tenant.time_zone).unwrap_or(TimeZone::UTC)
+    zone_named(&tenant.time_zone)
+}
+
+/// As `zone_of`, of the name alone.
+#[must_use]
+pub fn zone_named(name: &str) -> TimeZone {
+    TimeZone::get(name).unwrap_or(TimeZone::UTC)
 }
 
 /// The beginnings of the last `count` days before tomorrow in a zone, and tomorrow's.
@@ -94,7 +100,8 @@ impl Services {
             .collect();
         for (day, mode, totals) in usage_report::by_day(&mut tx, scope, &starts).await? {
             if let Some(day) = days.get_mut(day) {
-                *side(&mut day.byok, &mut day.managed, mode) = totals;
+                let side = side(&mut day.byok, &mut day.managed, mode);
+                *side = side.plus(&totals);
             }
         }
         let previous = usage_report::totals(&mut tx, scope, earlier[0], from).await?;
@@ -104,7 +111,7 @@ impl Services {
         let totals = days.iter().fold(Totals::default(), |sum, day| sum.plus(&day.byok).plus(&day.managed));
         let unpriced = match totals.unpriced {
             0 => Vec::new(),
-            _ => usage_report::unpriced_models(&mut tx, scope, from).await?,
+            _ => usage_report::unpriced_models(&mut tx, scope, (from, to)).await?,
         };
         let groups = if detailed {
             let grouping = Grouping { by: group, then: None, filters: &[] };

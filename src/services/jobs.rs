@@ -62,6 +62,7 @@ pub fn start(services: &Arc<Services>) -> Jobs {
             s.rate_again().await?;
             s.close_months().await.map(|_| ())
         })),
+        runtime.spawn(every(Duration::from_mins(10), Arc::clone(services), async |s| s.sum_days().await)),
     ])
 }
 

@@ -127,10 +127,11 @@ impl Services {
     /// # Errors
     /// When the database fails.
     pub async fn key_lines(&self, holder: Holder) -> Result<Vec<KeyLine>, ServiceError> {
-        let since = bucket_of(self.clock.now().minus(30 * DAY));
+        let now = self.clock.now();
+        let range = (bucket_of(now.minus(30 * DAY)), now.plus(DAY));
         let mut tx = self.db.read().await?;
         let found = keys::list(&mut tx, &holder.scope).await?;
-        let costs = usage_report::cost_by_key(&mut tx, &holder.scope, since).await?;
+        let costs = usage_report::cost_by_key(&mut tx, &holder.scope, range).await?;
         tx.rollback().await?;
         Ok(found
             .into_iter()

@@ -231,9 +231,7 @@ impl Services {
                 key(a).cmp(&key(b))
             });
             let mut tx = self.db.meter().await?;
-            for (row, adjustment) in &found {
-                rated += usize::from(adjustments::append(&mut tx, row, adjustment).await?);
-            }
+            rated += adjustments::append(&mut tx, &found).await?;
             tx.commit().await?;
         }
     }

@@ -6,27 +6,31 @@ use jiff::ToSpan as _;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
-use super::billing::{DAYS, day_starts, side, zone_of};
+use super::billing::{DAYS, day_starts, side, zone_named, zone_of};
 use super::{ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::access::policy::{About, Action};
 use crate::access::scope::Scope;
 use crate::domain::account::Tenant;
 use crate::domain::audit::AuditAction;
-use crate::domain::clock::Moment;
+use crate::domain::clock::{HOUR, Moment};
 use crate::domain::ids::{RequestId, TenantId};
 use crate::domain::money::Nanos;
 use crate::domain::price::Multiplier;
 use crate::domain::usage::{BUCKET, Dimension, Filter, UsageRow, bucket_of};
 use crate::storage::adjustments::{self, Adjustment};
 use crate::storage::usage_report::{self, Grouped, Grouping, Totals};
-use crate::storage::{statements, usage};
+use crate::storage::{day_sums, statements, usage};
 
 /// Groups that are read at most for a page, which shows fewer; downloads and the API have more.
 pub const MOST_GROUPS: i64 = 10_000;
 const ALL_GROUPS: i64 = 1_000_000;
 /// The longest range, in days.
 pub const LONGEST: i32 = 366;
+/// A day is added up when it has been over for this long: most of what was under way at its end is
+/// settled then, and clocks of processes may differ.
+const SUMMED_AFTER: i64 = 3 * HOUR;
+const DAYS_AT_ONCE: usize = 31;
 
 /// One line of a breakdown.
 #[derive(Clone, Debug)]
@@ -244,6 +248,45 @@ impl Services {
         let rows = usage::page(&mut tx, tenant, range.0, range.1, after, limit).await?;
         let adjusted = adjustments::of(&mut tx, &rows).await?;
         Ok((rows, adjusted))
+    }
+
+    /// Adds up the days that are over, tenant by tenant.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn sum_days(&self) -> Result<(), ServiceError> {
+        let over = self.clock.now().minus(SUMMED_AFTER);
+        let mut tx = self.db.read().await?;
+        let due = day_sums::due(&mut tx, over).await?;
+        tx.rollback().await?;
+        for (tenant, zone, through) in due {
+            let zone = zone_named(&zone);
+            let end = Moment::start_of(over.date(&zone), &zone);
+            if through < end {
+                while self.sum_some_days(tenant, &zone, end).await? {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds up a tenant's next days, as many as one statement should; false if there are none.
+    async fn sum_some_days(
+        &self,
+        tenant: TenantId,
+        zone: &TimeZone,
+        end: Moment,
+    ) -> Result<bool, ServiceError> {
+        let mut tx = self.db.meter().await?;
+        let Some(first) = day_sums::lock(&mut tx, tenant).await?.filter(|first| *first < end) else {
+            return Ok(false);
+        };
+        let first = first.date(zone);
+        let dates = std::iter::successors(Some(first), |date| date.tomorrow().ok());
+        let starts = dates.map(|date| Moment::start_of(date, zone)).take_while(|start| *start <= end);
+        let days: Vec<Moment> = starts.take(DAYS_AT_ONCE + 1).collect();
+        day_sums::sum(&mut tx, tenant, &days).await?;
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// Sums over a range, widened to whole quarter-hours, by group; the costliest first.

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use super::{StorageError, Tx, execute, fetch_all, on_backend};
+use super::{StorageError, Tx, day_sums, execute, fetch_all, on_backend};
 use crate::domain::clock::Moment;
 use crate::domain::ids::{PriceId, RequestId};
 use crate::domain::money::Nanos;
@@ -21,8 +21,17 @@ pub struct Adjustment {
     pub billed: Nanos,
 }
 
-/// Appends an adjustment to a settled row, and to its rollup. False if the row has one already.
-pub async fn append(tx: &mut Tx, row: &UsageRow, adjustment: &Adjustment) -> Result<bool, StorageError> {
+/// Appends adjustments to settled rows and to their rollups, and gives how many: a row has one.
+pub async fn append(tx: &mut Tx, adjusted: &[(UsageRow, Adjustment)]) -> Result<usize, StorageError> {
+    let mut appended = 0;
+    for (row, adjustment) in adjusted {
+        appended += usize::from(append_one(tx, row, adjustment).await?);
+    }
+    day_sums::set_back(tx, adjusted.iter().map(|(row, _)| row)).await?;
+    Ok(appended)
+}
+
+async fn append_one(tx: &mut Tx, row: &UsageRow, adjustment: &Adjustment) -> Result<bool, StorageError> {
     let sql = "INSERT INTO usage_adjustment (usage_id, tenant_id, at, price_id, cost, billed)
                VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (usage_id) DO NOTHING";
     let Adjustment { at, price, cost, billed } = *adjustment;

@@ -9,7 +9,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 use uuid::Uuid;
 
 use super::credits::{self, NewEntry};
-use super::{Database, StorageError, Tx, execute, on_backend, usage};
+use super::{Database, StorageError, Tx, day_sums, execute, on_backend, usage};
 use crate::domain::billing::{EntryKind, Shortage};
 use crate::domain::clock::{MINUTE, Moment};
 use crate::domain::ids::{KeyId, TenantId};
@@ -19,7 +19,8 @@ use crate::domain::usage::{UsageRow, UsageState};
 /// Writes rows as `usage::record` does, and with them what they hold and what they cost. Rows are
 /// opened in the order in which they are given, each if what is left covers its hold.
 ///
-/// Gives for every row of `opening` what it lacked; such a row was not written.
+/// Gives for every row of `opening` what it lacked; such a row was not written. Days that end before
+/// `may_be_summed` may be in sums already.
 ///
 /// # Errors
 /// `Settled` when a row is settled already; nothing of a batch with holds is written then.
@@ -27,9 +28,12 @@ pub async fn record<R: Borrow<UsageRow> + Sync>(
     db: &Database,
     opening: &[R],
     settled: &[R],
+    may_be_summed: Moment,
 ) -> Result<Vec<Option<Shortage>>, StorageError> {
     let all = || opening.iter().chain(settled).map(Borrow::borrow);
-    if !all().any(touches_money) {
+    let late = |row: &&UsageRow| row.state != UsageState::Pending && row.started_at < may_be_summed;
+    let any_late = all().any(|row| late(&row));
+    if !any_late && !all().any(touches_money) {
         let rows: Vec<&UsageRow> = all().collect();
         usage::record(db, &rows).await?;
         return Ok(vec![None; opening.len()]);
@@ -64,7 +68,7 @@ pub async fn record<R: Borrow<UsageRow> + Sync>(
         tx.commit().await?;
         return Ok(shortages);
     }
-    tx = match (tx, purses.only_change()) {
+    tx = match (tx, purses.only_change().filter(|_| !any_late)) {
         (Tx::Sqlite(tx), Some(change)) => {
             usage::record_paid(tx, &rows, &change).await?;
             return Ok(shortages);
@@ -73,6 +77,9 @@ pub async fn record<R: Borrow<UsageRow> + Sync>(
     };
     usage::upsert(&mut tx, &rows).await?;
     usage::roll_up(&mut tx, &rows).await?;
+    if any_late {
+        day_sums::set_back(&mut tx, rows.into_iter().filter(late)).await?;
+    }
     purses.write(&mut tx).await?;
     tx.commit().await?;
     Ok(shortages)

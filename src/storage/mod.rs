@@ -8,6 +8,7 @@ pub mod budgets;
 pub mod changes;
 pub mod credits;
 pub mod database;
+pub mod day_sums;
 pub mod deliveries;
 pub mod holds;
 pub mod idempotency;

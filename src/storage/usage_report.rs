@@ -1,8 +1,9 @@
-//! Sums over usage, read from rollups: what the Billing and API keys pages show.
+//! Sums over usage, read from rollups and sums of days: what the Billing and API keys pages show.
 
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
+use super::day_sums::{self, Cover, covered};
 use super::{StorageError, Tx, fetch_all, fetch_one, on_backend, word};
 use crate::access::scope::Scope;
 use crate::domain::billing::UsageMode;
@@ -79,7 +80,7 @@ const SUMS: &str = "CAST(COALESCE(SUM(r.requests), 0) AS BIGINT) AS requests,
     CAST(COALESCE(SUM(CASE WHEN r.fallback <> '' THEN r.requests ELSE 0 END), 0) AS BIGINT) AS fallbacks";
 
 /// Rows in the shape of rollups, for what rollups do not know: sessions and prompts.
-const ROWS: &str = "(SELECT u.tenant_id, started_at AS bucket, mode, COALESCE(fallback, '') AS fallback, feature, COALESCE(model_served, model_asked) AS model,
+const ROWS: &str = "SELECT u.tenant_id, started_at AS bucket, mode, COALESCE(fallback, '') AS fallback, feature, COALESCE(model_served, model_asked) AS model,
         key_id, COALESCE(endpoint, '') AS endpoint, COALESCE(session, '') AS session, COALESCE(prompt, '') AS prompt,
         1 AS requests,
         CASE WHEN status IS NULL OR status >= 400 OR error_code IS NOT NULL THEN 1 ELSE 0 END AS failed,
@@ -92,7 +93,7 @@ const ROWS: &str = "(SELECT u.tenant_id, started_at AS bucket, mode, COALESCE(fa
         CASE WHEN u.rate_permille = 1000 THEN u.cost + COALESCE(a.cost, 0)
              ELSE (u.cost * 1000 + u.rate_permille / 2) / u.rate_permille
                  + (COALESCE(a.cost, 0) * 1000 + u.rate_permille / 2) / u.rate_permille END AS list_cost
-    FROM usage u LEFT JOIN usage_adjustment a ON a.usage_id = u.id WHERE state <> 'pending')";
+    FROM usage u LEFT JOIN usage_adjustment a ON a.usage_id = u.id WHERE state <> 'pending'";
 
 fn column(dimension: Dimension) -> &'static str {
     match dimension {
@@ -108,52 +109,37 @@ fn column(dimension: Dimension) -> &'static str {
 
 /// Sums over `from..to`. Both ends fall on quarter-hours.
 pub async fn totals(tx: &mut Tx, scope: &Scope, from: Moment, to: Moment) -> Result<Totals, StorageError> {
-    let sql = format!(
-        "SELECT {SUMS} FROM usage_rollup r WHERE r.tenant_id = $1 AND r.bucket >= $2 AND r.bucket < $3"
-    );
-    fetch_one!(tx, Totals, AssertSqlSafe(sql), scope.owner().as_uuid(), from.0, to.0)
+    let sql = format!("SELECT {SUMS} FROM ({}) r", covered());
+    let Cover { days_from, days_to, .. } = day_sums::cover(tx, scope, from, to).await?;
+    let owner = scope.owner().as_uuid();
+    fetch_one!(tx, Totals, AssertSqlSafe(sql), owner, from.0, days_from.0, days_to.0, to.0)
 }
 
 #[derive(sqlx::FromRow)]
-struct DayRow {
-    day: i64,
+struct BucketRow {
+    bucket: i64,
     mode: String,
     #[sqlx(flatten)]
     totals: Totals,
 }
 
 /// Sums by day and mode. `days` are the beginnings of the days and, last, the end of the last one;
-/// the result names days by their place in it.
+/// the result names days by their place in it, and a day in as many parts as it was read in.
 pub async fn by_day(
     tx: &mut Tx,
     scope: &Scope,
     days: &[Moment],
 ) -> Result<Vec<(usize, UsageMode, Totals)>, StorageError> {
-    let values: Vec<String> = (0..days.len().saturating_sub(1))
-        .map(|i| format!("({i}, CAST(${} AS BIGINT), CAST(${} AS BIGINT))", i + 2, i + 3))
-        .collect();
-    if values.is_empty() {
-        return Ok(Vec::new());
-    }
-    let sql = format!(
-        "WITH day (day, day_from, day_to) AS (VALUES {})
-         SELECT CAST(d.day AS BIGINT) AS day, r.mode AS mode, {SUMS}
-         FROM day d CROSS JOIN usage_rollup r
-         WHERE r.tenant_id = $1 AND r.bucket >= d.day_from AND r.bucket < d.day_to
-         GROUP BY d.day, r.mode",
-        values.join(", ")
-    );
-    let rows: Vec<DayRow> = on_backend!(tx, conn => {
-        let mut query = sqlx::query_as::<_, DayRow>(AssertSqlSafe(sql)).bind(scope.owner().as_uuid());
-        for day in days {
-            query = query.bind(day.0);
-        }
-        query.fetch_all(conn).await
-    })?;
-    rows.into_iter()
+    let [from, .., to] = days else { return Ok(Vec::new()) };
+    let sql = format!("SELECT r.bucket, r.mode, {SUMS} FROM ({}) r GROUP BY r.bucket, r.mode", covered());
+    let Cover { days_from, days_to, .. } = day_sums::cover(tx, scope, *from, *to).await?;
+    let owner = scope.owner().as_uuid();
+    fetch_all!(tx, BucketRow, AssertSqlSafe(sql), owner, from.0, days_from.0, days_to.0, to.0)?
+        .into_iter()
         .map(|row| {
             let mode = word!(UsageMode, row.mode, "usage_rollup", "mode")?;
-            Ok((usize::try_from(row.day).unwrap_or(0), mode, row.totals))
+            let day = days.partition_point(|start| start.0 <= row.bucket) - 1;
+            Ok((day, mode, row.totals))
         })
         .collect()
 }
@@ -189,22 +175,24 @@ pub async fn by_group(
     let filtered = grouping.filters.iter().map(|(dimension, _)| *dimension);
     let all: Vec<Dimension> = filtered.chain([grouping.by]).chain(grouping.then).collect();
     let by_row = all.iter().any(|one| matches!(one, Dimension::Session | Dimension::Prompt));
-    let source = if by_row { ROWS } else { "usage_rollup" };
+    let source = if by_row { ROWS.to_owned() } else { covered() };
     let join = if all.contains(&Dimension::Key) { "LEFT JOIN provider_key k ON k.id = r.key_id" } else { "" };
     let name = column(grouping.by);
     let second = grouping.then.map_or("''", column);
     let also = grouping.then.map(|then| format!(", {}", column(then))).unwrap_or_default();
     let conditions: Vec<String> =
-        (5..).zip(grouping.filters).map(|(at, (of, _))| format!("AND {} = ${at}", column(*of))).collect();
+        (7..).zip(grouping.filters).map(|(at, (of, _))| format!("AND {} = ${at}", column(*of))).collect();
     let conditions = conditions.join(" ");
     let sql = format!(
-        "SELECT {name} AS name, {second} AS second, r.mode AS mode, {SUMS} FROM {source} r {join}
-         WHERE r.tenant_id = $1 AND r.bucket >= $2 AND r.bucket < $3 {conditions}
-         GROUP BY {name}{also}, r.mode ORDER BY cost DESC, requests DESC, name LIMIT $4"
+        "SELECT {name} AS name, {second} AS second, r.mode AS mode, {SUMS} FROM ({source}) r {join}
+         WHERE r.tenant_id = $1 AND r.bucket >= $2 AND r.bucket < $5 {conditions}
+         GROUP BY {name}{also}, r.mode ORDER BY cost DESC, requests DESC, name LIMIT $6"
     );
+    let Cover { days_from, days_to, .. } = day_sums::cover(tx, scope, from, to).await?;
     let rows: Vec<GroupRow> = on_backend!(tx, conn => {
         let mut query = sqlx::query_as(AssertSqlSafe(sql));
-        query = query.bind(scope.owner().as_uuid()).bind(from.0).bind(to.0).bind(limit);
+        query = query.bind(scope.owner().as_uuid()).bind(from.0).bind(days_from.0).bind(days_to.0);
+        query = query.bind(to.0).bind(limit);
         for (_, value) in grouping.filters {
             query = query.bind(value);
         }
@@ -217,35 +205,34 @@ pub async fn by_group(
         .collect()
 }
 
-/// What each of the tenant's keys cost since `from`.
+/// What each of the tenant's keys cost over `from..to`.
 pub async fn cost_by_key(
     tx: &mut Tx,
     scope: &Scope,
-    from: Moment,
+    (from, to): (Moment, Moment),
 ) -> Result<Vec<(KeyId, Nanos)>, StorageError> {
-    let rows = fetch_all!(
-        tx,
-        (Uuid, i64),
-        "SELECT key_id, CAST(COALESCE(SUM(cost), 0) AS BIGINT) FROM usage_rollup
-         WHERE tenant_id = $1 AND bucket >= $2 GROUP BY key_id",
-        scope.owner().as_uuid(),
-        from.0
-    )?;
+    let sql = format!(
+        "SELECT r.key_id, CAST(COALESCE(SUM(r.cost), 0) AS BIGINT) FROM ({}) r GROUP BY r.key_id",
+        covered()
+    );
+    let Cover { days_from, days_to, .. } = day_sums::cover(tx, scope, from, to).await?;
+    let owner = scope.owner().as_uuid();
+    let rows = fetch_all!(tx, (Uuid, i64), AssertSqlSafe(sql), owner, from.0, days_from.0, days_to.0, to.0)?;
     Ok(rows.into_iter().map(|(key, cost)| (KeyId(key), Nanos(cost))).collect())
 }
 
-/// Models without a price that were used since `from`, with the number of their requests.
+/// Models without a price that were used over `from..to`, with the number of their requests.
 pub async fn unpriced_models(
     tx: &mut Tx,
     scope: &Scope,
-    from: Moment,
+    (from, to): (Moment, Moment),
 ) -> Result<Vec<(String, i64)>, StorageError> {
-    fetch_all!(
-        tx,
-        (String, i64),
-        "SELECT model, CAST(SUM(unpriced) AS BIGINT) FROM usage_rollup
-         WHERE tenant_id = $1 AND bucket >= $2 AND unpriced > 0 GROUP BY model ORDER BY model",
-        scope.owner().as_uuid(),
-        from.0
-    )
+    let sql = format!(
+        "SELECT r.model, CAST(SUM(r.unpriced) AS BIGINT) FROM ({}) r
+         WHERE r.unpriced > 0 GROUP BY r.model ORDER BY r.model",
+        covered()
+    );
+    let Cover { days_from, days_to, .. } = day_sums::cover(tx, scope, from, to).await?;
+    let owner = scope.owner().as_uuid();
+    fetch_all!(tx, (String, i64), AssertSqlSafe(sql), owner, from.0, days_from.0, days_to.0, to.0)
 }

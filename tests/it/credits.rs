@@ -6,7 +6,7 @@ use std::sync::Arc;
 use keyward::access::scope::Scope;
 use keyward::domain::account::Tenant;
 use keyward::domain::billing::{Budget, EntryKind, Fallback, Funding, UsageMode};
-use keyward::domain::clock::{DAY, HOUR, MINUTE};
+use keyward::domain::clock::{DAY, HOUR, MINUTE, Moment};
 use keyward::domain::ids::Owner;
 use keyward::domain::money::Nanos;
 use keyward::domain::notice::NoticeKind;
@@ -24,6 +24,7 @@ use crate::on_both;
 use crate::support::{World, error_code, holder, message, test_key};
 
 const MODEL: &str = "claude-haiku-4-5";
+const NOTHING_SUMMED: Moment = Moment(0);
 
 fn typed(amount: &str) -> TypedEntry {
     TypedEntry { amount: amount.to_owned(), note: "For the test".to_owned(), form_id: String::new() }
@@ -160,12 +161,12 @@ on_both! {
         // A request whose settlement is more than its hold, and than all that there is.
         let row = UsageRow { funding: Funding::Credits, mode: UsageMode::Managed, held: hold, ..sample(world, &tenant, world.clock.now(), MODEL, 0) };
         let pending = UsageRow { state: UsageState::Pending, ..row.clone() };
-        assert_eq!(holds::record(&world.services.db, &[&pending], &[]).await.unwrap(), [None]);
+        assert_eq!(holds::record(&world.services.db, &[&pending], &[], NOTHING_SUMMED).await.unwrap(), [None]);
         let settled = UsageRow { state: UsageState::Final, cost: Nanos(25_000_000), billed: Nanos(25_000_000), ended_at: Some(world.clock.now()), ..row };
-        holds::record(&world.services.db, &[], &[&settled]).await.unwrap();
+        holds::record(&world.services.db, &[], &[&settled], NOTHING_SUMMED).await.unwrap();
         assert_eq!(balanced(world, &tenant).await.balance, Nanos(10_000_000 - 25_000_000));
         // Settled twice, it counts once.
-        assert!(holds::record(&world.services.db, &[], &[&settled]).await.is_err());
+        assert!(holds::record(&world.services.db, &[], &[&settled], NOTHING_SUMMED).await.is_err());
         assert_eq!(balanced(world, &tenant).await.balance, Nanos(-15_000_000));
         assert_eq!(world.send(&token, &body).send().await.unwrap().status(), 402);
         // A grant that covers the overrun and the next request opens it again.
@@ -191,7 +192,7 @@ on_both! {
             ..sample(world, &tenant, world.clock.now().minus(HOUR), MODEL, 0)
         };
         let other = UsageRow { id: keyward::domain::ids::RequestId::new(), ..row.clone() };
-        let opened = holds::record(&world.services.db, &[&row, &other], &[]).await.unwrap();
+        let opened = holds::record(&world.services.db, &[&row, &other], &[], NOTHING_SUMMED).await.unwrap();
         assert_eq!(opened, [None, Some(keyward::domain::billing::Shortage::Credits)], "one hold leaves no room for another");
         world.services.keep_meter().await.unwrap();
         let account = balanced(world, &tenant).await;
@@ -385,7 +386,7 @@ on_both! {
         ];
         let late = UsageRow { state: UsageState::Pending, ended_at: None, ..row(managed, Funding::Metered, None, "a", 0, 0) };
         let written: Vec<&UsageRow> = rows.iter().collect();
-        holds::record(&world.services.db, &[&late], &written).await.unwrap();
+        holds::record(&world.services.db, &[&late], &written, NOTHING_SUMMED).await.unwrap();
         let (open, closed) = world.services.statements(&admin, &scope, &tenant).await.unwrap();
         let running = open[0].clone();
         let fee = 100_000_000;
@@ -414,7 +415,7 @@ on_both! {
         let operator = world.super_admin();
         world.services.set_plan_terms(&operator, "pro", &TypedTerms { subscription: "79".into(), ..terms.clone() }).await.unwrap();
         let settled = UsageRow { state: UsageState::Final, status: Some(200), ended_at: Some(now), cost: Nanos(5), billed: Nanos(5), ..late };
-        holds::record(&world.services.db, &[], &[&settled]).await.unwrap();
+        holds::record(&world.services.db, &[], &[&settled], NOTHING_SUMMED).await.unwrap();
         assert_eq!(world.services.close_months().await.unwrap(), 1);
         assert_eq!(world.services.close_months().await.unwrap(), 0, "once");
         let admin = world.admin(&tenant);

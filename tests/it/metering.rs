@@ -1,16 +1,19 @@
 //! Usage rows, rollups and what the Billing page adds up.
 
 use keyward::access::scope::Scope;
+use keyward::domain::account::Tenant;
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::{DAY, HOUR, MINUTE, Moment};
-use keyward::domain::ids::{InstanceId, Owner, RequestId};
+
+use keyward::domain::ids::{InstanceId, Owner, PriceId, RequestId};
 use keyward::domain::money::Nanos;
 use keyward::domain::price::Multiplier;
 use keyward::domain::usage::{Dimension, Labels, UsageRow, UsageState, bucket_of};
 use keyward::services::meter;
 use keyward::services::usage::{Days, UsageQuery};
+use keyward::storage::adjustments::{self, Adjustment};
 use keyward::storage::usage_report::{self, Totals};
-use keyward::storage::{changes, usage};
+use keyward::storage::{changes, day_sums, holds, usage};
 use serde_json::{Value, json};
 
 use crate::on_both;
@@ -165,6 +168,120 @@ on_both! {
             assert_eq!(groups.iter().map(|line| line.byok.cost + line.managed.cost).sum::<i64>(), report.totals.cost);
             assert!(report.previous.cost > 0);
         }
+    }
+}
+
+on_both! {
+    async fn sums_of_days_change_no_figure(world: World) {
+        const ZONES: [(&str, &str); 3] = [
+            ("America/St_Johns", "UPDATE tenant SET time_zone = 'America/St_Johns'"),
+            ("Pacific/Kiritimati", "UPDATE tenant SET time_zone = 'Pacific/Kiritimati'"),
+            ("UTC", "UPDATE tenant SET time_zone = 'UTC'"),
+        ];
+        let now = world.clock.now();
+        for (zone, in_it) in ZONES {
+            let mut tenant = world.tenant(&zone.to_lowercase().replace(['/', '_'], "-"), UsageMode::Byok).await;
+            world.sql(in_it).await;
+            tenant.time_zone = zone.to_owned();
+            let mut rows: Vec<UsageRow> = (0..400_i64)
+                .map(|i| {
+                    // Weeks without any use lie between.
+                    let at = now.minus(i * DAY / 16 + (i / 100) * 11 * DAY + MINUTE);
+                    let mode = if i % 3 == 0 { UsageMode::Managed } else { UsageMode::Byok };
+                    let feature = format!("feature-{}", i % 4);
+                    UsageRow { mode, feature, unpriced: i % 90 == 0, state: UsageState::Final, status: Some(200), ..sample(world, &tenant, at, "claude-haiku-4-5", 1_000 + i) }
+                })
+                .collect();
+            holds::record(&world.services.db, &[], &rows, Moment(0)).await.unwrap();
+            world.services.sum_days().await.unwrap();
+            figures_are_those_of(world, &tenant, &rows).await;
+            assert!(through(world, &tenant).await > now.minus(40 * HOUR), "{zone}");
+
+            // What settles late is in no sum until its day is summed again.
+            let late = UsageRow { state: UsageState::Final, status: Some(200), ended_at: Some(now), ..sample(world, &tenant, now.minus(9 * DAY), "claude-haiku-4-5", 77) };
+            world.services.meter.settle(late.clone());
+            world.services.meter.flush().await;
+            let left = through(world, &tenant).await;
+            assert!(left <= late.started_at && late.started_at.since(left) < 25 * HOUR, "{zone}");
+            rows.push(late);
+            figures_are_those_of(world, &tenant, &rows).await;
+            world.services.sum_days().await.unwrap();
+            figures_are_those_of(world, &tenant, &rows).await;
+
+            // So is what is rated again.
+            let adjustment = Adjustment { at: now, price: PriceId(uuid::Uuid::now_v7()), cost: Nanos(500), billed: Nanos(0) };
+            let unpriced: Vec<_> = rows.iter().filter(|row| row.unpriced).map(|row| (row.clone(), adjustment)).collect();
+            let mut tx = world.services.db.meter().await.unwrap();
+            assert_eq!(adjustments::append(&mut tx, &unpriced).await.unwrap(), unpriced.len());
+            assert_eq!(adjustments::append(&mut tx, &unpriced).await.unwrap(), 0);
+            tx.commit().await.unwrap();
+            for row in rows.iter_mut().filter(|row| row.unpriced) {
+                row.cost = Nanos(row.cost.0 + 500);
+            }
+            figures_are_those_of(world, &tenant, &rows).await;
+            world.services.sum_days().await.unwrap();
+            figures_are_those_of(world, &tenant, &rows).await;
+        }
+    }
+}
+
+on_both! {
+    async fn days_are_summed_while_rows_settle_in_them(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let now = world.clock.now();
+        let rows: Vec<UsageRow> = (0..400_i64)
+            .map(|i| {
+                let at = now.minus((i % 8 + 3) * DAY);
+                UsageRow { state: UsageState::Final, status: Some(200), ..sample(world, &tenant, at, "claude-haiku-4-5", 1_000 + i) }
+            })
+            .collect();
+        let settling = async {
+            for batch in rows.chunks(4) {
+                holds::record(&world.services.db, &[], batch, now).await.unwrap();
+            }
+        };
+        let summing = async {
+            for _ in 0..100 {
+                world.services.sum_days().await.unwrap();
+            }
+        };
+        tokio::join!(settling, summing);
+        figures_are_those_of(world, &tenant, &rows).await;
+        world.services.sum_days().await.unwrap();
+        figures_are_those_of(world, &tenant, &rows).await;
+    }
+}
+
+async fn through(world: &World, tenant: &Tenant) -> Moment {
+    let mut tx = world.services.db.read().await.unwrap();
+    let scope = Scope::of_token(tenant.id);
+    day_sums::cover(&mut tx, &scope, Moment(0), Moment(i64::MAX)).await.unwrap().days_to
+}
+
+/// Asks for ranges that begin and end anywhere.
+async fn figures_are_those_of(world: &World, tenant: &Tenant, rows: &[UsageRow]) {
+    let (now, scope) = (world.clock.now(), Scope::of_token(tenant.id));
+    let cost = |from: Moment, to: Moment| {
+        rows.iter()
+            .filter(|row| row.started_at >= from && row.started_at < to)
+            .map(|row| row.cost.0)
+            .sum::<i64>()
+    };
+    let mut tx = world.services.db.read().await.unwrap();
+    for step in 0..60_i64 {
+        let from = bucket_of(now.minus((step * 37 % 61) * DAY + step * 17 * MINUTE));
+        let to = bucket_of(from.plus((step * 13 % 40) * DAY / 3 + 45 * MINUTE));
+        let totals = usage_report::totals(&mut tx, &scope, from, to).await.unwrap();
+        assert_eq!(totals.cost, cost(from, to), "{} {} to {}", tenant.slug, from.rfc3339(), to.rfc3339());
+    }
+    tx.rollback().await.unwrap();
+    let report =
+        world.services.billing_report(&world.admin(tenant), &scope, tenant, Dimension::Key).await.unwrap();
+    let zone = jiff::tz::TimeZone::get(&tenant.time_zone).unwrap();
+    for day in &report.days {
+        let start = |date| Moment::start_of(date, &zone);
+        let expected = cost(start(day.date), start(day.date.tomorrow().unwrap()));
+        assert_eq!(day.byok.cost + day.managed.cost, expected, "{} {}", tenant.slug, day.date);
     }
 }
 

@@ -8,28 +8,33 @@ use tokio::sync::oneshot;
 
 use super::settlement::{settle_orphan, without_numbers};
 use super::{Meter, Opening, Outcome, Round, Shared};
-use crate::domain::clock::{DAY, MINUTE, Moment, SECOND};
+use crate::domain::clock::{DAY, HOUR, MINUTE, Moment, SECOND};
 use crate::domain::ids::{InstanceId, KeyId, Owner, RequestId, TokenId};
 use crate::domain::price::PriceBook;
 use crate::domain::usage::UsageRow;
-use crate::storage::{Database, StorageError, changes, holds, keys, tokens, usage};
+use crate::storage::{Database, StorageError, changes, day_sums, holds, keys, tokens, usage};
 
 /// No exchange takes this long: a row of one's own that is pending after it was lost on the way.
 const FORGOTTEN_AFTER: i64 = DAY;
 /// How long to wait before a database that is away is tried again.
 const RETRY: Duration = Duration::from_millis(200);
+/// What began longer ago than this when it is written may belong to a day that is summed already.
+const IN_TIME: i64 = HOUR;
 
 /// Writes rows for as long as the process lives.
 pub async fn run(db: Database, meter: &Meter) {
     let shared = &*meter.0;
     let mut writer = Writer::new(db, shared);
+    while !writer.look_at_sums().await {
+        writer.refuse_all();
+        tokio::time::sleep(RETRY).await;
+    }
+    shared.lock().shut = false;
     loop {
         shared.due().await;
         writer.take();
         while !writer.write().await {
-            shared.lock().shut = true;
-            writer.take();
-            writer.refuse();
+            writer.refuse_all();
             while !writer.answers().await {
                 tokio::time::sleep(RETRY).await;
             }
@@ -48,15 +53,15 @@ struct Writer<'a> {
     flushes: Vec<oneshot::Sender<()>>,
     keys_touched: HashMap<KeyId, Moment>,
     tokens_touched: HashMap<TokenId, Moment>,
+    /// The latest moment that was seen, in a row or in sums of days, wherever the clock is now.
+    latest: Moment,
 }
 
 /// However the writer ends: whoever waits for it is told that nothing is written any more.
 impl Drop for Writer<'_> {
     fn drop(&mut self) {
-        self.shared.lock().shut = true;
         self.refuse();
-        self.take();
-        self.refuse();
+        self.refuse_all();
     }
 }
 
@@ -71,7 +76,31 @@ impl<'a> Writer<'a> {
             flushes: Vec::new(),
             keys_touched: HashMap::new(),
             tokens_touched: HashMap::new(),
+            latest: Moment::default(),
         }
+    }
+
+    /// Whether the sums of days could be looked at, which a clock that is slow would not know of.
+    async fn look_at_sums(&mut self) -> bool {
+        let looked = async {
+            let mut tx = self.db.read().await?;
+            day_sums::latest(&mut tx).await
+        };
+        match looked.await {
+            Ok(latest) => self.latest = latest.plus(IN_TIME),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the meter cannot begin yet");
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Says that nothing is written for now, also to all who wait.
+    fn refuse_all(&mut self) {
+        self.shared.lock().shut = true;
+        self.take();
+        self.refuse();
     }
 
     /// Takes over what is waiting.
@@ -165,7 +194,10 @@ impl<'a> Writer<'a> {
         }
         let opened: Vec<&UsageRow> = opening.iter().map(|opening| &opening.row).collect();
         let settled: Vec<&UsageRow> = settled.iter().collect();
-        let shortages = match holds::record(&self.db, &opened, &settled).await {
+        let seen = opened.iter().chain(&settled).map(|row| row.ended_at.unwrap_or(row.started_at)).max();
+        self.latest = seen.map_or(self.latest, |seen| seen.max(self.latest));
+        let may_be_summed = self.latest.minus(IN_TIME);
+        let shortages = match holds::record(&self.db, &opened, &settled, may_be_summed).await {
             Err(StorageError::Settled) => {
                 // Some were settled before: by a commit whose answer was lost, or by another process
                 // that took this one for dead. They count once.
@@ -174,7 +206,7 @@ impl<'a> Writer<'a> {
                 let known = usage::settled_among(&mut tx, &ids).await?;
                 tx.rollback().await?;
                 let (fresh, rest) = (without(&opened, &known), without(&settled, &known));
-                let mut shortages = holds::record(&self.db, &fresh, &rest).await?.into_iter();
+                let mut shortages = holds::record(&self.db, &fresh, &rest, may_be_summed).await?.into_iter();
                 opened
                     .iter()
                     .map(|row| if known.contains(&row.id) { None } else { shortages.next().flatten() })
@@ -247,7 +279,7 @@ pub async fn settle_orphans(
             return Ok(settled);
         }
         let rows: Vec<UsageRow> = orphans.into_iter().map(|row| settle_orphan(row, prices, now)).collect();
-        match holds::record(db, &[], &rows).await {
+        match holds::record(db, &[], &rows, now).await {
             // Another process was at the same rows; look again at what is left.
             Err(StorageError::Settled) => continue,
             written => written?,
