@@ -14,7 +14,7 @@ use keyward::domain::plan::Plan;
 use keyward::domain::price::Multiplier;
 use keyward::domain::provider_key::Keys;
 use keyward::domain::provider_key::{KeyScope, KeyStatus, KeyView, Provider, Verdict};
-use keyward::domain::resolve::{Ask, Situation, resolve};
+use keyward::domain::resolve::{Ask, Situation, Spent, resolve};
 use keyward::domain::usage::Dialect;
 use keyward::providers::openai::UsageFilter;
 use keyward::providers::{self, Endpoint};
@@ -73,8 +73,13 @@ fn stream_name(kind: Kind) -> &'static str {
 /// Chooses a key among one and among a hundred, by default and by name.
 pub fn resolution(aims: &mut Vec<Aim>) {
     let time = |keys: &Keys, name: Option<&str>| {
-        let plan =
-            Plan { id: PlanId::new(), slug: String::new(), name: String::new(), features: BTreeSet::new() };
+        let plan = Plan {
+            id: PlanId::new(),
+            slug: String::new(),
+            name: String::new(),
+            features: BTreeSet::new(),
+            models: BTreeSet::new(),
+        };
         let situation = Situation {
             now: Moment(0),
             tenant_state: TenantState::Active,
@@ -88,7 +93,11 @@ pub fn resolution(aims: &mut Vec<Aim>) {
             plan: &plan,
             features: &[],
             switched_off: &[],
+            off_for_all: &[],
+            exceptions: &[],
+            models: &[],
             tripped: false,
+            spent: Spent::default(),
             keys,
             shared_keys: &[],
         };

@@ -14,6 +14,8 @@ pub enum Action {
     ChangeKeys,
     DisableKeys,
     ChangeBilling,
+    /// Master switches, and the models of features.
+    ChangeFeatures,
     SeeUsage,
     SeeUsageTotals,
     ManageTokens,
@@ -32,6 +34,7 @@ impl Action {
         Self::ChangeKeys,
         Self::DisableKeys,
         Self::ChangeBilling,
+        Self::ChangeFeatures,
         Self::SeeUsage,
         Self::SeeUsageTotals,
         Self::ManageTokens,
@@ -102,6 +105,7 @@ pub fn permitted(actor: &Actor, action: Action, about: Option<About>) -> bool {
             None => false,
         },
         Action::DisableKeys => about.is_some() && (super_admin || matches!(role, Some(Admin | BillingAdmin))),
+        Action::ChangeFeatures => about.is_some() && (super_admin || matches!(role, Some(Admin))),
         Action::ChangeBilling => matches!(role, Some(Admin | BillingAdmin)),
         Action::ManageTokens | Action::ManageWebhooks | Action::ChangeKeyChangers => {
             matches!(role, Some(Admin))
@@ -150,6 +154,7 @@ mod tests {
             (Action::ChangeKeys, KeyChangers::SuperAdmins, "yes no no no no no"),
             (Action::DisableKeys, KeyChangers::Admins, "yes no yes yes no no"),
             (Action::ChangeBilling, KeyChangers::Admins, "no no yes yes no no"),
+            (Action::ChangeFeatures, KeyChangers::Admins, "yes no yes no no no"),
             (Action::SeeUsage, KeyChangers::Admins, "yes no yes yes no no"),
             (Action::SeeUsageTotals, KeyChangers::Admins, "yes no yes yes yes no"),
             (Action::ManageTokens, KeyChangers::Admins, "no no yes no no no"),

@@ -1,7 +1,8 @@
-//! The REST API under `/api/v1`: keys, usage, sessions and tenants, for backends with an access
+//! The REST API under `/api/v1`: keys, features, usage, sessions and tenants, for backends with an access
 //! token. A key that was sent is never sent back: only its name, hint and fingerprint are.
 
 mod docs;
+mod features;
 mod idempotency;
 mod keys;
 pub mod payments;
@@ -72,6 +73,7 @@ pub fn configure(cfg: &mut web::ServiceConfig, api: web::Data<Api>) {
             .service(at("/keys/{name}/check").post(keys::check))
             .service(at("/keys/{name}/default").post(keys::make_default))
             .service(at("/keys/{name}/scope").post(keys::set_scope))
+            .service(at("/features").get(features::list))
             .service(at("/usage").get(usage::rows))
             .service(at("/usage/summary").get(usage::summary))
             .service(at("/sessions").post(sessions::create))

@@ -108,15 +108,16 @@ fn actor(services: &Services, tenant: Option<TenantId>, email: &str) -> Actor {
 async fn plant_plans(services: &Services, now: Moment) -> Result<BTreeMap<&'static str, PlanId>, Failure> {
     let mut ids = BTreeMap::new();
     let mut tx = services.db.write().await?;
-    for (position, (slug, name, description, covered, model)) in (0..).zip(FEATURES) {
+    for (slug, name, description, covered, model) in FEATURES {
         let feature = Feature {
             slug: (*slug).to_owned(),
             name: (*name).to_owned(),
             description: (*description).to_owned(),
             covered: *covered,
             default_model: Some((*model).to_owned()),
+            switch: format!("ai_{}_enabled", slug.replace('-', "_")),
         };
-        plans::insert_feature(&mut tx, &feature, position).await?;
+        plans::insert_feature(&mut tx, &feature).await?;
     }
     for (slug, name, count, subscription, byok_permille) in PLANS {
         let plan = Plan {
@@ -128,6 +129,7 @@ async fn plant_plans(services: &Services, now: Moment) -> Result<BTreeMap<&'stat
                 .take(*count)
                 .map(|feature| feature.0.to_owned())
                 .collect::<BTreeSet<_>>(),
+            models: BTreeSet::new(),
         };
         plans::insert(&mut tx, &plan).await?;
         let terms = PlanTerms {
@@ -184,7 +186,7 @@ async fn plant_tenants(
         ids.insert(sample.slug, record.tenant.id);
     }
     let northwind = Scope::of_system(Owner::Tenant(ids["northwind"]));
-    plans::switch_off(&mut tx, &northwind, "community-manager").await?;
+    plans::set_switch(&mut tx, &northwind, "ai_community_manager_enabled", false).await?;
     tx.commit().await?;
     Ok(ids)
 }

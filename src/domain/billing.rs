@@ -215,6 +215,18 @@ pub enum Shortage {
     KeyBudget,
 }
 
+impl Shortage {
+    /// In a sentence, as gates and refusals say it.
+    #[must_use]
+    pub fn why(self) -> &'static str {
+        match self {
+            Self::Credits => "The credits that are left do not cover this.",
+            Self::TenantBudget => "What is left of this month's budget does not cover this.",
+            Self::KeyBudget => "What is left of this key's budget for the month does not cover this.",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,6 +8,7 @@ pub mod breaker;
 pub mod clock;
 pub mod delivery;
 pub mod endpoint;
+pub mod gate;
 pub mod ids;
 pub mod money;
 pub mod notice;

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::clock::Moment;
 use super::ids::PlanId;
+use super::price_list::{self, Model};
+use super::provider_key::Provider;
 
 /// The feature of requests that name none: in every plan, covered, without a master switch.
 pub const GENERAL: &str = "general";
@@ -17,6 +20,8 @@ pub struct Feature {
     pub covered: bool,
     /// The model for requests that name none.
     pub default_model: Option<String>,
+    /// The master switch that it hangs on, with the others of its group.
+    pub switch: String,
 }
 
 impl Feature {
@@ -29,8 +34,30 @@ impl Feature {
             description: "Requests that name no feature".to_owned(),
             covered: true,
             default_model: None,
+            switch: String::new(),
         }
     }
+
+    /// The provider that its requests go to where they follow its own model.
+    #[must_use]
+    pub fn provider(&self) -> Provider {
+        let listed = self.default_model.as_deref().and_then(price_list::find);
+        listed.map_or(Provider::Anthropic, Model::maker)
+    }
+}
+
+/// What one tenant may do for a while although its plan or the platform's switch says otherwise, or
+/// may not although they allow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exception {
+    pub feature: String,
+    /// False: it closes the feature.
+    pub opens: bool,
+    pub until: Moment,
+    /// For those who run the platform, and for the record.
+    pub reason: String,
+    pub created_at: Moment,
+    pub created_by: String,
 }
 
 /// What a tenant subscribes to.
@@ -40,6 +67,8 @@ pub struct Plan {
     pub slug: String,
     pub name: String,
     pub features: BTreeSet<String>,
+    /// Models that its tenants may choose for a feature; none: all current ones of the list.
+    pub models: BTreeSet<String>,
 }
 
 impl Plan {
@@ -47,4 +76,20 @@ impl Plan {
     pub fn includes(&self, feature: &str) -> bool {
         feature == GENERAL || self.features.contains(feature)
     }
+
+    /// The models that its tenants may choose from for features of a provider, newest first.
+    pub fn choices(&self, provider: Provider) -> impl Iterator<Item = &'static Model> {
+        price_list::models().iter().filter(move |model| {
+            model.maker() == provider
+                && model.max_output > 0
+                && if self.models.is_empty() { is_current(model) } else { self.models.contains(&model.id) }
+        })
+    }
+}
+
+/// Whether a model is offered where nobody said which ones are: those of Anthropic since Claude 4.5, and
+/// whatever of the others is not about to be retired.
+fn is_current(model: &Model) -> bool {
+    const OLDER: [&str; 3] = ["claude-3", "claude-opus-4-1", "claude-opus-4-0"];
+    model.retires.is_none() && !OLDER.iter().any(|older| model.id.starts_with(older))
 }

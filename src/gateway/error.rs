@@ -6,12 +6,14 @@ use actix_web::http::StatusCode;
 
 use crate::domain::billing::Shortage;
 use crate::domain::clock::SECOND;
+use crate::domain::gate::Gate;
 use crate::domain::ids::RequestId;
 use crate::domain::provider_key::KeyView;
-use crate::domain::resolve::{Gate, Opener, Refusal, RefusalCode};
+use crate::domain::resolve::{Refusal, RefusalCode};
 use crate::domain::usage::Dialect;
 use crate::outbound::SendError;
-use crate::providers::{self, Endpoint};
+use crate::providers::Endpoint;
+use crate::services::features::way_out;
 use crate::services::meter::NotRecorded;
 use crate::services::overview::Standing;
 use crate::services::tokens::BearerError;
@@ -114,6 +116,7 @@ impl GatewayError {
             RefusalCode::Paused => (402, "keyward_paused"),
             RefusalCode::RateLimited => (429, "keyward_too_many_requests"),
             RefusalCode::Unavailable => (503, "keyward_unavailable"),
+            RefusalCode::Short(shortage) => (402, code_of(shortage)),
         };
         let mut message = refusal.message.clone();
         if let Some(until) = refusal.until {
@@ -122,9 +125,10 @@ impl GatewayError {
             message.push('.');
         }
         let opener = gates.iter().find_map(|gate| gate.closed.as_ref()).map(|closed| closed.opener);
-        if let Some(way_out) = opener.and_then(|opener| way_out(opener, standing, options)) {
+        let slug = standing.tenant.tenant.slug.as_str();
+        if let Some(way_out) = opener.and_then(|opener| way_out(opener, slug)) {
             message.push(' ');
-            message.push_str(&way_out);
+            message.push_str(&way_out.sentence(&options.public_url));
         }
         let retry_after = (refusal.code == RefusalCode::RateLimited)
             .then(|| refusal.until.map_or(1, |until| until.since(standing.now) / SECOND + 1).max(1));
@@ -139,21 +143,11 @@ impl GatewayError {
     }
 
     fn short(shortage: Shortage) -> Self {
-        let (code, message) = match shortage {
-            Shortage::Credits => (
-                "keyward_credits_exhausted",
-                "The credits that are left do not cover this request. Billing → Credits says how to get more; or use a key of your own.",
-            ),
-            Shortage::TenantBudget => (
-                "keyward_budget_exceeded",
-                "What is left of this month's budget does not cover this request. An admin can raise it on the Billing page.",
-            ),
-            Shortage::KeyBudget => (
-                "keyward_budget_exceeded",
-                "What is left of this key's budget for the month does not cover this request. An admin can raise it on the Billing page.",
-            ),
+        let then = match shortage {
+            Shortage::Credits => "Billing → Credits says how to get more; or use a key of your own.",
+            Shortage::TenantBudget | Shortage::KeyBudget => "An admin can raise it on the Billing page.",
         };
-        Self::new(402, code, message)
+        Self::new(402, code_of(shortage), format!("{} {then}", shortage.why()))
     }
 
     /// The code for usage rows.
@@ -270,21 +264,11 @@ impl GatewayError {
     }
 }
 
-fn way_out(opener: Opener, standing: &Standing, options: &Options) -> Option<String> {
-    let (base, slug) = (&options.public_url, &standing.tenant.tenant.slug);
-    Some(match opener {
-        Opener::Platform => "The operator can change that.".to_owned(),
-        Opener::KeysPage => format!("An admin can change that at {base}/t/{slug}/settings/api-keys."),
-        Opener::BillingPage => format!("An admin can change that at {base}/t/{slug}/billing."),
-        Opener::BreakerPage => format!("An admin can resume it at {base}/t/{slug}/billing/breaker."),
-        Opener::ProviderBilling(provider) => {
-            format!("Add credit at {}.", providers::of(provider).spec().console?.billing)
-        }
-        Opener::ProviderLimits(provider) => {
-            format!("Raise the limit at {}.", providers::of(provider).spec().console?.limits)
-        }
-        Opener::Time => return None,
-    })
+fn code_of(shortage: Shortage) -> &'static str {
+    match shortage {
+        Shortage::Credits => "keyward_credits_exhausted",
+        Shortage::TenantBudget | Shortage::KeyBudget => "keyward_budget_exceeded",
+    }
 }
 
 impl From<BearerError> for GatewayError {

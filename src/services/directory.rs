@@ -18,7 +18,7 @@ use crate::domain::account::Tenant;
 use crate::domain::billing::{Budget, PaymentPolicy};
 use crate::domain::clock::{MINUTE, Moment};
 use crate::domain::ids::{Owner, TenantId};
-use crate::domain::plan::{Feature, Plan};
+use crate::domain::plan::{Exception, Feature, Plan};
 use crate::domain::price::PriceBook;
 use crate::domain::provider_key::KeyView;
 use crate::domain::provider_key::Keys;
@@ -55,6 +55,9 @@ pub struct TenantView {
     pub policy: PaymentPolicy,
     pub plan: Plan,
     pub switched_off: Vec<String>,
+    pub exceptions: Vec<Exception>,
+    /// The models that it has chosen: feature and model.
+    pub models: Vec<(String, String)>,
     /// As they were when they were read: what is spent of them is in the database.
     pub budgets: Vec<Budget>,
     /// Whether AI is paused because an hour was unusually costly.
@@ -65,6 +68,9 @@ pub struct TenantView {
 /// The platform as the gateway knows it.
 pub struct PlatformView {
     pub features: Vec<Feature>,
+    pub plans: Vec<Plan>,
+    /// Master switches that are off for everybody.
+    pub switched_off: Vec<String>,
     pub prices: PriceBook,
     pub keys: KeyRing,
 }
@@ -73,14 +79,24 @@ pub struct PlatformView {
 impl TenantView {
     /// A view of what no database holds, for tests of what pages make of it.
     pub fn for_test(tenant: Tenant, policy: PaymentPolicy, plan: Plan, keys: KeyRing) -> Self {
-        Self { tenant, policy, plan, switched_off: Vec::new(), budgets: Vec::new(), tripped: false, keys }
+        Self {
+            tenant,
+            policy,
+            plan,
+            switched_off: Vec::new(),
+            exceptions: Vec::new(),
+            models: Vec::new(),
+            budgets: Vec::new(),
+            tripped: false,
+            keys,
+        }
     }
 }
 
 #[cfg(test)]
 impl PlatformView {
     pub fn for_test(prices: PriceBook, keys: KeyRing) -> Self {
-        Self { features: Vec::new(), prices, keys }
+        Self { features: Vec::new(), plans: Vec::new(), switched_off: Vec::new(), prices, keys }
     }
 }
 
@@ -91,6 +107,8 @@ pub struct Directory {
     slugs: Cache<String, TenantId>,
     sessions: Cache<String, Arc<PinnedSession>>,
     platform: ArcSwapOption<PlatformView>,
+    /// As they were when they were last read.
+    plans: ArcSwapOption<Vec<Plan>>,
     /// How far changes of other processes have been followed.
     followed: Mutex<Followed>,
 }
@@ -111,6 +129,7 @@ impl Directory {
             slugs: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_mins(1)).build(),
             sessions: Cache::builder().max_capacity(50_000).time_to_live(Duration::from_mins(1)).build(),
             platform: ArcSwapOption::empty(),
+            plans: ArcSwapOption::empty(),
             followed: Mutex::default(),
         }
     }
@@ -169,13 +188,25 @@ impl Directory {
         let Some(record) = tenants::find(&mut tx, id).await? else { return Ok(None) };
         let Some(plan) = plans::find(&mut tx, record.tenant.plan_id).await? else { return Ok(None) };
         let switched_off = plans::switched_off(&mut tx, scope).await?;
+        let exceptions = plans::exceptions(&mut tx, scope).await?;
+        let models = plans::chosen_models(&mut tx, scope).await?;
         let budgets = budgets::list(&mut tx, scope).await?;
         let breaker = breakers::find(&mut tx, scope).await?;
         let tripped = breaker.is_some_and(|breaker| breaker.pauses());
         let keys = read_keys(&mut tx, scope).await?;
         tx.rollback().await?;
         let TenantRecord { tenant, policy } = record;
-        let view = Arc::new(TenantView { tenant, policy, plan, switched_off, budgets, tripped, keys });
+        let view = Arc::new(TenantView {
+            tenant,
+            policy,
+            plan,
+            switched_off,
+            exceptions,
+            models,
+            budgets,
+            tripped,
+            keys,
+        });
         self.tenants.insert(id, Arc::clone(&view));
         Ok(Some(view))
     }
@@ -242,12 +273,21 @@ impl Directory {
 
     async fn read_platform(&self) -> Result<Arc<PlatformView>, StorageError> {
         let mut tx = self.db.read().await?;
+        let scope = Scope::of_system(Owner::Platform);
         let view = Arc::new(PlatformView {
             features: plans::features(&mut tx).await?,
+            plans: plans::list(&mut tx).await?,
+            switched_off: plans::switched_off(&mut tx, &scope).await?,
             prices: PriceBook::new(prices::list(&mut tx).await?),
-            keys: read_keys(&mut tx, &Scope::of_system(Owner::Platform)).await?,
+            keys: read_keys(&mut tx, &scope).await?,
         });
         tx.rollback().await?;
+        // Each tenant is remembered with its plan, and most changes of the platform leave plans alone.
+        let plans = Arc::new(view.plans.clone());
+        let before = self.plans.swap(Some(Arc::clone(&plans)));
+        if before.is_some_and(|before| before != plans) {
+            self.tenants.invalidate_all();
+        }
         self.platform.store(Some(Arc::clone(&view)));
         Ok(view)
     }

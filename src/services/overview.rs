@@ -7,13 +7,13 @@ use super::provider_keys::{Holder, undoable};
 use super::{ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::access::scope::Scope;
+use crate::domain::billing::OnReach;
 use crate::domain::clock::{DAY, Moment};
-use crate::domain::ids::Owner;
+use crate::domain::ids::{KeyId, Owner};
 use crate::domain::money::Nanos;
 use crate::domain::plan::Feature;
-use crate::domain::price_list::{self, Model};
 use crate::domain::provider_key::{KeyVersion, Provider, ProviderKey};
-use crate::domain::resolve::{Ask, Decision, Situation, resolve};
+use crate::domain::resolve::{Ask, Decision, Situation, Spent, resolve};
 use crate::domain::usage::bucket_of;
 use crate::storage::{keys, usage_report};
 
@@ -40,6 +40,15 @@ pub struct Standing {
     pub tenant: Arc<TenantView>,
     pub platform: Arc<PlatformView>,
     pub now: Moment,
+    pub spent: SpentUp,
+}
+
+/// What is used up, as far as it was looked at.
+#[derive(Clone, Debug, Default)]
+pub struct SpentUp {
+    pub credits: bool,
+    pub budget: bool,
+    pub keys: Vec<KeyId>,
 }
 
 impl Standing {
@@ -52,7 +61,11 @@ impl Standing {
             plan: &self.tenant.plan,
             features: &self.platform.features,
             switched_off: &self.tenant.switched_off,
+            off_for_all: &self.platform.switched_off,
+            exceptions: &self.tenant.exceptions,
+            models: &self.tenant.models,
             tripped: self.tenant.tripped,
+            spent: Spent { credits: self.spent.credits, budget: self.spent.budget, keys: &self.spent.keys },
             keys: &self.tenant.keys.views,
             shared_keys: &self.platform.keys.views,
         }
@@ -64,11 +77,18 @@ impl Standing {
         resolve(&ask(provider, feature), &self.situation())
     }
 
-    /// Features of the platform, each with what would happen to its requests for its own model.
+    /// Features of the platform with the models that the tenant has chosen, each with what would happen
+    /// to its requests for that model.
     #[must_use]
-    pub fn features(&self) -> Vec<(&Feature, Decision<'_>)> {
-        let decided = |feature| self.decide(provider_of(feature), Some(&feature.slug));
-        self.platform.features.iter().map(|feature| (feature, decided(feature))).collect()
+    pub fn features(&self) -> Vec<(Feature, Decision<'_>)> {
+        let decided = |feature: &Feature| {
+            let chosen = self.tenant.models.iter().find(|(slug, _)| *slug == feature.slug);
+            let mut feature = feature.clone();
+            feature.default_model = chosen.map(|(_, model)| model.clone()).or(feature.default_model);
+            let decision = self.decide(feature.provider(), Some(&feature.slug));
+            (feature, decision)
+        };
+        self.platform.features.iter().map(decided).collect()
     }
 }
 
@@ -76,13 +96,6 @@ impl Standing {
 #[must_use]
 pub fn ask(provider: Provider, feature: Option<&str>) -> Ask<'_> {
     Ask { dialect: provider.dialect(), feature, key_name: None, provider: Some(provider), model: None }
-}
-
-/// The provider that a feature's requests go to where they follow its default model.
-#[must_use]
-pub fn provider_of(feature: &Feature) -> Provider {
-    let listed = feature.default_model.as_deref().and_then(price_list::find);
-    listed.map_or(Provider::Anthropic, Model::maker)
 }
 
 impl Services {
@@ -107,8 +120,29 @@ impl Services {
     /// # Errors
     /// `NotFound` when there is no such tenant.
     pub async fn standing(&self, scope: &Scope) -> Result<Standing, ServiceError> {
+        // The platform first: a change of plans makes tenants be read anew.
+        let platform = self.directory.platform().await?;
         let tenant = self.directory.tenant(scope).await?.ok_or(ServiceError::NotFound)?;
-        Ok(Standing { tenant, platform: self.directory.platform().await?, now: self.clock.now() })
+        Ok(Standing { tenant, platform, now: self.clock.now(), spent: SpentUp::default() })
+    }
+
+    /// The tenant as pages tell of it: with what is used up, for which the gateway asks at every hold.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such tenant.
+    pub async fn standing_with_money(&self, scope: &Scope) -> Result<Standing, ServiceError> {
+        let standing = self.standing(scope).await?;
+        let spending = self.spending(scope, standing.tenant.policy.funding).await?;
+        let reached = || {
+            let pausing = spending.budgets.iter().map(|(budget, _)| budget);
+            pausing.filter(|budget| budget.on_reach == OnReach::Pause && budget.is_reached())
+        };
+        let spent = SpentUp {
+            credits: spending.credits.is_some_and(|credits| credits.balance <= Nanos::ZERO),
+            budget: reached().any(|budget| budget.key.is_none()),
+            keys: reached().filter_map(|budget| budget.key).collect(),
+        };
+        Ok(Standing { spent, ..standing })
     }
 
     /// The owner's keys, read from the database so that what they did last is as fresh as can be.

@@ -1,6 +1,6 @@
 //! The platform's own business: tenants, settings of a tenant, and what a fresh database begins with.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::provider_keys::{Holder, NewKey, Saved};
 use super::{Problems, ServiceError, Services};
@@ -56,7 +56,8 @@ pub async fn seed(db: &Database, now: crate::domain::clock::Moment) -> Result<()
             id: PlanId::new(),
             slug: "standard".to_owned(),
             name: "Standard".to_owned(),
-            features: std::collections::BTreeSet::new(),
+            features: BTreeSet::new(),
+            models: BTreeSet::new(),
         };
         plans::insert(&mut tx, &plan).await?;
         changed = true;

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{StorageError, Tx, execute, fetch_all, fetch_optional, word};
+use super::{StorageError, Tx, execute, fetch_all, fetch_one, fetch_optional, word};
 use crate::access::scope::Scope;
 use crate::domain::account::{KeyChangers, Slug, Tenant, TenantState};
 use crate::domain::billing::{Funding, LimitPolicy, ModeChange, NoKeyPolicy, PaymentPolicy, UsageMode};
@@ -232,4 +232,22 @@ pub async fn set_state(tx: &mut Tx, scope: &Scope, state: TenantState) -> Result
     let sql = "UPDATE tenant SET state = $1 WHERE id = $2";
     execute!(tx, sql, state.as_str(), scope.owner().as_uuid())?;
     Ok(())
+}
+
+/// Puts a tenant on another plan; false if it is not on `from` any more.
+pub async fn set_plan(tx: &mut Tx, scope: &Scope, from: PlanId, to: PlanId) -> Result<bool, StorageError> {
+    let sql = "UPDATE tenant SET plan_id = $1 WHERE id = $2 AND plan_id = $3";
+    Ok(execute!(tx, sql, to.0, scope.owner().as_uuid(), from.0)? > 0)
+}
+
+/// How many tenants of a plan have used a feature since a quarter-hour.
+pub async fn count_using(
+    tx: &mut Tx,
+    plan: PlanId,
+    feature: &str,
+    since: Moment,
+) -> Result<i64, StorageError> {
+    let sql = "SELECT COUNT(*) FROM tenant t WHERE t.plan_id = $1 AND EXISTS (
+                   SELECT 1 FROM usage_rollup r WHERE r.tenant_id = t.id AND r.bucket >= $2 AND r.feature = $3)";
+    Ok(fetch_one!(tx, (i64,), sql, plan.0, since.0, feature)?.0)
 }

@@ -318,6 +318,7 @@ fn coverage(s: &Subject<'_>) -> Prose {
 
 #[cfg(test)]
 mod tests {
+    use crate::services::overview::SpentUp;
     use std::sync::Arc;
 
     use jiff::tz::TimeZone;
@@ -380,7 +381,13 @@ mod tests {
             views: crate::domain::provider_key::Keys::new(key.iter().map(ProviderKey::view).collect()),
             ..KeyRing::default()
         };
-        let plan = Plan { id: PlanId::new(), slug: "pro".into(), name: "Pro".into(), features: [].into() };
+        let plan = Plan {
+            id: PlanId::new(),
+            slug: "pro".into(),
+            name: "Pro".into(),
+            features: [].into(),
+            models: [].into(),
+        };
         let standing = Standing {
             tenant: Arc::new(TenantView::for_test(
                 Tenant {
@@ -399,6 +406,7 @@ mod tests {
             )),
             platform: Arc::new(PlatformView::for_test(PriceBook::new(Vec::new()), ring(&shared))),
             now: NOW,
+            spent: SpentUp::default(),
         };
         let times = Times { now: NOW, zone: TimeZone::UTC };
         of(&Subject {

@@ -7,8 +7,8 @@ use askama::Template;
 
 use super::Console;
 use super::error::WebError;
-use super::form::{Failure, Posted};
-use super::page::{Answer, Chrome, Page};
+use super::form::{Failure, Nothing, Posted};
+use super::page::{Answer, Chrome, Page, see_other};
 use super::session;
 use super::viewer::Viewer;
 use crate::access::actor::Actor;
@@ -41,6 +41,39 @@ pub async fn act<T>(
         }
     }
     work(services, &viewer.actor).await
+}
+
+/// Does what a button says, and goes back with word of it. A password that is missing is asked for, and
+/// the button pressed again with it. `chrome` frames that page, and `intent` is what the button says.
+///
+/// # Errors
+/// What no notice can tell.
+pub async fn press(
+    console: &Console,
+    viewer: &mut Viewer,
+    request: &HttpRequest,
+    (chrome, intent, back): (Chrome, &str, &str),
+    mut posted: Posted<Nothing>,
+    work: impl AsyncFnOnce(&Services, &Actor) -> Result<(bool, String), ServiceError>,
+) -> Answer {
+    let password = posted.current_password.take();
+    match act(console, viewer, password, work).await {
+        Ok((good, text)) => {
+            session::notify(&viewer.session, good, text);
+            Ok(see_other(back))
+        }
+        // Somebody or something said no: that is told where the button was.
+        Err(ServiceError::Invalid(problems)) if problems.of("current_password").is_none() => {
+            let messages: Vec<&str> = problems.fields.iter().map(|(_, message)| message.as_str()).collect();
+            session::notify(&viewer.session, false, messages.join(" "));
+            Ok(see_other(back))
+        }
+        Err(ServiceError::Conflict(message)) => {
+            session::notify(&viewer.session, false, message);
+            Ok(see_other(back))
+        }
+        Err(error) => ask(error, request, chrome, intent, back, &posted),
+    }
 }
 
 #[derive(Template)]

@@ -31,6 +31,14 @@ pub struct Posted<T> {
     pub carried: Vec<(String, String)>,
 }
 
+impl<T> Posted<T> {
+    /// The fields, and the rest of the form as that of a button.
+    pub fn split(self) -> (T, Posted<Nothing>) {
+        let Self { fields, current_password, carried } = self;
+        (fields, Posted { fields: Nothing {}, current_password, carried })
+    }
+}
+
 /// A form with nothing but a button.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -9,13 +9,21 @@ use super::viewer::Viewer;
 
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(web::resource("/").route(read().to(home)))
-        .service(web::resource("/admin/ai").route(read().to(home)))
-        .service(web::resource("/admin/config").route(read().to(home)))
+        .service(web::resource("/admin/ai").route(read().to(features)))
+        .service(web::resource("/admin/config").route(read().to(features)))
         .service(web::resource("/t/{tenant}").route(read().to(tenant)));
 }
 
 async fn home(viewer: Viewer) -> Answer {
     Ok(see_other(&of(&viewer)))
+}
+
+/// The AI features of the viewer's own tenant.
+async fn features(viewer: Viewer) -> Answer {
+    match viewer.person.memberships.first() {
+        Some(place) => Ok(see_other(&format!("/t/{}/settings/ai", place.tenant_slug))),
+        None => home(viewer).await,
+    }
 }
 
 async fn tenant(place: super::place::Place) -> Answer {

@@ -10,17 +10,20 @@ mod api_keys;
 mod assets;
 mod banner;
 mod billing;
+mod catalog;
 mod chart;
 mod confirm;
 mod csrf;
 mod destinations;
 mod device;
 mod error;
+mod features;
 mod figures;
 mod finish;
 mod form;
 mod headers;
 mod home;
+mod matrix;
 mod notifications;
 mod page;
 mod place;
@@ -104,7 +107,10 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(platform::routes)
         .configure(terms::routes)
         .configure(prices::routes)
+        .configure(matrix::routes)
         .configure(plans::routes)
+        .configure(catalog::routes)
+        .configure(features::routes)
         .configure(security::routes)
         .configure(billing::routes)
         .configure(notifications::routes)

@@ -171,7 +171,10 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
         let key_changers =
             view.map_or(crate::domain::account::KeyChangers::Admins, |view| view.tenant.key_changers);
         let may = |action| policy::permitted(&viewer.actor, action, Some(About { tenant, key_changers }));
-        let mut settings = vec![item(format!("/t/{slug}/settings/api-keys"), "API keys")];
+        let mut settings = vec![
+            item(format!("/t/{slug}/settings/api-keys"), "API keys"),
+            item(format!("/t/{slug}/settings/ai"), "AI features"),
+        ];
         if may(Action::ManageTokens) {
             settings.push(item(format!("/t/{slug}/settings/tokens"), "Access tokens"));
         }
@@ -199,6 +202,7 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
             items: vec![
                 item("/platform/tenants".to_owned(), "Tenants"),
                 item("/platform/plans".to_owned(), "Plans"),
+                item("/platform/features".to_owned(), "Features"),
                 item("/platform/prices".to_owned(), "Prices"),
                 item("/platform/users".to_owned(), "Users"),
                 item("/platform/shared-keys".to_owned(), "Shared keys"),

@@ -1,4 +1,4 @@
-//! Platform → Tenants → one tenant: how its managed use is paid, and its credits.
+//! Platform → Tenants → one tenant: its plan and exceptions, how its managed use is paid, its credits.
 
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
@@ -15,11 +15,13 @@ use super::viewer::Viewer;
 use super::{Console, confirm, read, session};
 use crate::access::policy::Action;
 use crate::access::scope::Scope;
-use crate::domain::account::Tenant;
+use crate::domain::account::{Tenant, TenantState};
 use crate::domain::billing::{Funding, UsageMode};
 use crate::domain::ids::{OrderId, Owner};
+use crate::services::billing::zone_of;
 use crate::services::credits::TypedEntry;
 use crate::services::directory::TenantView;
+use crate::services::plans::TypedException;
 use crate::services::{Problems, ServiceError};
 
 pub fn routes(cfg: &mut ServiceConfig) {
@@ -28,6 +30,12 @@ pub fn routes(cfg: &mut ServiceConfig) {
         .service(web::resource("/platform/tenants/{slug}/rate").route(web::post().to(save_rate)))
         .service(
             web::resource("/platform/tenants/{slug}/orders/{id}/paid").route(web::post().to(confirm_order)),
+        )
+        .service(web::resource("/platform/tenants/{slug}/plan").route(web::post().to(save_plan)))
+        .service(web::resource("/platform/tenants/{slug}/state").route(web::post().to(save_state)))
+        .service(web::resource("/platform/tenants/{slug}/exceptions").route(web::post().to(make_exception)))
+        .service(
+            web::resource("/platform/tenants/{slug}/exceptions/end").route(web::post().to(end_exception)),
         )
         .service(web::resource("/platform/tenants/{slug}/credits").route(web::post().to(enter)));
 }
@@ -54,6 +62,13 @@ struct TenantPage {
     /// Purchases that are paid by hand and wait for word that the payment has arrived.
     waiting: Vec<OrderLine>,
     form: CreditForm,
+    suspended: bool,
+    plan_slug: String,
+    /// Slug and name.
+    plans: Vec<(String, String)>,
+    features: Vec<(String, String)>,
+    exceptions: Vec<ExceptionRow>,
+    exception: ExceptionForm,
     asks_password: bool,
     problems: Problems,
 }
@@ -78,6 +93,35 @@ fn address(slug: &str) -> String {
     format!("/platform/tenants/{slug}")
 }
 
+fn confirming(viewer: &Viewer) -> Chrome {
+    Chrome::new(viewer, &Here::Platform, "Confirm it's you", "/platform/tenants")
+}
+
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ExceptionForm {
+    feature: String,
+    opens: bool,
+    last_day: String,
+    reason: String,
+}
+
+impl Default for ExceptionForm {
+    fn default() -> Self {
+        Self { feature: String::new(), opens: true, last_day: String::new(), reason: String::new() }
+    }
+}
+
+struct ExceptionRow {
+    feature: String,
+    name: String,
+    opens: bool,
+    /// Its last day.
+    until: When,
+    reason: String,
+    by: String,
+}
+
 /// The tenant, for those who run the platform.
 async fn find(
     console: &Console,
@@ -99,6 +143,8 @@ async fn page(console: &Console, viewer: &Viewer, view: &TenantView) -> Result<T
     let scope = Scope::of_system(Owner::Tenant(tenant.id));
     let credits = services.spending(&scope, Funding::Credits).await?.credits.unwrap_or_default();
     let times = Times { now: services.clock.now(), zone: jiff::tz::TimeZone::UTC };
+    let zoned = Times { now: times.now, zone: zone_of(tenant) };
+    let platform = services.directory.platform().await.map_err(ServiceError::from)?;
     let orders = services.waiting_orders(&viewer.actor, &scope).await?;
     let history = services.funding_history(&viewer.actor, tenant).await?;
     Ok(TenantPage {
@@ -127,6 +173,28 @@ async fn page(console: &Console, viewer: &Viewer, view: &TenantView) -> Result<T
         balance: credits.balance.dollars(),
         held: credits.held.shown(),
         waiting: orders.iter().map(|order| OrderLine::of(order, &times)).collect(),
+        suspended: tenant.state == TenantState::Suspended,
+        plan_slug: view.plan.slug.clone(),
+        plans: platform.plans.iter().map(|plan| (plan.slug.clone(), plan.name.clone())).collect(),
+        exceptions: view
+            .exceptions
+            .iter()
+            .filter(|exception| times.now < exception.until)
+            .map(|exception| ExceptionRow {
+                feature: exception.feature.clone(),
+                name: platform
+                    .features
+                    .iter()
+                    .find(|feature| feature.slug == exception.feature)
+                    .map_or_else(|| exception.feature.clone(), |feature| feature.name.clone()),
+                opens: exception.opens,
+                until: zoned.day(exception.until.minus(1)),
+                reason: exception.reason.clone(),
+                by: exception.created_by.clone(),
+            })
+            .collect(),
+        features: platform.features.iter().map(|one| (one.slug.clone(), one.name.clone())).collect(),
+        exception: ExceptionForm::default(),
         form: CreditForm { form_id: uuid::Uuid::now_v7().to_string(), ..CreditForm::default() },
         asks_password: !viewer.actor.is_confirmed(services.clock.now()),
         problems: Problems::default(),
@@ -143,29 +211,132 @@ async fn save_funding(
     mut viewer: Viewer,
     request: HttpRequest,
     slug: Path<String>,
-    mut posted: Posted<FundingForm>,
+    posted: Posted<FundingForm>,
 ) -> Answer {
     let view = find(&console, &viewer, &slug).await?;
+    let (form, posted) = posted.split();
     let parse = |word: &str| Funding::parse(word).ok_or(WebError::BadForm);
-    let (from, to) = (parse(&posted.fields.was)?, parse(&posted.fields.funding)?);
-    let password = posted.current_password.take();
-    let saved = confirm::act(&console, &mut viewer, password, async |services, actor| {
-        services.set_funding(actor, &view.tenant, from, to).await
+    let (from, to) = (parse(&form.was)?, parse(&form.funding)?);
+    let (chrome, back) = (confirming(&viewer), address(&slug));
+    let asking = (chrome, "Save funding", back.as_str());
+    confirm::press(&console, &mut viewer, &request, asking, posted, async |services, actor| {
+        services.set_funding(actor, &view.tenant, from, to).await?;
+        Ok((true, "Saved. It holds for new requests; past ones keep how they were paid.".to_owned()))
+    })
+    .await
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct PlanForm {
+    /// What the page showed, so that two people do not overrule each other unseen.
+    was: String,
+    plan: String,
+}
+
+async fn save_plan(
+    console: Data<Console>,
+    mut viewer: Viewer,
+    request: HttpRequest,
+    slug: Path<String>,
+    posted: Posted<PlanForm>,
+) -> Answer {
+    let view = find(&console, &viewer, &slug).await?;
+    let (form, posted) = posted.split();
+    let (chrome, back) = (confirming(&viewer), address(&slug));
+    let asking = (chrome, "Save plan", back.as_str());
+    confirm::press(&console, &mut viewer, &request, asking, posted, async |services, actor| {
+        services.set_tenant_plan(actor, &view.tenant, &form.was, &form.plan).await?;
+        Ok((true, "Plan saved. It holds for the next request.".to_owned()))
+    })
+    .await
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct StateForm {
+    state: String,
+}
+
+async fn save_state(
+    console: Data<Console>,
+    mut viewer: Viewer,
+    request: HttpRequest,
+    slug: Path<String>,
+    posted: Posted<StateForm>,
+) -> Answer {
+    let view = find(&console, &viewer, &slug).await?;
+    let (form, posted) = posted.split();
+    let to = TenantState::parse(&form.state).ok_or(WebError::BadForm)?;
+    let (chrome, back) = (confirming(&viewer), address(&slug));
+    let intent = if to == TenantState::Suspended { "Suspend account" } else { "Lift suspension" };
+    let asking = (chrome, intent, back.as_str());
+    confirm::press(&console, &mut viewer, &request, asking, posted, async |services, actor| {
+        services.set_tenant_state(actor, &view.tenant, to).await?;
+        let told = match to {
+            TenantState::Suspended => "Suspended: its requests are refused from now on.",
+            TenantState::Active => "The suspension is lifted.",
+        };
+        Ok((true, told.to_owned()))
+    })
+    .await
+}
+
+async fn make_exception(
+    console: Data<Console>,
+    mut viewer: Viewer,
+    slug: Path<String>,
+    posted: Posted<ExceptionForm>,
+) -> Answer {
+    let view = find(&console, &viewer, &slug).await?;
+    let form = posted.fields;
+    let typed = TypedException {
+        feature: form.feature.clone(),
+        opens: form.opens,
+        last_day: form.last_day.clone(),
+        reason: form.reason.clone(),
+    };
+    let made = confirm::act(&console, &mut viewer, posted.current_password, async |services, actor| {
+        services.set_exception(actor, &view.tenant, &typed).await
     })
     .await;
-    match saved {
-        Ok(()) => session::notify(
-            &viewer.session,
-            true,
-            "Saved. It holds for new requests; past ones keep how they were paid.",
-        ),
-        Err(ServiceError::Conflict(message)) => session::notify(&viewer.session, false, message),
+    match made {
+        Ok(()) => {
+            session::notify(&viewer.session, true, "Exception saved. It ends by itself.");
+            Ok(see_other(&address(&slug)))
+        }
         Err(error) => {
-            let chrome = Chrome::new(&viewer, &Here::Platform, "Confirm it's you", "/platform/tenants");
-            return confirm::ask(error, &request, chrome, "Save funding", address(&slug), &posted);
+            let failure = Failure::of(error)?;
+            let mut page = page(&console, &viewer, &view).await?;
+            page.exception = form;
+            page.problems = failure.problems;
+            Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
         }
     }
-    Ok(see_other(&address(&slug)))
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct EndForm {
+    feature: String,
+}
+
+async fn end_exception(
+    console: Data<Console>,
+    mut viewer: Viewer,
+    request: HttpRequest,
+    slug: Path<String>,
+    posted: Posted<EndForm>,
+) -> Answer {
+    let view = find(&console, &viewer, &slug).await?;
+    let (form, posted) = posted.split();
+    let (chrome, back) = (confirming(&viewer), address(&slug));
+    let asking = (chrome, "End exception", back.as_str());
+    confirm::press(&console, &mut viewer, &request, asking, posted, async |services, actor| {
+        services.end_exception(actor, &view.tenant, &form.feature).await?;
+        Ok((true, "Exception ended.".to_owned()))
+    })
+    .await
 }
 
 #[derive(Default, Deserialize)]
@@ -252,27 +423,17 @@ async fn confirm_order(
     mut viewer: Viewer,
     request: HttpRequest,
     path: Path<(String, String)>,
-    mut posted: Posted<Nothing>,
+    posted: Posted<Nothing>,
 ) -> Answer {
     let (slug, id) = path.into_inner();
     let view = find(&console, &viewer, &slug).await?;
     let id = OrderId::parse(&id).ok_or(WebError::NotFound)?;
     let scope = Scope::of_system(Owner::Tenant(view.tenant.id));
-    let password = posted.current_password.take();
-    let done = confirm::act(&console, &mut viewer, password, async |services, actor| {
-        services.confirm_order(actor, &scope, id).await
+    let (chrome, back) = (confirming(&viewer), address(&slug));
+    let asking = (chrome, "Enter as paid", back.as_str());
+    confirm::press(&console, &mut viewer, &request, asking, posted, async |services, actor| {
+        let order = services.confirm_order(actor, &scope, id).await?;
+        Ok((true, format!("{} of credits entered for {}.", order.amount.dollars(), order.reference())))
     })
-    .await;
-    match done {
-        Ok(order) => {
-            let text = format!("{} of credits entered for {}.", order.amount.dollars(), order.reference());
-            session::notify(&viewer.session, true, text);
-        }
-        Err(ServiceError::Conflict(message)) => session::notify(&viewer.session, false, message),
-        Err(error) => {
-            let chrome = Chrome::new(&viewer, &Here::Platform, "Confirm it's you", "/platform/tenants");
-            return confirm::ask(error, &request, chrome, "Enter as paid", address(&slug), &posted);
-        }
-    }
-    Ok(see_other(&address(&slug)))
+    .await
 }

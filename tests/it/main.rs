@@ -13,6 +13,7 @@ mod credits;
 mod custom_url;
 mod dialects;
 mod faults;
+mod gates;
 mod gateway;
 mod keys;
 mod metering;

@@ -543,21 +543,23 @@ fn courier(keyward: &str) -> Courier {
 async fn plant(services: &Services) {
     let mut tx = services.db.write().await.unwrap();
     let features = [("drafts", true), ("suggestions", true), ("chatbot", false), ("extra", true)];
-    for (position, (slug, covered)) in (0..).zip(features) {
+    for (slug, covered) in features {
         let feature = Feature {
             slug: slug.to_owned(),
             name: format!("Feature {slug}"),
             description: String::new(),
             covered,
             default_model: Some("claude-opus-4-5".to_owned()),
+            switch: format!("ai_{slug}_enabled"),
         };
-        plans::insert_feature(&mut tx, &feature, position).await.unwrap();
+        plans::insert_feature(&mut tx, &feature).await.unwrap();
     }
     let plan = Plan {
         id: PlanId::new(),
         slug: "pro".to_owned(),
         name: "Pro".to_owned(),
         features: ["drafts", "suggestions", "chatbot"].map(str::to_owned).into(),
+        models: std::collections::BTreeSet::new(),
     };
     plans::insert(&mut tx, &plan).await.unwrap();
     changes::bump(&mut tx, Owner::Platform, services.clock.now()).await.unwrap();

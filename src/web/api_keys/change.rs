@@ -33,31 +33,12 @@ async fn press<T>(
     request: &HttpRequest,
     key: &str,
     intent: &str,
-    mut posted: Posted<T>,
+    posted: Posted<T>,
     work: impl AsyncFnOnce(&Services, &Actor) -> Result<(bool, String), ServiceError>,
 ) -> Answer {
     let this = format!("{}/{key}", base(&place));
-    let password = posted.current_password.take();
-    match confirm::act(console, &mut place.viewer, password, work).await {
-        Ok((good, text)) => {
-            session::notify(&place.viewer.session, good, text);
-            Ok(see_other(&this))
-        }
-        // The provider or another person said no: that is told where the button was.
-        Err(ServiceError::Invalid(problems)) if problems.of("current_password").is_none() => {
-            let messages: Vec<&str> = problems.fields.iter().map(|(_, message)| message.as_str()).collect();
-            session::notify(&place.viewer.session, false, messages.join(" "));
-            Ok(see_other(&this))
-        }
-        Err(ServiceError::Conflict(message)) => {
-            session::notify(&place.viewer.session, false, message);
-            Ok(see_other(&this))
-        }
-        Err(error) => {
-            let chrome = place.chrome("Confirm it's you", &base(&place));
-            confirm::ask(error, request, chrome, intent, this, &posted)
-        }
-    }
+    let chrome = place.chrome("Confirm it's you", &base(&place));
+    confirm::press(console, &mut place.viewer, request, (chrome, intent, &this), posted.split().1, work).await
 }
 
 pub async fn check(
