@@ -119,6 +119,10 @@ async fn plant_plans(services: &Services, now: Moment) -> Result<BTreeMap<&'stat
         };
         plans::insert_feature(&mut tx, &feature).await?;
     }
+    // The plan that a fresh database begins with: the demo has its own.
+    for plan in plans::list(&mut tx).await? {
+        plans::delete(&mut tx, plan.id).await?;
+    }
     for (slug, name, count, subscription, byok_permille) in PLANS {
         let plan = Plan {
             id: PlanId::new(),

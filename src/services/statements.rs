@@ -132,7 +132,7 @@ impl Services {
         Ok(true)
     }
 
-    /// Plans with what they cost, by name.
+    /// Plans with what they cost, in the order in which they were made.
     ///
     /// # Errors
     /// `Denied` to all but super admins.

@@ -10,8 +10,9 @@ use crate::domain::clock::Moment;
 use crate::domain::ids::PlanId;
 use crate::domain::plan::{Exception, Feature, Plan};
 
+/// Every plan, in the order in which they were made.
 pub async fn list(tx: &mut Tx) -> Result<Vec<Plan>, StorageError> {
-    let rows = fetch_all!(tx, (Uuid, String, String), "SELECT id, slug, name FROM plan ORDER BY name")?;
+    let rows = fetch_all!(tx, (Uuid, String, String), "SELECT id, slug, name FROM plan ORDER BY id")?;
     let mut plans = Vec::with_capacity(rows.len());
     for row in rows {
         plans.push(with_features(tx, row).await?);

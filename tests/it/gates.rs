@@ -101,7 +101,7 @@ on_both! {
         let words = "Feature drafts is switched off.";
         let (status, body) = ask(world, &token, "drafts").await;
         let message = body["error"]["message"].as_str().unwrap();
-        assert_eq!((status, message.contains("/t/acme/settings/ai.")), (403, true), "{message}");
+        assert_eq!((status, message.contains("/t/acme/settings/ai#")), (403, true), "{message}");
         assert!(message.starts_with(words));
         admin.post("/t/acme/settings/ai/switch", &on).await;
         assert_eq!(ask(world, &token, "drafts").await.0, 200);
