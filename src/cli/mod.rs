@@ -3,7 +3,7 @@
 mod accounts;
 mod demo;
 mod demo_data;
-mod demo_samples;
+pub mod demo_samples;
 mod doctor;
 mod endpoint;
 mod master_key;

@@ -49,7 +49,9 @@ pub fn way_out(opener: Opener, slug: &str) -> Option<WayOut> {
             needs: Some(Action::ManagePlatform),
         }),
         Opener::KeysPage => here("An admin can change that", "/settings/api-keys", Action::ChangeKeys),
-        Opener::FeaturesPage => here("An admin can switch it on", "/settings/ai#switches", Action::ChangeFeatures),
+        Opener::FeaturesPage => {
+            here("An admin can switch it on", "/settings/ai#switches", Action::ChangeFeatures)
+        }
         Opener::BillingPage => here("An admin can change that", "/billing", Action::ChangeBilling),
         Opener::BreakerPage => here("An admin can resume it", "/billing/breaker", Action::ChangeBilling),
         Opener::BudgetsPage => here("An admin can raise it", "/billing/budgets", Action::ChangeBilling),

@@ -460,3 +460,99 @@ async fn keys_of_other_providers_defaults_and_scopes() {
     browser.close().await;
     world.end().await;
 }
+
+/// Presses a button in the row or panel that names something.
+async fn press_in(browser: &Browser, what: &str, button: &str) {
+    let script = format!(
+        "const row = [...document.querySelectorAll('tr, section')].reverse().find(row => row.innerText.includes('{what}'));
+         [...row.querySelectorAll('button')].find(found => found.innerText.includes('{button}')).click()"
+    );
+    browser.run(&script).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_feature_is_closed_for_a_plan_told_and_opened_again() {
+    let (world, tenant) = world().await;
+    world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+    let token = world.token(&tenant).await;
+    let ask = async || {
+        let answer = world.message(&token).header("x-keyward-feature", "drafts").send().await.unwrap();
+        let status = answer.status().as_u16();
+        let body: serde_json::Value = answer.json().await.unwrap();
+        (status, body["error"]["message"].as_str().unwrap_or_default().to_owned())
+    };
+    let admin = open(&world, DESKTOP).await;
+    admin.sign_in("admin@northwind.example", PASSWORD).await;
+    admin.press("AI features").await;
+    admin.sees("Feature drafts").await;
+    admin.check_page("AI features").await;
+    assert_eq!(ask().await.0, 200);
+
+    let root = open(&world, DESKTOP).await;
+    root.sign_in("root@acme.example", PASSWORD).await;
+    root.press("Plans").await;
+    root.sees("What plans include").await;
+    root.check_page("Plans").await;
+    root.run("document.querySelector('input[value=\"pro/drafts\"]').click()").await;
+    root.press("Review changes").await;
+    root.sees("Pro loses Feature drafts.").await;
+    root.check_page("Review changes").await;
+    root.press("Save changes").await;
+    root.sees("Saved: 1 change.").await;
+    let saved = std::time::Instant::now();
+    let words = "The Pro plan does not include Feature drafts.";
+    admin.go("/t/northwind/settings/ai").await;
+    admin.sees(words).await;
+    assert!(saved.elapsed() < std::time::Duration::from_secs(2), "{:?}", saved.elapsed());
+    let (status, message) = ask().await;
+    assert!(status == 403 && message.starts_with(words), "{status} {message}");
+
+    // The switch is the tenant's own to turn, and stays off whatever the plan says.
+    press_in(&admin, "ai_drafts_enabled", "Switch off").await;
+    admin.sees("2 gates closed").await;
+    admin.check_page("AI features, two gates closed").await;
+    root.run("document.querySelector('input[value=\"pro/drafts\"]').click()").await;
+    root.press("Review changes").await;
+    root.sees("Pro gains Feature drafts.").await;
+    root.press("Save changes").await;
+    root.sees("Saved: 1 change.").await;
+    let (status, message) = ask().await;
+    assert!(status == 403 && message.starts_with("Feature drafts is switched off."), "{status} {message}");
+    admin.go("/t/northwind/settings/ai").await;
+    press_in(&admin, "ai_drafts_enabled", "Switch on").await;
+    admin.sees("ai_drafts_enabled is on.").await;
+    assert_eq!(ask().await.0, 200);
+
+    // Other pages of the operator's, and a tenant with an exception.
+    root.press("Features").await;
+    root.sees("Master switches").await;
+    root.check_page("Features").await;
+    root.go("/platform/plans?edit=pro").await;
+    root.check_page("A plan").await;
+    root.go("/platform/tenants/northwind").await;
+    let day = world.clock.now().plus(86_400_000_000).rfc3339();
+    root.run(&format!("document.getElementById('last_day').value = '{}'", &day[..10])).await;
+    root.run("document.getElementById('feature').value = 'extra'").await;
+    root.fill("reason", "Trial").await;
+    root.press("Save exception").await;
+    root.sees("Exception saved. It ends by itself.").await;
+    root.check_page("Tenant with an exception").await;
+    admin.go("/t/northwind/settings/ai").await;
+    admin.sees("By exception, until the end of").await;
+    admin.close().await;
+    root.close().await;
+    let narrow = open(&world, Look { width: 360, ..DESKTOP }).await;
+    narrow.sign_in("root@acme.example", PASSWORD).await;
+    for page in [
+        "/platform/plans",
+        "/platform/plans?edit=pro",
+        "/platform/features",
+        "/platform/tenants/northwind",
+        "/t/northwind/settings/ai",
+    ] {
+        narrow.go(page).await;
+        narrow.check_page(page).await;
+    }
+    narrow.close().await;
+    world.end().await;
+}

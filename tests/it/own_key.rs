@@ -3,17 +3,20 @@
 //! provider and every way of choosing a key. If this fails, nothing may ship.
 
 use keyward::access::scope::Scope;
+use keyward::cli::demo_samples;
 use keyward::domain::account::KeyChangers;
 use keyward::domain::billing::UsageMode;
 use keyward::domain::ids::Owner;
+use keyward::domain::plan::Feature;
 use keyward::domain::provider_key::Provider;
 use keyward::domain::usage::Dialect;
 use keyward::providers;
 use keyward::services::provider_keys::Holder;
+use keyward::storage::{changes, plans};
 use serde_json::Value;
 
 use crate::on_both;
-use crate::support::{World, holder, sha256};
+use crate::support::{World, holder, sha256, test_key};
 
 /// The header that must carry the tenant's key. A provider without a line here does not compile
 /// into this test's `match`, and so fails the build.
@@ -130,4 +133,48 @@ fn bearer(world: &World, token: &str) -> reqwest::RequestBuilder {
         .bearer_auth(token)
         .header("anthropic-version", "2023-06-01")
         .json(&body)
+}
+
+/// Whether own keys are to be used for a feature that the demo ships. One without a line here fails the
+/// test below, as does one that does what its line does not say.
+fn is_covered(feature: &str) -> Option<bool> {
+    match feature {
+        "question-suggestions" | "community-manager" | "kb-drafts" => Some(true),
+        "main-chatbot" | "workflow-nodes" => Some(false),
+        _ => None,
+    }
+}
+
+on_both! {
+    async fn each_shipped_feature_runs_on_whose_key_it_should(world: World) {
+        let (shared, own) = (test_key("ok"), test_key("ok"));
+        world.add_shared_key(&shared).await;
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        world.add_key(&tenant, "production", &own).await.unwrap();
+        let token = world.token(&tenant).await;
+        for (slug, name, description, covered, model) in demo_samples::FEATURES {
+            assert_eq!(is_covered(slug), Some(*covered), "{slug} needs a line above");
+            let feature = Feature {
+                slug: (*slug).to_owned(),
+                name: (*name).to_owned(),
+                description: (*description).to_owned(),
+                covered: *covered,
+                default_model: Some((*model).to_owned()),
+                switch: String::new(),
+            };
+            let mut tx = world.services.db.write().await.unwrap();
+            plans::insert_feature(&mut tx, &feature).await.unwrap();
+            plans::set_included(&mut tx, tenant.plan_id, slug, true).await.unwrap();
+            changes::bump(&mut tx, Owner::Platform, world.clock.now()).await.unwrap();
+            tx.commit().await.unwrap();
+            world.services.directory.forget(Owner::Platform);
+            world.forget_arrived().await;
+            let answer = world.message(&token).header("x-keyward-feature", *slug).send().await.unwrap();
+            assert_eq!(answer.status(), 200, "{slug}");
+            let arrived = went_out(world).await;
+            let expected = sha256(if *covered { &own } else { &shared });
+            assert_eq!(arrived.len(), 1, "{slug}");
+            assert_eq!(arrived[0]["credential_sha256"], expected.as_str(), "{slug}");
+        }
+    }
 }
