@@ -36,3 +36,5 @@ CREATE TABLE plan_model (
     model TEXT NOT NULL,
     PRIMARY KEY (plan_id, model)
 ) STRICT;
+
+CREATE INDEX tenant_name ON tenant (name, id);

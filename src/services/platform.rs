@@ -10,12 +10,15 @@ use crate::access::scope::Scope;
 use crate::domain::account::{Email, KeyChangers, Slug, Tenant, TenantRole, TenantState, User};
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
+use crate::domain::clock::{DAY, Moment};
 use crate::domain::ids::{Owner, PlanId, PriceId, TenantId};
+use crate::domain::money::Nanos;
 use crate::domain::plan::Plan;
 use crate::domain::price::Multiplier;
 use crate::domain::price_list;
+use crate::domain::usage::bucket_of;
 use crate::storage::tenants::TenantRecord;
-use crate::storage::{Database, StorageError, audit, changes, people, plans, prices, tenants};
+use crate::storage::{Database, StorageError, audit, changes, people, plans, prices, tenants, usage_report};
 
 /// A tenant as it was asked for.
 #[derive(Debug, Default)]
@@ -29,6 +32,18 @@ pub struct NewTenant {
     pub admin_email: Option<String>,
     /// The tenant's own key; checked with a live call before anything is written.
     pub first_key: Option<NewKey>,
+}
+
+pub const TENANTS_ON_A_PAGE: i64 = 100;
+
+/// A tenant as the platform's list shows it.
+#[derive(Clone, Debug)]
+pub struct TenantLine {
+    pub record: TenantRecord,
+    /// The quarter-hour of its latest request.
+    pub last_used: Option<Moment>,
+    /// At list price, in the last thirty days.
+    pub spent: Nanos,
 }
 
 /// A tenant that was made.
@@ -112,7 +127,34 @@ impl Services {
     ) -> Result<(Vec<TenantRecord>, Vec<Plan>), ServiceError> {
         self.permit(actor, Action::SeePlatform, None)?;
         let mut tx = self.db.read().await?;
-        Ok((tenants::list(&mut tx, search.trim(), 200).await?, plans::list(&mut tx).await?))
+        Ok((tenants::list(&mut tx, search.trim(), 200, 0).await?, plans::list(&mut tx).await?))
+    }
+
+    /// A page of the tenants whose name or slug holds `search`, by name, each with its last use and what
+    /// its last thirty days cost; and how many there are in all. Pages count from 1.
+    ///
+    /// # Errors
+    /// `Denied` to all but super admins.
+    pub async fn tenants_page(
+        &self,
+        actor: &Actor,
+        search: &str,
+        page: i64,
+    ) -> Result<(Vec<TenantLine>, i64), ServiceError> {
+        self.permit(actor, Action::SeePlatform, None)?;
+        let since = bucket_of(self.clock.now().minus(30 * DAY));
+        let search = search.trim();
+        let mut tx = self.db.read().await?;
+        let total = tenants::count(&mut tx, search).await?;
+        let skip = page.saturating_sub(1).saturating_mul(TENANTS_ON_A_PAGE);
+        let records = tenants::list(&mut tx, search, TENANTS_ON_A_PAGE, skip).await?;
+        let ids: Vec<TenantId> = records.iter().map(|record| record.tenant.id).collect();
+        let mut used = usage_report::latest_of_each(&mut tx, &ids, since).await?;
+        let lines = records.into_iter().map(|record| {
+            let (last_used, spent) = used.remove(&record.tenant.id).unwrap_or_default();
+            TenantLine { record, last_used, spent }
+        });
+        Ok((lines.collect(), total))
     }
 
     /// Users of the platform, by address.

@@ -70,13 +70,35 @@ pub async fn find_by_slug(tx: &mut Tx, slug: &str) -> Result<Option<TenantRecord
     fetch_optional!(tx, Row, sql, slug)?.map(TenantRecord::try_from).transpose()
 }
 
-/// Tenants whose name or slug holds `search`, by name; at most `limit` of them.
-pub async fn list(tx: &mut Tx, search: &str, limit: i64) -> Result<Vec<TenantRecord>, StorageError> {
+/// Tenants whose name or slug holds `search`, by name: at most `limit` of them, `skip` left out before.
+pub async fn list(
+    tx: &mut Tx,
+    search: &str,
+    limit: i64,
+    skip: i64,
+) -> Result<Vec<TenantRecord>, StorageError> {
+    let rows = if search.is_empty() {
+        let sql = "SELECT * FROM tenant ORDER BY name, id LIMIT $1 OFFSET $2";
+        fetch_all!(tx, Row, sql, limit, skip)?
+    } else {
+        let pattern = pattern(search);
+        let sql = "SELECT * FROM tenant
+                   WHERE LOWER(name) LIKE $1 ESCAPE '\\' OR slug LIKE $1 ESCAPE '\\'
+                   ORDER BY name, id LIMIT $2 OFFSET $3";
+        fetch_all!(tx, Row, sql, &pattern, limit, skip)?
+    };
+    rows.into_iter().map(TenantRecord::try_from).collect()
+}
+
+/// How many tenants `list` would find without a limit.
+pub async fn count(tx: &mut Tx, search: &str) -> Result<i64, StorageError> {
+    let sql = "SELECT COUNT(*) FROM tenant WHERE LOWER(name) LIKE $1 ESCAPE '\\' OR slug LIKE $1 ESCAPE '\\'";
+    Ok(fetch_one!(tx, (i64,), sql, &pattern(search))?.0)
+}
+
+fn pattern(search: &str) -> String {
     let escaped = search.to_lowercase().replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-    let pattern = format!("%{escaped}%");
-    let sql = "SELECT * FROM tenant
-               WHERE LOWER(name) LIKE $1 ESCAPE '\\' OR slug LIKE $2 ESCAPE '\\' ORDER BY name LIMIT $3";
-    fetch_all!(tx, Row, sql, &pattern, &pattern, limit)?.into_iter().map(TenantRecord::try_from).collect()
+    format!("%{escaped}%")
 }
 
 /// Every tenant, for jobs.

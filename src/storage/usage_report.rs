@@ -1,5 +1,7 @@
 //! Sums over usage, read from rollups and sums of days: what the Billing and API keys pages show.
 
+use std::collections::HashMap;
+
 use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
@@ -8,7 +10,7 @@ use super::{StorageError, Tx, fetch_all, fetch_one, on_backend, word};
 use crate::access::scope::Scope;
 use crate::domain::billing::UsageMode;
 use crate::domain::clock::Moment;
-use crate::domain::ids::KeyId;
+use crate::domain::ids::{KeyId, TenantId};
 use crate::domain::money::Nanos;
 use crate::domain::usage::{Dimension, Filter};
 
@@ -235,4 +237,48 @@ pub async fn unpriced_models(
     let Cover { days_from, days_to, .. } = day_sums::cover(tx, scope, from, to).await?;
     let owner = scope.owner().as_uuid();
     fetch_all!(tx, (String, i64), AssertSqlSafe(sql), owner, from.0, days_from.0, days_to.0, to.0)
+}
+
+/// When each of some tenants last sent a request, to the quarter-hour, and what its requests since `from`
+/// cost. By sums of days where there are any, as `day_sums::cover` has it for one tenant.
+pub async fn latest_of_each(
+    tx: &mut Tx,
+    tenants: &[TenantId],
+    from: Moment,
+) -> Result<HashMap<TenantId, (Option<Moment>, Nanos)>, StorageError> {
+    if tenants.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let list: Vec<String> = (2..).take(tenants.len()).map(|at| format!("${at}")).collect();
+    let rollup = |from: &str, to: &str| {
+        format!(
+            "COALESCE((SELECT SUM(r.cost) FROM usage_rollup r
+                       WHERE r.tenant_id = t.id AND r.bucket >= {from} AND r.bucket < {to}), 0)"
+        )
+    };
+    let sql = format!(
+        "SELECT t.id, (SELECT MAX(r.bucket) FROM usage_rollup r WHERE r.tenant_id = t.id),
+             CAST({} + {} + COALESCE((SELECT SUM(d.cost) FROM usage_day d WHERE d.tenant_id = t.id AND d.bucket >= $1
+                                          AND d.day_end <= t.summed_through), 0) AS BIGINT)
+         FROM (SELECT t.id, t.summed_through,
+                   (SELECT MIN(d.bucket) FROM usage_day d WHERE d.tenant_id = t.id AND d.bucket >= $1
+                        AND d.day_end <= t.summed_through) AS first,
+                   (SELECT MAX(d.day_end) FROM usage_day d WHERE d.tenant_id = t.id AND d.bucket >= $1
+                        AND d.day_end <= t.summed_through) AS last
+               FROM tenant t WHERE t.id IN ({})) t",
+        rollup("$1", "t.first"),
+        rollup("COALESCE(t.last, $1)", &i64::MAX.to_string()),
+        list.join(", ")
+    );
+    let rows: Vec<(Uuid, Option<i64>, i64)> = on_backend!(tx, conn => {
+        let mut query = sqlx::query_as(AssertSqlSafe(sql)).bind(from.0);
+        for tenant in tenants {
+            query = query.bind(tenant.0);
+        }
+        query.fetch_all(conn).await
+    })?;
+    Ok(rows
+        .into_iter()
+        .map(|(tenant, last, cost)| (TenantId(tenant), (last.map(Moment), Nanos(cost))))
+        .collect())
 }

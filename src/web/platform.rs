@@ -6,7 +6,7 @@ use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use super::error::WebError;
-use super::figures::counted;
+use super::figures::{count, counted};
 use super::form::{Failure, Posted};
 use super::page::{Answer, Chrome, Here, Page};
 use super::time::{Times, When};
@@ -15,9 +15,8 @@ use super::{Console, confirm, read};
 use crate::access::policy::{self, Action};
 use crate::domain::account::{PlatformRole, TenantState};
 use crate::domain::plan::Plan;
-use crate::services::Problems;
-use crate::services::platform::{MadeTenant, NewTenant};
-use crate::storage::tenants::TenantRecord;
+use crate::services::platform::{MadeTenant, NewTenant, TENANTS_ON_A_PAGE, TenantLine};
+use crate::services::{Problems, ServiceError};
 
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(web::redirect("/platform", "/platform/tenants"))
@@ -38,7 +37,10 @@ struct TenantsPage {
     heading: String,
     q: String,
     rows: Vec<TenantRow>,
-    full: bool,
+    /// Which of them are on this page, where there are several.
+    range: Option<String>,
+    earlier: Option<String>,
+    later: Option<String>,
     /// Slug, name, and how many purchases wait for payment.
     waiting: Vec<(String, String, String)>,
 }
@@ -49,52 +51,77 @@ struct TenantRow {
     plan: String,
     mode: &'static str,
     active: bool,
+    last_used: Option<When>,
+    spent: String,
     created: When,
 }
 
 #[derive(Deserialize)]
+#[serde(default)]
 struct Search {
-    #[serde(default)]
     q: String,
+    page: i64,
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self { q: String::new(), page: 1 }
+    }
 }
 
 async fn tenants(console: Data<Console>, viewer: Viewer, search: Query<Search>) -> Answer {
-    let q: String = search.into_inner().q.trim().chars().take(80).collect();
-    let (found, plans) = console.services.list_tenants(&viewer.actor, &q).await?;
-    let count = i64::try_from(found.len()).unwrap_or(i64::MAX);
+    let Search { q, page } = search.into_inner();
+    let q: String = q.trim().chars().take(80).collect();
+    let page = page.clamp(1, 1_000_000);
+    let services = &console.services;
+    let (found, total) = services.tenants_page(&viewer.actor, &q, page).await?;
+    let platform = services.directory.platform().await.map_err(ServiceError::from)?;
     let times = times(&console);
-    let waiting = console.services.tenants_waiting(&viewer.actor).await?;
-    let page = TenantsPage {
+    let waiting = services.tenants_waiting(&viewer.actor).await?;
+    let to = |page: i64| {
+        let query = url::form_urlencoded::Serializer::new(String::new())
+            .append_pair("q", &q)
+            .append_pair("page", &page.to_string())
+            .finish();
+        format!("/platform/tenants?{query}")
+    };
+    let first = (page - 1) * TENANTS_ON_A_PAGE + 1;
+    let last = first - 1 + i64::try_from(found.len()).unwrap_or(i64::MAX);
+    let shown = TenantsPage {
         chrome: Chrome::new(&viewer, &Here::Platform, "Tenants", "/platform/tenants"),
-        product: console.services.options.product.clone(),
+        product: services.options.product.clone(),
         heading: if q.is_empty() {
-            counted(count, "tenant", "tenants")
+            counted(total, "tenant", "tenants")
         } else {
-            format!("{} with “{q}”", counted(count, "tenant", "tenants"))
+            format!("{} with “{q}”", counted(total, "tenant", "tenants"))
         },
+        range: (total > TENANTS_ON_A_PAGE).then(|| format!("{} to {}", count(first), count(last))),
+        earlier: (page > 1).then(|| to(page - 1)),
+        later: (last < total && !found.is_empty()).then(|| to(page + 1)),
         q,
-        full: count >= 200,
         waiting: waiting
             .into_iter()
             .map(|(slug, name, orders)| (slug, name, counted(orders, "purchase", "purchases")))
             .collect(),
-        rows: found.into_iter().map(|record| row(record, &plans, &times)).collect(),
+        rows: found.into_iter().map(|line| row(line, &platform.plans, &times)).collect(),
     };
-    Page::new(page).answer()
+    Page::new(shown).answer()
 }
 
-fn row(record: TenantRecord, plans: &[Plan], times: &Times) -> TenantRow {
-    let tenant = record.tenant;
+fn row(line: TenantLine, plans: &[Plan], times: &Times) -> TenantRow {
+    let tenant = line.record.tenant;
     let plan = plans.iter().find(|plan| plan.id == tenant.plan_id);
     TenantRow {
         slug: tenant.slug.to_string(),
         name: tenant.name,
         plan: plan.map_or_else(|| "Unknown".to_owned(), |plan| plan.name.clone()),
-        mode: match record.policy.mode {
+        mode: match line.record.policy.mode {
             crate::domain::billing::UsageMode::Byok => "Own key",
             crate::domain::billing::UsageMode::Managed => "Managed",
         },
         active: tenant.state == TenantState::Active,
+        last_used: line.last_used.map(|at| times.day(at)),
+        spent: line.spent.shown(),
         created: times.day(tenant.created_at),
     }
 }
@@ -123,10 +150,10 @@ async fn form_page(console: &Console, viewer: &Viewer, form: TenantForm) -> Resu
     if !policy::permitted(&viewer.actor, Action::ManagePlatform, None) {
         return Err(WebError::Denied);
     }
-    let (_, plans) = console.services.list_tenants(&viewer.actor, "").await?;
+    let platform = console.services.directory.platform().await.map_err(ServiceError::from)?;
     Ok(NewTenantPage {
         chrome: Chrome::new(viewer, &Here::Platform, "Add tenant", "/platform/tenants"),
-        plans,
+        plans: platform.plans.clone(),
         form,
         asks_password: !viewer.actor.is_confirmed(console.services.clock.now()),
         problems: Problems::default(),

@@ -180,6 +180,7 @@ on_both! {
             (Method::DELETE, "/keys/none", None, "keys:write"),
             (Method::GET, "/usage", None, "usage:read"),
             (Method::GET, "/usage/summary", None, "usage:read"),
+            (Method::GET, "/features", None, "gateway"),
             (Method::POST, "/sessions", None, "gateway"),
             (Method::GET, "/sessions/ses_x", None, "gateway"),
             (Method::DELETE, "/sessions/ses_x", None, "gateway"),
@@ -464,7 +465,7 @@ on_both! {
                 assert!(operation["responses"]["default"].is_object() && operation["security"].is_array());
             }
         }
-        assert_eq!(operations, 17);
+        assert_eq!(operations, 18);
         let page = get("/api/v1/docs").await.unwrap();
         let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
         let html = page.text().await.unwrap();

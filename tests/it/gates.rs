@@ -31,6 +31,11 @@ async fn set_plans(root: &mut Visitor, cells: &[&str]) -> (Page, Page) {
     (preview, root.post(MATRIX, &fields).await)
 }
 
+fn ticked(page: &str, cell: &str) -> bool {
+    let box_at = page.find(&format!("value=\"{cell}\"")).unwrap();
+    page[box_at..].split('>').next().unwrap().ends_with(" checked")
+}
+
 /// The feature as the API tells of it.
 async fn told(world: &World, token: &str, feature: &str) -> Value {
     let url = format!("{}/api/v1/features", world.url);
@@ -49,6 +54,9 @@ fn closed(feature: &Value) -> Vec<(String, String)> {
 
 async fn ask(world: &World, token: &str, feature: &str) -> (u16, Value) {
     let answer = world.message(token).header("x-keyward-feature", feature).send().await.unwrap();
+    if answer.status() == 200 {
+        world.row_of(&answer).await;
+    }
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
@@ -158,15 +166,14 @@ on_both! {
             second.get("/platform/plans").await.says("Somebody changed plans in the meantime.");
         }
         let page = second.get("/platform/plans").await.body;
-        assert!(page.contains("value=\"pro/drafts\" checked") && !page.contains("value=\"pro/extra\" checked"));
+        assert!(ticked(&page, "pro/drafts") && !ticked(&page, "pro/extra"));
         // At the same moment: one of them is told.
         let fresh = seen(&mut first).await;
         let fields = |cell| [("seen", fresh.as_str()), ("cell", cell), ("save", "yes")];
         let (one, other) = (fields("pro/extra"), fields("pro/chatbot"));
         tokio::join!(first.post(MATRIX, &one), second.post(MATRIX, &other));
         let page = first.get("/platform/plans").await.body;
-        let ticked = |cell: &str| page.contains(&format!("value=\"{cell}\" checked"));
-        assert!(ticked("pro/extra") != ticked("pro/chatbot"));
+        assert!(ticked(&page, "pro/extra") != ticked(&page, "pro/chatbot"));
     }
 }
 
@@ -277,5 +284,27 @@ on_both! {
         world.services.set_mode(&world.admin(&cast.tenant), &scope, &cast.tenant, UsageMode::Byok).await.unwrap();
         assert_eq!(closed(&told(world, &token, "drafts").await), []);
         assert_eq!(ask(world, &token, "drafts").await.0, 200);
+    }
+}
+
+on_both! {
+    async fn tenants_are_listed_a_hundred_at_a_time(world: World) {
+        cast(world).await;
+        for number in 0..103 {
+            world.tenant(&format!("branch-{number:03}"), UsageMode::Managed).await;
+        }
+        let mut root = sign_in(world, "root").await;
+        let first = root.get("/platform/tenants").await;
+        first.says("105 tenants");
+        first.says("1 to 100");
+        let second = root.get("/platform/tenants?q=&page=2").await;
+        second.says("101 to 105");
+        let named = |page: &Page| page.body.matches("href=\"/platform/tenants/branch-").count();
+        assert_eq!(named(&first) + named(&second), 103);
+        root.get("/platform/tenants?q=BRANCH-01").await.says("10 tenants with");
+        root.get("/platform/tenants?q=%25").await.says("Nothing found");
+        assert_eq!(root.get("/platform/tenants?page=99").await.status, 200);
+        assert_eq!(root.get("/platform/tenants?page=-1").await.status, 200);
+        assert_eq!(root.get("/platform/tenants?page=x").await.status, 400);
     }
 }

@@ -189,7 +189,7 @@ on_both! {
                     let at = now.minus(i * DAY / 16 + (i / 100) * 11 * DAY + MINUTE);
                     let mode = if i % 3 == 0 { UsageMode::Managed } else { UsageMode::Byok };
                     let feature = format!("feature-{}", i % 4);
-                    UsageRow { mode, feature, unpriced: i % 90 == 0, state: UsageState::Final, status: Some(200), ..sample(world, &tenant, at, "claude-haiku-4-5", 1_000 + i) }
+                    UsageRow { mode, feature, unpriced: i % 90 == 0, state: UsageState::Final, status: Some(200), ..sample(world, &tenant, at, model_of(i % 90 == 0), 1_000 + i) }
                 })
                 .collect();
             holds::record(&world.services.db, &[], &rows, Moment(0)).await.unwrap();
@@ -252,6 +252,11 @@ on_both! {
     }
 }
 
+/// One that no job can rate while a test looks, where it is to be without a price.
+fn model_of(unpriced: bool) -> &'static str {
+    if unpriced { "claude-unheard-of" } else { "claude-haiku-4-5" }
+}
+
 async fn through(world: &World, tenant: &Tenant) -> Moment {
     let mut tx = world.services.db.read().await.unwrap();
     let scope = Scope::of_token(tenant.id);
@@ -273,6 +278,9 @@ async fn figures_are_those_of(world: &World, tenant: &Tenant, rows: &[UsageRow])
         let to = bucket_of(from.plus((step * 13 % 40) * DAY / 3 + 45 * MINUTE));
         let totals = usage_report::totals(&mut tx, &scope, from, to).await.unwrap();
         assert_eq!(totals.cost, cost(from, to), "{} {} to {}", tenant.slug, from.rfc3339(), to.rfc3339());
+        let used = usage_report::latest_of_each(&mut tx, &[tenant.id], from).await.unwrap()[&tenant.id];
+        let last = rows.iter().map(|row| bucket_of(row.started_at)).max();
+        assert_eq!(used, (last, Nanos(cost(from, Moment(i64::MAX)))), "{} {}", tenant.slug, from.rfc3339());
     }
     tx.rollback().await.unwrap();
     let report =
@@ -300,7 +308,7 @@ on_both! {
                     unpriced: i % 50 == 0,
                     billed: Nanos(if i % 3 == 0 { 1_000 + i } else { 0 }),
                     labels: Labels { endpoint: label("till", 5), session: label("ses", 11), prompt: label("prompt", 6) },
-                    ..sample(world, &tenant, now.minus(i * DAY / 40), "claude-haiku-4-5", 1_000 + i)
+                    ..sample(world, &tenant, now.minus(i * DAY / 40), model_of(i % 50 == 0), 1_000 + i)
                 }
             })
             .collect();

@@ -221,6 +221,7 @@ async fn no_key_is_written_or_said() {
         keys.to_owned(),
         format!("{keys}/ok"),
         format!("{keys}/spendlimit"),
+        "/t/acme/settings/ai".to_owned(),
         "/t/acme/billing".to_owned(),
         "/t/acme/billing/usage.csv".to_owned(),
         "/t/acme/settings/tokens".to_owned(),
@@ -426,7 +427,7 @@ async fn by_the_api(
             said.push(text);
         }
     }
-    for path in ["/keys", "/keys/api", "/usage", "/usage/summary", "/openapi.json", "/docs"] {
+    for path in ["/keys", "/keys/api", "/usage", "/usage/summary", "/features", "/openapi.json", "/docs"] {
         let url = format!("{}/api/v1{path}", world.url);
         let answer = world.http.get(url).bearer_auth(&token).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");
