@@ -2,6 +2,10 @@
 ALTER TABLE feature ADD COLUMN switch TEXT NOT NULL DEFAULT '';
 UPDATE feature SET switch = 'ai_' || REPLACE(slug, '-', '_') || '_enabled';
 
+-- The most tokens that one request of it may take in and give out; both or none.
+ALTER TABLE feature ADD COLUMN budget_input BIGINT;
+ALTER TABLE feature ADD COLUMN budget_output BIGINT;
+
 -- Switches that are off; the nil UUID is the platform, whose switches are everybody's.
 CREATE TABLE switch_off (
     owner_id UUID NOT NULL,

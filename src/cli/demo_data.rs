@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Failure;
 use super::demo::{Card, CardUser};
-use super::demo_samples::{FEATURES, PEOPLE, PLANS, SAMPLES, Sample};
+use super::demo_samples::{FEATURES, PEOPLE, PLANS, SAMPLES, Sample, ShippedFeature};
 use crate::access::actor::Actor;
 use crate::access::scope::Scope;
 use crate::crypto::secret::Secret;
@@ -16,7 +16,7 @@ use crate::domain::billing::{EntryKind, Funding, OnReach, PaymentPolicy, UsageMo
 use crate::domain::clock::{DAY, HOUR, MINUTE, Moment, SECOND};
 use crate::domain::ids::{KeyId, Owner, PlanId, RequestId, TenantId, TokenId, UserId};
 use crate::domain::money::Nanos;
-use crate::domain::plan::{Feature, Plan};
+use crate::domain::plan::{Feature, Plan, TokenBudget};
 use crate::domain::price::Multiplier;
 use crate::domain::provider_key::{KeySettings, Provider};
 use crate::domain::statement::PlanTerms;
@@ -108,14 +108,19 @@ fn actor(services: &Services, tenant: Option<TenantId>, email: &str) -> Actor {
 async fn plant_plans(services: &Services, now: Moment) -> Result<BTreeMap<&'static str, PlanId>, Failure> {
     let mut ids = BTreeMap::new();
     let mut tx = services.db.write().await?;
-    for (slug, name, description, covered, model) in FEATURES {
+    for (slug, name, description, covered, model, budget) in FEATURES {
         let feature = Feature {
             slug: (*slug).to_owned(),
             name: (*name).to_owned(),
             description: (*description).to_owned(),
             covered: *covered,
             default_model: Some((*model).to_owned()),
-            switch: format!("ai_{}_enabled", slug.replace('-', "_")),
+            // The three kinds of review go on and off together.
+            switch: match budget {
+                Some(_) => "ai_reviews_enabled".to_owned(),
+                None => format!("ai_{}_enabled", slug.replace('-', "_")),
+            },
+            budget: budget.map(|(input, output)| TokenBudget { input, output }),
         };
         plans::insert_feature(&mut tx, &feature).await?;
     }
@@ -415,7 +420,7 @@ fn past_row(
     services: &Services,
     tenant: TenantId,
     at: Moment,
-    feature: (&str, &str, &str, bool, &str),
+    feature: ShippedFeature,
     key: (KeyId, String),
     (mode, funding): (UsageMode, Funding),
     dice: &mut Dice,

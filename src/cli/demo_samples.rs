@@ -3,14 +3,16 @@
 use crate::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, UsageMode};
 use crate::domain::provider_key::Provider;
 
-/// Features: slug, name, description, covered by own keys, default model.
-pub const FEATURES: &[(&str, &str, &str, bool, &str)] = &[
+/// Features: slug, name, description, covered by own keys, default model, and what one request may take in
+/// and give out.
+pub const FEATURES: &[ShippedFeature] = &[
     (
         "question-suggestions",
         "Unanswered question suggestions",
         "Suggests an answer to a question that the bot could not answer",
         true,
         "claude-haiku-4-5",
+        None,
     ),
     (
         "community-manager",
@@ -18,6 +20,7 @@ pub const FEATURES: &[(&str, &str, &str, bool, &str)] = &[
         "Greets new posts and summarises long threads",
         true,
         "claude-sonnet-4-5",
+        None,
     ),
     (
         "kb-drafts",
@@ -25,16 +28,44 @@ pub const FEATURES: &[(&str, &str, &str, bool, &str)] = &[
         "Drafts an article from a solved conversation",
         true,
         "claude-opus-4-5",
+        None,
     ),
-    ("main-chatbot", "Main chatbot", "Answers customers on the website", false, "claude-sonnet-5"),
+    ("main-chatbot", "Main chatbot", "Answers customers on the website", false, "claude-sonnet-5", None),
     (
         "workflow-nodes",
         "Workflow AI nodes",
         "Classifies and routes incoming messages",
         false,
         "claude-haiku-5-5",
+        None,
+    ),
+    (
+        "quick-scan",
+        "Quick scan",
+        "Looks through a change for what stands out",
+        true,
+        "claude-haiku-4-5",
+        Some((75_000, 5_000)),
+    ),
+    (
+        "code-review",
+        "Code review",
+        "Reads a change with the files around it",
+        true,
+        "claude-sonnet-5",
+        Some((120_000, 12_000)),
+    ),
+    (
+        "deep-analysis",
+        "Deep analysis",
+        "Follows a change through the whole of the code",
+        true,
+        "claude-opus-5",
+        Some((180_000, 20_000)),
     ),
 ];
+
+pub type ShippedFeature = (&'static str, &'static str, &'static str, bool, &'static str, Option<(u64, u64)>);
 
 /// Plans: slug, name, number of features that it includes, in the order above, dollars a month, and the
 /// fee for own keys in thousandths.
@@ -43,8 +74,8 @@ pub const PLANS: &[(&str, &str, usize, i64, i64)] = &[
     ("starter", "Starter", 1, 29, 50),
     ("pro", "Pro", 4, 99, 25),
     ("creator-plus", "Creator Plus", 4, 149, 25),
-    ("sovereign", "Sovereign", 5, 499, 0),
-    ("enterprise", "Enterprise", 5, 999, 0),
+    ("sovereign", "Sovereign", 8, 499, 0),
+    ("enterprise", "Enterprise", 8, 999, 0),
 ];
 
 pub struct Sample {

@@ -6,6 +6,7 @@ use super::clock::Moment;
 use super::ids::PlanId;
 use super::price_list::{self, Model};
 use super::provider_key::Provider;
+use super::usage::TokenUsage;
 
 /// The feature of requests that name none: in every plan, covered, without a master switch.
 pub const GENERAL: &str = "general";
@@ -22,6 +23,29 @@ pub struct Feature {
     pub default_model: Option<String>,
     /// The master switch that it hangs on, with the others of its group.
     pub switch: String,
+    /// The most that one request of it may use.
+    pub budget: Option<TokenBudget>,
+}
+
+/// Tokens that one request may take in and give out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenBudget {
+    pub input: u64,
+    pub output: u64,
+}
+
+impl TokenBudget {
+    /// Whether a request that may use this much fits.
+    #[must_use]
+    pub fn covers(self, ceiling: &TokenUsage) -> bool {
+        ceiling.input <= self.input && ceiling.output <= self.output
+    }
+
+    /// All of it, as tokens that are rated.
+    #[must_use]
+    pub fn tokens(self) -> TokenUsage {
+        TokenUsage { input: self.input, output: self.output, ..TokenUsage::default() }
+    }
 }
 
 impl Feature {
@@ -35,6 +59,7 @@ impl Feature {
             covered: true,
             default_model: None,
             switch: String::new(),
+            budget: None,
         }
     }
 

@@ -8,9 +8,12 @@ use crate::domain::billing::Shortage;
 use crate::domain::clock::SECOND;
 use crate::domain::gate::Gate;
 use crate::domain::ids::RequestId;
+use crate::domain::money::grouped;
+use crate::domain::plan::TokenBudget;
 use crate::domain::provider_key::KeyView;
 use crate::domain::resolve::{Refusal, RefusalCode};
 use crate::domain::usage::Dialect;
+use crate::domain::usage::TokenUsage;
 use crate::outbound::SendError;
 use crate::providers::Endpoint;
 use crate::services::features::way_out;
@@ -133,6 +136,17 @@ impl GatewayError {
         let retry_after = (refusal.code == RefusalCode::RateLimited)
             .then(|| refusal.until.map_or(1, |until| until.since(standing.now) / SECOND + 1).max(1));
         Self { retry_after, ..Self::new(status, code, message) }
+    }
+
+    /// It may use more than one request of its feature has.
+    pub fn over_budget(feature: &str, budget: TokenBudget, most: &TokenUsage) -> Self {
+        Self::invalid(format!(
+            "A request of {feature} has at most {} tokens in and {} out; this one may take {} in and {} out.",
+            grouped(budget.input),
+            grouped(budget.output),
+            grouped(most.input),
+            grouped(most.output)
+        ))
     }
 
     /// Nobody knows what the model costs, so nothing can be kept back for it.

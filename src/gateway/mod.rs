@@ -270,6 +270,10 @@ async fn serve(
         None => (bytes, String::new()),
     };
 
+    let most = ceiling(bytes.len(), envelope.max_tokens, output_limit(&model), envelope.answers);
+    if let Some(budget) = feature.budget.filter(|budget| endpoint.is_metered() && !budget.covers(&most)) {
+        return Err(GatewayError::over_budget(&feature.name, budget, &most));
+    }
     let row =
         open_row(id, services, &caller, &standing, &chosen, asked.labels, feature.slug, dialect, &model);
     let row = UsageRow {
@@ -281,9 +285,7 @@ async fn serve(
         ..row
     };
     let row = if endpoint.is_metered() {
-        let ceiling =
-            ceiling(bytes.len(), envelope.max_tokens, output_limit(&row.model_asked), envelope.answers);
-        UsageRow { held: hold_for(&standing, &chosen, &row, &ceiling)?, ..row }
+        UsageRow { held: hold_for(&standing, &chosen, &row, &most)?, ..row }
     } else {
         row
     };

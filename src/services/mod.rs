@@ -5,6 +5,7 @@ pub mod accounts;
 pub mod billing;
 pub mod breaker;
 pub mod budgets;
+pub mod catalog;
 pub mod checks;
 pub mod credits;
 pub mod custody;

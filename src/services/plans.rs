@@ -1,5 +1,5 @@
-//! What plans include, as super admins set it: the matrix of plans and features, features themselves,
-//! master switches for everybody, and what single tenants are given or denied for a while.
+//! What plans include, as super admins set it: the matrix of plans and features, plans themselves, and
+//! what single tenants are given or denied for a while.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::domain::account::{Slug, Tenant, TenantState};
 use crate::domain::audit::AuditAction;
 use crate::domain::clock::{DAY, Moment};
 use crate::domain::ids::{Owner, PlanId};
-use crate::domain::plan::{Exception, Feature, GENERAL, Plan};
+use crate::domain::plan::{Exception, Feature, Plan};
 use crate::domain::price_list;
 use crate::domain::usage::bucket_of;
 use crate::storage::{Tx, changes, plans, tenants};
@@ -47,17 +47,6 @@ pub struct MatrixChange {
     pub tenants: i64,
     /// Those among them that used the feature in the last 30 days; not counted where it is given.
     pub using: i64,
-}
-
-/// A feature as it was typed.
-#[derive(Clone, Debug, Default)]
-pub struct TypedFeature {
-    pub slug: String,
-    pub name: String,
-    pub description: String,
-    pub covered: bool,
-    pub default_model: String,
-    pub switch: String,
 }
 
 /// An exception as it was typed.
@@ -237,63 +226,6 @@ impl Services {
         Ok(moved)
     }
 
-    /// Adds a feature (`was` is `None`), or changes the one of that slug, which keeps it.
-    ///
-    /// # Errors
-    /// `Invalid` with the reason at its field.
-    pub async fn save_feature(
-        &self,
-        actor: &Actor,
-        was: Option<&str>,
-        typed: &TypedFeature,
-    ) -> Result<(), ServiceError> {
-        let mut tx = self.begin_platform_change(actor).await?;
-        let all = plans::features(&mut tx).await?;
-        let before = all.iter().find(|feature| Some(feature.slug.as_str()) == was);
-        if was.is_some() && before.is_none() {
-            return Err(ServiceError::NotFound);
-        }
-        let feature = judge_feature(typed, before, &all)?;
-        let told = |feature: &Feature| {
-            serde_json::json!({
-                "name": feature.name, "description": feature.description, "covered": feature.covered,
-                "default_model": feature.default_model, "switch": feature.switch,
-            })
-        };
-        let detail = serde_json::json!({ "before": before.map(told), "after": told(&feature) });
-        let action = if before.is_some() {
-            plans::update_feature(&mut tx, &feature).await?;
-            AuditAction::FeatureChanged
-        } else {
-            plans::insert_feature(&mut tx, &feature).await?;
-            AuditAction::FeatureAdded
-        };
-        self.record(&mut tx, Owner::Platform, actor, action, &feature.slug, detail).await?;
-        tx.commit().await?;
-        self.directory.forget(Owner::Platform);
-        Ok(())
-    }
-
-    /// Turns a master switch on or off for everybody. False if it was so already.
-    ///
-    /// # Errors
-    /// `NotFound` when no feature hangs on a switch of that name.
-    pub async fn switch_for_all(&self, actor: &Actor, switch: &str, on: bool) -> Result<bool, ServiceError> {
-        let mut tx = self.begin_platform_change(actor).await?;
-        if !plans::features(&mut tx).await?.iter().any(|feature| feature.switch == switch) {
-            return Err(ServiceError::NotFound);
-        }
-        let scope = Scope::of_system(Owner::Platform);
-        if !plans::set_switch(&mut tx, &scope, switch, on).await? {
-            return Ok(false);
-        }
-        let detail = serde_json::json!({ "on": on });
-        self.record(&mut tx, Owner::Platform, actor, AuditAction::SwitchChanged, switch, detail).await?;
-        tx.commit().await?;
-        self.directory.forget(Owner::Platform);
-        Ok(true)
-    }
-
     /// Gives a tenant a feature for a while, or denies it.
     ///
     /// # Errors
@@ -423,7 +355,7 @@ impl Services {
     }
 
     /// Begins a change of what every process caches of the platform. Two of them wait for each other.
-    async fn begin_platform_change(&self, actor: &Actor) -> Result<Tx, ServiceError> {
+    pub(super) async fn begin_platform_change(&self, actor: &Actor) -> Result<Tx, ServiceError> {
         self.permit(actor, Action::ManagePlatform, None)?;
         let mut tx = self.db.write().await?;
         changes::bump(&mut tx, Owner::Platform, self.clock.now()).await?;
@@ -474,57 +406,10 @@ fn changes_of(
     Ok(changes)
 }
 
-fn judge_name(name: &str, problems: &mut Problems) -> String {
+pub(super) fn judge_name(name: &str, problems: &mut Problems) -> String {
     let name = name.trim();
     if name.is_empty() || name.chars().count() > 60 || name.chars().any(char::is_control) {
         problems.add("name", "Give it a name of at most 60 characters.");
     }
     name.to_owned()
-}
-
-fn judge_feature(
-    typed: &TypedFeature,
-    before: Option<&Feature>,
-    all: &[Feature],
-) -> Result<Feature, ServiceError> {
-    let mut problems = Problems::default();
-    let name = judge_name(&typed.name, &mut problems);
-    let slug = match before {
-        Some(before) => Some(before.slug.clone()),
-        None => Slug::parse(typed.slug.trim()).map(|slug| slug.to_string()),
-    };
-    match slug.as_deref() {
-        None => problems.add("slug", Slug::RULE),
-        Some(slug) if before.is_none() && (slug == GENERAL || all.iter().any(|one| one.slug == slug)) => {
-            problems.add("slug", "There is a feature of that name already.");
-        }
-        Some(_) => {}
-    }
-    let description = typed.description.trim();
-    if description.chars().count() > 200 || description.chars().any(char::is_control) {
-        problems.add("description", "Describe it in at most 200 characters.");
-    }
-    let model = typed.default_model.trim();
-    if !model.is_empty() && price_list::find(model).is_none() {
-        problems.add("default_model", "Choose a model of the list, or none.");
-    }
-    let switch = match typed.switch.trim() {
-        "" => {
-            slug.as_deref().map(|slug| format!("ai_{}_enabled", slug.replace('-', "_"))).unwrap_or_default()
-        }
-        typed => typed.to_owned(),
-    };
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    if switch.len() > 60 || !switch.bytes().all(plain) {
-        problems.add("switch", "Use lower-case letters, digits and underscores, at most 60.");
-    }
-    problems.or_ok()?;
-    Ok(Feature {
-        slug: slug.unwrap_or_default(),
-        name,
-        description: description.to_owned(),
-        covered: typed.covered,
-        default_model: Some(model.to_owned()).filter(|model| !model.is_empty()),
-        switch,
-    })
 }

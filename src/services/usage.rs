@@ -16,8 +16,9 @@ use crate::domain::audit::AuditAction;
 use crate::domain::clock::{HOUR, Moment};
 use crate::domain::ids::{RequestId, TenantId};
 use crate::domain::money::Nanos;
+use crate::domain::plan::{Feature, TokenBudget};
 use crate::domain::price::Multiplier;
-use crate::domain::usage::{BUCKET, Dimension, Filter, UsageRow, bucket_of};
+use crate::domain::usage::{BUCKET, Dimension, Filter, ServedAs, UsageRow, bucket_of};
 use crate::storage::adjustments::{self, Adjustment};
 use crate::storage::usage_report::{self, Grouped, Grouping, Totals};
 use crate::storage::{day_sums, statements, usage};
@@ -104,6 +105,16 @@ pub struct UsageReport {
     pub cut: bool,
 }
 
+/// One request of a feature that uses all of its token budget, paid in each way.
+#[derive(Clone, Debug)]
+pub struct AtBudget {
+    pub feature: Feature,
+    pub budget: TokenBudget,
+    /// `None` where the model has no price.
+    pub own_key: Option<Nanos>,
+    pub managed: Option<Nanos>,
+}
+
 /// A feature's thirty days, as they were and as they would have been.
 #[derive(Clone, Debug)]
 pub struct Compared {
@@ -172,6 +183,41 @@ impl Services {
                 Compared { own_key, managed: rate.of(list), line }
             })
             .collect())
+    }
+
+    /// What one request of each feature with a token budget costs at the most, on the model that the tenant
+    /// has for it.
+    ///
+    /// # Errors
+    /// `Denied` to whoever may not see usage.
+    pub async fn costs_at_budget(
+        &self,
+        actor: &Actor,
+        scope: &Scope,
+        tenant: &Tenant,
+    ) -> Result<Vec<AtBudget>, ServiceError> {
+        self.permit_usage(actor, tenant)?;
+        let standing = self.standing(scope).await?;
+        let mut tx = self.db.read().await?;
+        let terms = statements::terms(&mut tx, tenant.plan_id, self.clock.now()).await?;
+        tx.rollback().await?;
+        let rate = standing.tenant.policy.rate;
+        let told = standing.features().into_iter().filter_map(|(feature, _)| {
+            let budget = feature.budget?;
+            let list = feature.default_model.as_deref().and_then(|model| {
+                let (provider, tokens) = (feature.provider(), budget.tokens());
+                let served = ServedAs::default();
+                let rated = standing.platform.prices.rate(provider, model, &tokens, served, standing.now)?;
+                Some(rated.cost(Multiplier::LIST))
+            });
+            Some(AtBudget {
+                own_key: list.map(|list| list.saturating_add(terms.byok_fee(list))),
+                managed: list.map(|list| rate.of(list)),
+                budget,
+                feature,
+            })
+        });
+        Ok(told.collect())
     }
 
     /// A page of single requests, newest first.

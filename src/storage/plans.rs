@@ -8,7 +8,7 @@ use super::{StorageError, Tx, execute, fetch_all, fetch_optional};
 use crate::access::scope::Scope;
 use crate::domain::clock::Moment;
 use crate::domain::ids::PlanId;
-use crate::domain::plan::{Exception, Feature, Plan};
+use crate::domain::plan::{Exception, Feature, Plan, TokenBudget};
 
 /// Every plan, in the order in which they were made.
 pub async fn list(tx: &mut Tx) -> Result<Vec<Plan>, StorageError> {
@@ -96,52 +96,79 @@ pub async fn tenants_by_plan(tx: &mut Tx) -> Result<Vec<(PlanId, i64)>, StorageE
     Ok(rows.into_iter().map(|(plan, count)| (PlanId(plan), count)).collect())
 }
 
+#[derive(sqlx::FromRow)]
+struct FeatureRow {
+    slug: String,
+    name: String,
+    description: String,
+    covered: bool,
+    default_model: Option<String>,
+    switch: String,
+    budget_input: Option<i64>,
+    budget_output: Option<i64>,
+}
+
 pub async fn features(tx: &mut Tx) -> Result<Vec<Feature>, StorageError> {
-    let rows = fetch_all!(
-        tx,
-        (String, String, String, bool, Option<String>, String),
-        "SELECT slug, name, description, covered, default_model, switch FROM feature ORDER BY position, slug"
-    )?;
+    let sql = "SELECT slug, name, description, covered, default_model, switch, budget_input, budget_output
+               FROM feature ORDER BY position, slug";
+    let rows = fetch_all!(tx, FeatureRow, sql)?;
     Ok(rows
         .into_iter()
-        .map(|(slug, name, description, covered, default_model, switch)| Feature {
-            slug,
-            name,
-            description,
-            covered,
-            default_model,
-            switch,
+        .map(|row| Feature {
+            slug: row.slug,
+            name: row.name,
+            description: row.description,
+            covered: row.covered,
+            default_model: row.default_model,
+            switch: row.switch,
+            budget: row.budget_input.zip(row.budget_output).map(|(input, output)| TokenBudget {
+                input: input.unsigned_abs(),
+                output: output.unsigned_abs(),
+            }),
         })
         .collect())
 }
 
+/// A token budget as its two columns hold it.
+fn columns(budget: Option<TokenBudget>) -> (Option<i64>, Option<i64>) {
+    let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    (budget.map(|budget| signed(budget.input)), budget.map(|budget| signed(budget.output)))
+}
+
 /// Adds a feature after all others.
 pub async fn insert_feature(tx: &mut Tx, feature: &Feature) -> Result<(), StorageError> {
+    let (input, output) = columns(feature.budget);
     execute!(
         tx,
-        "INSERT INTO feature (slug, name, description, covered, default_model, switch, position)
-         VALUES ($1, $2, $3, $4, $5, $6, (SELECT COALESCE(MAX(position), 0) + 1 FROM feature))",
+        "INSERT INTO feature (slug, name, description, covered, default_model, switch, budget_input, budget_output, position)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, (SELECT COALESCE(MAX(position), 0) + 1 FROM feature))",
         &feature.slug,
         &feature.name,
         &feature.description,
         feature.covered,
         feature.default_model.as_deref(),
-        &feature.switch
+        &feature.switch,
+        input,
+        output
     )?;
     Ok(())
 }
 
 /// Writes what may change of a feature; its slug stays.
 pub async fn update_feature(tx: &mut Tx, feature: &Feature) -> Result<(), StorageError> {
+    let (input, output) = columns(feature.budget);
     execute!(
         tx,
-        "UPDATE feature SET name = $1, description = $2, covered = $3, default_model = $4, switch = $5
-         WHERE slug = $6",
+        "UPDATE feature SET name = $1, description = $2, covered = $3, default_model = $4, switch = $5,
+             budget_input = $6, budget_output = $7
+         WHERE slug = $8",
         &feature.name,
         &feature.description,
         feature.covered,
         feature.default_model.as_deref(),
         &feature.switch,
+        input,
+        output,
         &feature.slug
     )?;
     Ok(())

@@ -12,7 +12,7 @@ use super::viewer::Viewer;
 use super::{Console, confirm, read, session};
 use crate::domain::plan::Feature;
 use crate::domain::price_list;
-use crate::services::plans::TypedFeature;
+use crate::services::catalog::TypedFeature;
 use crate::services::{Problems, ServiceError};
 
 const FEATURES: &str = "/platform/features";
@@ -58,6 +58,8 @@ struct FeatureForm {
     covered: bool,
     default_model: String,
     switch: String,
+    budget_input: String,
+    budget_output: String,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +83,8 @@ async fn page(console: &Console, viewer: &Viewer, edit: Option<String>) -> Resul
         covered: feature.covered,
         default_model: feature.default_model.clone().unwrap_or_default(),
         switch: feature.switch.clone(),
+        budget_input: feature.budget.map(|budget| budget.input.to_string()).unwrap_or_default(),
+        budget_output: feature.budget.map(|budget| budget.output.to_string()).unwrap_or_default(),
     });
     let mut switches: Vec<SwitchRow> = Vec::new();
     for feature in &matrix.features {
@@ -131,6 +135,8 @@ async fn save(console: Data<Console>, mut viewer: Viewer, posted: Posted<Feature
         covered: form.covered,
         default_model: form.default_model.clone(),
         switch: form.switch.clone(),
+        budget_input: form.budget_input.clone(),
+        budget_output: form.budget_output.clone(),
     };
     let was = Some(form.was.clone()).filter(|was| !was.is_empty());
     let saved = confirm::act(&console, &mut viewer, posted.current_password, async |services, actor| {

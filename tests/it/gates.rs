@@ -269,6 +269,38 @@ on_both! {
 }
 
 on_both! {
+    async fn a_token_budget_bounds_each_request(world: World) {
+        let cast = cast(world).await;
+        let token = world.token(&cast.tenant).await;
+        let mut root = sign_in(world, "root").await;
+        let features = "/platform/features";
+        let form = |input, output| {
+            vec![("was", "drafts"), ("slug", "drafts"), ("name", "Drafts"), ("covered", "true"), ("default_model", "claude-haiku-4-5"), ("switch", ""), ("budget_input", input), ("budget_output", output)]
+        };
+        for (input, output) in [("100", ""), ("-1", "5"), ("1.5", "5"), ("0", "5"), ("NaN", "5"), ("99999999", "5")] {
+            let page = root.post(features, &form(input, output)).await;
+            assert_eq!(page.status, 422, "{input} {output}");
+        }
+        assert_eq!(root.post(features, &form("1,000", "64")).await.status, 303);
+        let ask = async |text: &str, most: u32| {
+            let body = serde_json::json!({ "model": "claude-haiku-4-5", "max_tokens": most, "messages": [{ "role": "user", "content": text }] });
+            let answer = world.send(&token, &body).header("x-keyward-feature", "drafts").send().await.unwrap();
+            (answer.status().as_u16(), answer.json::<Value>().await.unwrap())
+        };
+        assert_eq!(ask("hi", 64).await.0, 200);
+        let (status, body) = ask("hi", 65).await;
+        assert_eq!((status, error_code(&body)), (400, "keyward_invalid_request"));
+        assert!(body["error"]["message"].as_str().unwrap().starts_with("A request of Drafts has at most 1,000 tokens in and 64 out;"));
+        assert_eq!(ask(&"x".repeat(4_000), 64).await.0, 400);
+        assert_eq!(ask(&"x".repeat(3_000), 64).await.0, 200);
+        // What it costs at the most: 1,000 tokens at $1 and 64 at $5 a million.
+        let page = sign_in(world, "admin").await.get("/t/acme/billing/compare").await;
+        page.says("One request, at the most");
+        page.says("$0.0013");
+    }
+}
+
+on_both! {
     async fn what_is_used_up_is_a_closed_gate_too(world: World) {
         let cast = cast(world).await;
         world.add_key(&cast.tenant, "production", &test_key("ok")).await.unwrap();

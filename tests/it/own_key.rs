@@ -139,7 +139,12 @@ fn bearer(world: &World, token: &str) -> reqwest::RequestBuilder {
 /// test below, as does one that does what its line does not say.
 fn is_covered(feature: &str) -> Option<bool> {
     match feature {
-        "question-suggestions" | "community-manager" | "kb-drafts" => Some(true),
+        "question-suggestions"
+        | "community-manager"
+        | "kb-drafts"
+        | "quick-scan"
+        | "code-review"
+        | "deep-analysis" => Some(true),
         "main-chatbot" | "workflow-nodes" => Some(false),
         _ => None,
     }
@@ -152,7 +157,7 @@ on_both! {
         let tenant = world.tenant("acme", UsageMode::Byok).await;
         world.add_key(&tenant, "production", &own).await.unwrap();
         let token = world.token(&tenant).await;
-        for (slug, name, description, covered, model) in demo_samples::FEATURES {
+        for (slug, name, description, covered, model, _) in demo_samples::FEATURES {
             assert_eq!(is_covered(slug), Some(*covered), "{slug} needs a line above");
             let feature = Feature {
                 slug: (*slug).to_owned(),
@@ -161,6 +166,7 @@ on_both! {
                 covered: *covered,
                 default_model: Some((*model).to_owned()),
                 switch: String::new(),
+                budget: None,
             };
             let mut tx = world.services.db.write().await.unwrap();
             plans::insert_feature(&mut tx, &feature).await.unwrap();

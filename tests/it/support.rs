@@ -551,6 +551,7 @@ async fn plant(services: &Services) {
             covered,
             default_model: Some("claude-opus-4-5".to_owned()),
             switch: format!("ai_{slug}_enabled"),
+            budget: None,
         };
         plans::insert_feature(&mut tx, &feature).await.unwrap();
     }

@@ -4,7 +4,7 @@ use actix_web::web::Data;
 use askama::Template;
 
 use super::names::name_of;
-use crate::domain::money::Nanos;
+use crate::domain::money::{Nanos, grouped};
 use crate::domain::usage::Dimension;
 use crate::services::ServiceError;
 use crate::services::usage::Compared;
@@ -22,6 +22,17 @@ struct ComparePage {
     rows: Vec<Row>,
     total: Row,
     unpriced: bool,
+    at_budget: Vec<BudgetRow>,
+}
+
+/// One request that uses all of its feature's token budget.
+struct BudgetRow {
+    name: String,
+    model: String,
+    tokens_in: String,
+    tokens_out: String,
+    own_key: String,
+    managed: String,
 }
 
 struct Row {
@@ -44,7 +55,20 @@ pub async fn show(console: Data<Console>, place: Place) -> Answer {
     let platform = services.directory.platform().await.map_err(ServiceError::from)?;
     let product = &services.options.product;
     let sum = |of: fn(&Compared) -> i64| compared.iter().map(of).sum::<i64>();
+    let at_budget = services.costs_at_budget(&place.viewer.actor, &place.holder.scope, tenant).await?;
+    let shown = |amount: Option<Nanos>| amount.map_or_else(|| "no price".to_owned(), Nanos::shown);
     let page = ComparePage {
+        at_budget: at_budget
+            .into_iter()
+            .map(|one| BudgetRow {
+                model: one.feature.default_model.unwrap_or_default(),
+                name: one.feature.name,
+                tokens_in: grouped(one.budget.input),
+                tokens_out: grouped(one.budget.output),
+                own_key: shown(one.own_key),
+                managed: shown(one.managed),
+            })
+            .collect(),
         chrome: place.chrome("Compare", &super::address(&place)),
         billing: super::address(&place),
         product: product.clone(),
