@@ -88,6 +88,10 @@ pub struct Settings {
     #[arg(long, env = "KEYWARD_TRUSTED_PROXIES", value_delimiter = ',')]
     pub trusted_proxies: Vec<IpAddr>,
 
+    /// Items of the community manager's queue that are written at the same time
+    #[arg(long, env = "KEYWARD_GENERATIONS_AT_ONCE", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub generations_at_once: u16,
+
     /// Seconds that streams may take to finish after a request to stop
     #[arg(long, env = "KEYWARD_SHUTDOWN_SECONDS", default_value_t = 600)]
     pub shutdown_seconds: u64,

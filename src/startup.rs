@@ -117,6 +117,7 @@ pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Serv
         passwords: Passwords::default(),
         meter: Meter::default(),
         key_states: KeyStates::default(),
+        generation_work: tokio::sync::Notify::new(),
         options,
         instance: InstanceId::new(),
         runtime: tokio::runtime::Handle::current(),
@@ -162,6 +163,8 @@ pub struct Running {
     handle: ServerHandle,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
     in_flight: InFlight,
+    /// Works the community manager's queue off.
+    generations: tokio::task::JoinHandle<()>,
     jobs: Jobs,
     stopping: Arc<AtomicBool>,
     shutdown: Duration,
@@ -191,6 +194,9 @@ pub async fn start(
     services.record_allowed_endpoints().await?;
     let jobs = jobs::start(&services);
     let in_flight = InFlight::default();
+    let at_once = usize::from(settings.generations_at_once);
+    let worker = gateway::generations::work(Arc::clone(&services), in_flight.ticket(), at_once);
+    let generations = services.runtime.spawn(worker);
     let stopping = Arc::new(AtomicBool::new(false));
     let shutdown = Duration::from_secs(settings.shutdown_seconds);
 
@@ -225,7 +231,7 @@ pub async fn start(
     .run();
     let handle = server.handle();
     let server = tokio::spawn(server);
-    Ok(Running { services, handle, server, in_flight, jobs, stopping, shutdown, lock })
+    Ok(Running { services, handle, server, in_flight, generations, jobs, stopping, shutdown, lock })
 }
 
 /// Two servers on one SQLite file would not see each other's changes.
@@ -253,6 +259,7 @@ async fn settle_leftovers(services: &Services) -> Result<(), StartError> {
     if matches!(services.db, Database::Sqlite(_)) {
         let platform = services.directory.platform().await?;
         meter::settle_orphans(&services.db, services.instance, &platform.prices, now, now.plus(1)).await?;
+        services.recover_generations(now.plus(1)).await?;
     }
     Ok(())
 }
@@ -265,6 +272,9 @@ impl Running {
         self.stopping.store(true, Ordering::SeqCst);
         self.handle.stop(true).await;
         let _ = self.server.await;
+        // What it has begun goes on: it is in flight like any other.
+        self.generations.abort();
+        let _ = self.generations.await;
         if tokio::time::timeout_at(deadline, self.in_flight.wait()).await.is_err() {
             tracing::warn!("some exchanges were still under way; they will be settled by estimate");
         }

@@ -16,6 +16,8 @@ pub enum Action {
     ChangeBilling,
     /// Master switches, and the models of features.
     ChangeFeatures,
+    /// Approve, reject and retry what the community manager wrote.
+    RuleGenerations,
     SeeUsage,
     SeeUsageTotals,
     ManageTokens,
@@ -35,6 +37,7 @@ impl Action {
         Self::DisableKeys,
         Self::ChangeBilling,
         Self::ChangeFeatures,
+        Self::RuleGenerations,
         Self::SeeUsage,
         Self::SeeUsageTotals,
         Self::ManageTokens,
@@ -106,6 +109,7 @@ pub fn permitted(actor: &Actor, action: Action, about: Option<About>) -> bool {
         },
         Action::DisableKeys => about.is_some() && (super_admin || matches!(role, Some(Admin | BillingAdmin))),
         Action::ChangeFeatures => about.is_some() && (super_admin || matches!(role, Some(Admin))),
+        Action::RuleGenerations => matches!(role, Some(Admin | Member)),
         Action::ChangeBilling => matches!(role, Some(Admin | BillingAdmin)),
         Action::ManageTokens | Action::ManageWebhooks | Action::ChangeKeyChangers => {
             matches!(role, Some(Admin))
@@ -155,6 +159,7 @@ mod tests {
             (Action::DisableKeys, KeyChangers::Admins, "yes no yes yes no no"),
             (Action::ChangeBilling, KeyChangers::Admins, "no no yes yes no no"),
             (Action::ChangeFeatures, KeyChangers::Admins, "yes no yes no no no"),
+            (Action::RuleGenerations, KeyChangers::Admins, "no no yes no yes no"),
             (Action::SeeUsage, KeyChangers::Admins, "yes no yes yes no no"),
             (Action::SeeUsageTotals, KeyChangers::Admins, "yes no yes yes yes no"),
             (Action::ManageTokens, KeyChangers::Admins, "no no yes no no no"),

@@ -1,8 +1,9 @@
-//! The REST API under `/api/v1`: keys, features, usage, sessions and tenants, for backends with an access
+//! The REST API under `/api/v1`: keys, features, generations, usage, sessions and tenants, for backends with an access
 //! token. A key that was sent is never sent back: only its name, hint and fingerprint are.
 
 mod docs;
 mod features;
+mod generations;
 mod idempotency;
 mod keys;
 pub mod payments;
@@ -74,6 +75,8 @@ pub fn configure(cfg: &mut web::ServiceConfig, api: web::Data<Api>) {
             .service(at("/keys/{name}/default").post(keys::make_default))
             .service(at("/keys/{name}/scope").post(keys::set_scope))
             .service(at("/features").get(features::list))
+            .service(at("/generations").get(generations::list).post(generations::create))
+            .service(at("/generations/{id}").get(generations::show))
             .service(at("/usage").get(usage::rows))
             .service(at("/usage/summary").get(usage::summary))
             .service(at("/sessions").post(sessions::create))

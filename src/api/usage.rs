@@ -253,7 +253,7 @@ fn range(from: Option<&str>, to: Option<&str>, now: Moment) -> Result<(Moment, M
     Ok((from, to))
 }
 
-fn query<T: serde::de::DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
+pub(super) fn query<T: serde::de::DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
     let query = request.query_string();
     // A value that is left empty would read as one that is not there.
     if url::form_urlencoded::parse(query.as_bytes()).any(|(_, value)| value.is_empty()) {

@@ -121,6 +121,7 @@ impl Demo {
             log: LogFormat::Text,
             metrics_bind: None,
             trusted_proxies: Vec::new(),
+            generations_at_once: 4,
             shutdown_seconds: 10,
         })
     }

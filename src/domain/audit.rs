@@ -52,6 +52,7 @@ words! {
         FeatureChanged = "feature.changed",
         SwitchChanged = "feature.switch_changed",
         ModelChosen = "feature.model_chosen",
+        GenerationRuled = "generation.ruled",
         ExceptionMade = "feature.exception_made",
         ExceptionEnded = "feature.exception_ended",
         TenantPlanSet = "tenant.plan_set",

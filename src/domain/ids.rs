@@ -49,6 +49,8 @@ ids! {
     /// A purchase of credits.
     OrderId,
     WebhookId,
+    /// Something that the community manager writes.
+    GenerationId,
     DeliveryId,
     SessionId,
     /// One request through the gateway: the id of its usage row and of its answer.

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod delivery;
 pub mod endpoint;
 pub mod gate;
+pub mod generation;
 pub mod ids;
 pub mod money;
 pub mod notice;

@@ -32,11 +32,13 @@ pub struct GatewayError {
     retry_after: Option<i64>,
     /// No retry will succeed, whatever the status says.
     lasting: bool,
+    /// The provider had the request, and may bill it.
+    begun: bool,
 }
 
 impl GatewayError {
     fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after: None, lasting: false }
+        Self { status, code, message: message.into(), retry_after: None, lasting: false, begun: false }
     }
 
     pub fn token_invalid(message: impl Into<String>) -> Self {
@@ -95,17 +97,28 @@ impl GatewayError {
     pub fn upstream(error: SendError, provider: &str) -> Self {
         match error {
             SendError::Timeout => {
-                Self::new(504, "keyward_upstream_timeout", format!("{provider} did not answer in time."))
+                let message = format!("{provider} did not answer in time.");
+                Self { begun: true, ..Self::new(504, "keyward_upstream_timeout", message) }
             }
             SendError::Unreachable => Self::upstream_unreachable(format!("{provider} could not be reached.")),
             SendError::Refused => Self::url_refused(),
-            SendError::Broken => Self::upstream_unreachable(format!("The answer of {provider} broke off.")),
+            SendError::Broken => {
+                let message = format!("The answer of {provider} broke off.");
+                Self { begun: true, ..Self::upstream_unreachable(message) }
+            }
         }
     }
 
     /// An answer that no SDK could read.
     pub fn unreadable(provider: &str) -> Self {
-        Self::upstream_unreachable(format!("{provider} sent an answer that cannot be read."))
+        let message = format!("{provider} sent an answer that cannot be read.");
+        Self { begun: true, ..Self::upstream_unreachable(message) }
+    }
+
+    /// An answer beyond the limit in bytes.
+    pub fn too_long(provider: &str, limit: usize) -> Self {
+        let message = format!("The answer of {provider} is longer than {} MiB.", limit / 1_024 / 1_024);
+        Self { begun: true, ..Self::upstream_unreachable(message) }
     }
 
     /// A refusal by resolution: what is closed, and where to open it.
@@ -162,6 +175,17 @@ impl GatewayError {
             Shortage::TenantBudget | Shortage::KeyBudget => "An admin can raise it on the Billing page.",
         };
         Self::new(402, code_of(shortage), format!("{} {then}", shortage.why()))
+    }
+
+    /// In a sentence or two, for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whether the same request may be sent again without being billed twice: a gate was closed, a limit
+    /// reached, or the provider not there. What is wrong with the request itself stays wrong.
+    pub fn can_be_sent_later(&self) -> bool {
+        !self.begun && !self.lasting && self.code != "keyward_invalid_request"
     }
 
     /// The code for usage rows.

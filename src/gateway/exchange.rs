@@ -40,6 +40,8 @@ pub struct Exchange {
     pub key: KeyView,
     pub endpoint: Endpoint,
     pub trust: Trust,
+    /// Whether its pending row must be committed before anything goes out, held back or not.
+    pub recorded_first: bool,
     pub row: UsageRow,
     /// Held to the end, so that a shutdown waits for it.
     pub ticket: mpsc::Sender<()>,
@@ -110,7 +112,11 @@ impl Exchange {
     ///
     /// # Errors
     /// When there is no answer that could be passed on.
-    pub async fn start(self: Box<Self>, outgoing: Outgoing, token: TokenId) -> Result<Head, GatewayError> {
+    pub async fn start(
+        self: Box<Self>,
+        outgoing: Outgoing,
+        token: Option<TokenId>,
+    ) -> Result<Head, GatewayError> {
         self.services.meter.ready()?;
         let runtime = self.services.runtime.clone();
         let (to_client, mut head) = oneshot::channel();
@@ -127,10 +133,10 @@ impl Exchange {
         early.unwrap_or_else(|| Err(GatewayError::unavailable()))
     }
 
-    async fn run(self: Box<Self>, outgoing: Outgoing, token: TokenId, mut to_client: ToClient) {
+    async fn run(self: Box<Self>, outgoing: Outgoing, token: Option<TokenId>, mut to_client: ToClient) {
         let outbound = self.outbound.clone();
         let hides_usage = outgoing.hides_usage;
-        let held = if self.row.held > Nanos::ZERO {
+        let held = if self.row.held > Nanos::ZERO || self.recorded_first {
             // What it holds back must be committed before the request goes out.
             match self.hold(token).await {
                 Ok(opened) => Some(opened),
@@ -150,7 +156,7 @@ impl Exchange {
             opened
         } else {
             tokio::task::yield_now().await;
-            match self.services.meter.open(self.row.clone(), Some(token)) {
+            match self.services.meter.open(self.row.clone(), token) {
                 Ok(opened) => opened,
                 Err(_) => return self.unrecorded(to_client),
             }
@@ -170,8 +176,8 @@ impl Exchange {
         }
     }
 
-    async fn hold(&self, token: TokenId) -> Result<Opened, GatewayError> {
-        let mut opened = self.services.meter.open(self.row.clone(), Some(token))?;
+    async fn hold(&self, token: Option<TokenId>) -> Result<Opened, GatewayError> {
+        let mut opened = self.services.meter.open(self.row.clone(), token)?;
         opened.recorded().await?;
         Ok(opened)
     }
@@ -268,11 +274,7 @@ impl Exchange {
                 return self.unusable(ending, error, opened, to_client).await;
             }
             Some(Ok(None)) => {
-                let error = GatewayError::upstream_unreachable(format!(
-                    "The answer of {} is longer than {} MiB.",
-                    provider.label(),
-                    MAX_JSON / 1_024 / 1_024
-                ));
+                let error = GatewayError::too_long(provider.label(), MAX_JSON);
                 return self.unusable(ending, error, opened, to_client).await;
             }
             Some(Ok(Some(body))) => body,

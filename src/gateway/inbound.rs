@@ -16,7 +16,8 @@ use crate::services::tokens::TokenScope;
 pub struct Caller {
     pub scope: Scope,
     pub tenant: TenantId,
-    pub token: TokenId,
+    /// `None` for Keyward itself.
+    pub token: Option<TokenId>,
 }
 
 /// What Keyward's own headers ask for.
@@ -41,7 +42,7 @@ pub async fn authenticate(services: &Services, request: &HttpRequest) -> Result<
     let tenant = bearer
         .tenant
         .ok_or_else(|| GatewayError::invalid("A service token needs x-keyward-tenant, the tenant's slug."))?;
-    Ok(Caller { scope: Scope::of_token(tenant), tenant, token: bearer.token.id })
+    Ok(Caller { scope: Scope::of_token(tenant), tenant, token: Some(bearer.token.id) })
 }
 
 fn presented(request: &HttpRequest) -> Result<&str, GatewayError> {

@@ -7,6 +7,7 @@
 mod body;
 mod error;
 mod exchange;
+pub mod generations;
 mod inbound;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::domain::billing::OnReach;
+use crate::domain::billing::{Fallback, OnReach, UsageMode};
 use crate::domain::clock::Moment;
 use crate::domain::ids::RequestId;
 use crate::domain::money::Nanos;
@@ -239,7 +240,52 @@ async fn serve(
         }
         None => bytes,
     };
+    let query = (!request.query_string().is_empty()).then(|| request.query_string().to_owned());
+    let call = Call {
+        id,
+        caller,
+        asked,
+        route: Route { dialect, version, endpoint },
+        envelope,
+        query,
+        bytes,
+        recorded_first: false,
+    };
+    let (head, used) = send(gateway, call, |provider| inbound::passing(request, provider)).await?;
+    Ok(respond(head, id, &used))
+}
 
+/// A request whose tenant is known, wherever it came from.
+struct Call {
+    id: RequestId,
+    caller: Caller,
+    asked: inbound::Asked,
+    route: Route,
+    envelope: body::Envelope,
+    query: Option<String>,
+    bytes: Bytes,
+    recorded_first: bool,
+}
+
+/// What a request ran on.
+struct Used {
+    mode: UsageMode,
+    /// `name@version`.
+    key: String,
+    fingerprint: String,
+    fallback: Option<Fallback>,
+}
+
+/// Resolves a request, sends it upstream and waits for the head of its answer. Every use of a provider
+/// goes through here. `passing` gives the headers of the request that this provider is sent.
+async fn send(
+    gateway: &Gateway,
+    call: Call,
+    passing: impl FnOnce(&'static dyn providers::Provider) -> reqwest::header::HeaderMap,
+) -> Result<(Head, Used), GatewayError> {
+    let services = &gateway.services;
+    let Call { id, caller, asked, route, envelope, query, bytes, recorded_first } = call;
+    let Route { dialect, version, endpoint } = route;
     let standing = services.standing(&caller.scope).await.map_err(GatewayError::from)?;
     let situation = standing.situation();
     let ask = Ask {
@@ -294,13 +340,20 @@ async fn serve(
         dialect,
         version,
         model,
-        query: (!request.query_string().is_empty()).then(|| request.query_string().to_owned()),
-        headers: inbound::passing(request, providers::of(chosen.key.provider)),
+        query,
+        headers: passing(providers::of(chosen.key.provider)),
         body: bytes,
     };
-    let (exchange, outgoing) = prepare(gateway, &standing, &chosen, inbound, endpoint, row).await?;
+    let (mut exchange, outgoing) = prepare(gateway, &standing, &chosen, inbound, endpoint, row).await?;
+    exchange.recorded_first = recorded_first;
     let head = exchange.start(outgoing, caller.token).await?;
-    Ok(respond(head, id, &chosen))
+    let used = Used {
+        mode: chosen.mode,
+        key: format!("{}@{}", chosen.key.name, chosen.key.version),
+        fingerprint: short(&chosen.key.fingerprint).to_owned(),
+        fallback: chosen.fallback,
+    };
+    Ok((head, used))
 }
 
 /// Applies what the request's session pins, and gives the model that it does. What the request
@@ -468,6 +521,7 @@ async fn prepare(
         key: chosen.key.clone(),
         endpoint,
         trust: Trust::of(custom_url, &services.options.urls),
+        recorded_first: false,
         row,
         ticket: gateway.ticket.clone(),
     };
@@ -487,7 +541,7 @@ fn no_bearer(services: &Services, key: &KeyView, row: &UsageRow, error: &Exchang
     answer
 }
 
-fn respond(head: Head, id: RequestId, chosen: &Chosen<'_>) -> HttpResponse {
+fn respond(head: Head, id: RequestId, used: &Used) -> HttpResponse {
     let status = actix_web::http::StatusCode::from_u16(head.status)
         .unwrap_or(actix_web::http::StatusCode::BAD_GATEWAY);
     let mut response = match head.body {
@@ -511,10 +565,10 @@ fn respond(head: Head, id: RequestId, chosen: &Chosen<'_>) -> HttpResponse {
         }
     };
     mark("x-keyward-request-id", id.to_string());
-    mark("x-keyward-usage-mode", chosen.mode.to_string());
-    mark("x-keyward-key", format!("{}@{}", chosen.key.name, chosen.key.version));
-    mark("x-keyward-key-fingerprint", short(&chosen.key.fingerprint).to_owned());
-    if let Some(fallback) = chosen.fallback {
+    mark("x-keyward-usage-mode", used.mode.to_string());
+    mark("x-keyward-key", used.key.clone());
+    mark("x-keyward-key-fingerprint", used.fingerprint.clone());
+    if let Some(fallback) = used.fallback {
         mark("x-keyward-fallback", fallback.to_string());
     }
     response

@@ -11,7 +11,7 @@ use crate::domain::clock::{DAY, HOUR, MINUTE};
 use crate::domain::ids::KeyId;
 use crate::domain::provider_key::PROBE_EVERY;
 use crate::storage::{
-    changes, deliveries, idempotency, keys, notifications, people, pinned_sessions, purchases,
+    changes, deliveries, generations, idempotency, keys, notifications, people, pinned_sessions, purchases,
     reconciliation, sessions, throttle,
 };
 
@@ -21,6 +21,8 @@ const DEVICES_FOR: i64 = 400 * DAY;
 const NOTICES_FOR: i64 = 400 * DAY;
 /// Long enough to ask a receiver what became of one.
 const DELIVERIES_FOR: i64 = 30 * DAY;
+/// What was decided is history, and on record elsewhere.
+const GENERATIONS_FOR: i64 = 90 * DAY;
 /// Beyond the thirty days that pages compare.
 const REPORTS_FOR: i64 = 90 * DAY;
 /// A day, and an hour for the message that says so.
@@ -53,7 +55,10 @@ pub fn start(services: &Arc<Services>) -> Jobs {
         runtime.spawn(every(Duration::from_secs(5), Arc::clone(services), async |s| s.probe_due().await)),
         runtime.spawn(every(Duration::from_secs(5), Arc::clone(services), async |s| s.deliver_due().await)),
         runtime.spawn(every(Duration::from_hours(1), Arc::clone(services), async |s| s.tell_of_age().await)),
-        runtime.spawn(every(Duration::from_secs(20), Arc::clone(services), async |s| s.keep_meter().await)),
+        runtime.spawn(every(Duration::from_secs(20), Arc::clone(services), async |s| {
+            s.keep_meter().await?;
+            s.recover_generations(s.clock.now().minus(DEAD_AFTER)).await
+        })),
         runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.tidy().await)),
         runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.true_up_money().await)),
         runtime.spawn(every(Duration::from_secs(30), Arc::clone(services), async |s| s.watch_spend().await)),
@@ -168,6 +173,7 @@ impl Services {
         purchases::expire(&mut tx, now.minus(CHECKOUTS_FOR), now).await?;
         reconciliation::delete_before(&mut tx, now.minus(REPORTS_FOR)).await?;
         deliveries::delete_before(&mut tx, now.minus(DELIVERIES_FOR)).await?;
+        generations::delete_before(&mut tx, now.minus(GENERATIONS_FOR)).await?;
         changes::delete_dead(&mut tx, now.minus(DAY)).await?;
         tx.commit().await?;
         if destroyed > 0 {

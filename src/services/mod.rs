@@ -12,6 +12,7 @@ pub mod custody;
 pub mod deliveries;
 pub mod directory;
 pub mod features;
+pub mod generations;
 pub mod jobs;
 pub mod key_states;
 pub mod meter;
@@ -81,6 +82,8 @@ pub struct Services {
     pub directory: Directory,
     pub meter: Meter,
     pub key_states: KeyStates,
+    /// Wakes the worker of generations.
+    pub generation_work: tokio::sync::Notify,
     pub options: Options,
     pub instance: InstanceId,
     /// The process's own runtime: what must outlive a request is spawned here.

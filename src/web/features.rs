@@ -77,12 +77,19 @@ struct Choice {
     chosen: bool,
 }
 
-struct GateLine {
+/// A gate as pages show it.
+pub struct GateLine {
     open: bool,
-    text: String,
+    pub text: String,
     until: Option<When>,
-    who: Option<String>,
-    link: Option<Link>,
+    pub who: Option<String>,
+    pub link: Option<Link>,
+}
+
+impl GateLine {
+    pub fn closed(text: String) -> Self {
+        Self { open: false, text, until: None, who: None, link: None }
+    }
 }
 
 struct SwitchRow {
@@ -144,7 +151,7 @@ fn counted_features(number: usize) -> String {
 }
 
 /// Cost and requests of the last thirty days, by feature.
-async fn costs(console: &Console, place: &Place) -> Result<BTreeMap<String, (i64, i64)>, WebError> {
+pub async fn costs(console: &Console, place: &Place) -> Result<BTreeMap<String, (i64, i64)>, WebError> {
     let times = place.times();
     let query = UsageQuery {
         days: Days::read("", "", times.now, &times.zone),
@@ -209,7 +216,7 @@ fn card(
     }
 }
 
-fn gate_line(gate: &Gate, standing: &Standing, place: &Place) -> GateLine {
+pub fn gate_line(gate: &Gate, standing: &Standing, place: &Place) -> GateLine {
     let label = gate.kind.label();
     let slug = standing.tenant.tenant.slug.as_str();
     let until = gate.until.map(|at| place.times().day(at.minus(1)));

@@ -11,6 +11,7 @@ pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(web::resource("/").route(read().to(home)))
         .service(web::resource("/admin/ai").route(read().to(features)))
         .service(web::resource("/admin/config").route(read().to(features)))
+        .service(web::resource("/admin/community-manager").route(read().to(community)))
         .service(web::resource("/t/{tenant}").route(read().to(tenant)));
 }
 
@@ -18,10 +19,18 @@ async fn home(viewer: Viewer) -> Answer {
     Ok(see_other(&of(&viewer)))
 }
 
-/// The AI features of the viewer's own tenant.
 async fn features(viewer: Viewer) -> Answer {
+    own(viewer, "settings/ai").await
+}
+
+async fn community(viewer: Viewer) -> Answer {
+    own(viewer, "activity/community-manager").await
+}
+
+/// A page of the viewer's own tenant.
+async fn own(viewer: Viewer, page: &str) -> Answer {
     match viewer.person.memberships.first() {
-        Some(place) => Ok(see_other(&format!("/t/{}/settings/ai", place.tenant_slug))),
+        Some(place) => Ok(see_other(&format!("/t/{}/{page}", place.tenant_slug))),
         None => home(viewer).await,
     }
 }

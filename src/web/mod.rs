@@ -12,6 +12,7 @@ mod banner;
 mod billing;
 mod catalog;
 mod chart;
+mod community;
 mod confirm;
 mod csrf;
 mod destinations;
@@ -111,6 +112,7 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(plans::routes)
         .configure(catalog::routes)
         .configure(features::routes)
+        .configure(community::routes)
         .configure(security::routes)
         .configure(billing::routes)
         .configure(notifications::routes)

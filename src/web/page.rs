@@ -191,10 +191,11 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
             billing.push(item(format!("/t/{slug}/billing/statements"), "Statements"));
         }
         sections.push(NavSection { title: "Billing", items: billing });
+        let mut activity = vec![item(format!("/t/{slug}/activity/community-manager"), "Community manager")];
         if may(Action::SeeUsage) {
-            let items = vec![item(format!("/t/{slug}/activity/notifications"), "Notifications")];
-            sections.push(NavSection { title: "Activity", items });
+            activity.push(item(format!("/t/{slug}/activity/notifications"), "Notifications"));
         }
+        sections.push(NavSection { title: "Activity", items: activity });
     }
     if viewer.actor.is_super_admin() {
         sections.push(NavSection {

@@ -181,6 +181,9 @@ on_both! {
             (Method::GET, "/usage", None, "usage:read"),
             (Method::GET, "/usage/summary", None, "usage:read"),
             (Method::GET, "/features", None, "gateway"),
+            (Method::GET, "/generations", None, "gateway"),
+            (Method::POST, "/generations", None, "gateway"),
+            (Method::GET, "/generations/01a1fb92-2a86-77d2-84f1-750dabcb3608", None, "gateway"),
             (Method::POST, "/sessions", None, "gateway"),
             (Method::GET, "/sessions/ses_x", None, "gateway"),
             (Method::DELETE, "/sessions/ses_x", None, "gateway"),
@@ -465,7 +468,7 @@ on_both! {
                 assert!(operation["responses"]["default"].is_object() && operation["security"].is_array());
             }
         }
-        assert_eq!(operations, 18);
+        assert_eq!(operations, 21);
         let page = get("/api/v1/docs").await.unwrap();
         let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
         let html = page.text().await.unwrap();

@@ -312,17 +312,17 @@ async fn nothing_is_lost_or_charged_twice_however_often_the_process_is_killed() 
 }
 
 /// What another process sees in the database file.
-async fn rows_on_disk(world: &World, tenant: &keyward::domain::account::Tenant) -> Vec<UsageRow> {
+pub async fn rows_on_disk(world: &World, tenant: &keyward::domain::account::Tenant) -> Vec<UsageRow> {
     let database = keyward::startup::open_database(&world.settings).await.unwrap();
     let mut tx = database.read().await.unwrap();
     let all = (keyward::domain::clock::Moment(0), keyward::domain::clock::Moment(i64::MAX));
-    let rows = keyward::storage::usage::page(&mut tx, tenant.id, all.0, all.1, None, 10).await.unwrap();
+    let rows = keyward::storage::usage::page(&mut tx, tenant.id, all.0, all.1, None, 10_000).await.unwrap();
     tx.rollback().await.unwrap();
     database.close().await;
     rows
 }
 
-fn serve(world: &World) -> std::process::Child {
+pub fn serve(world: &World) -> std::process::Child {
     std::process::Command::new(env!("CARGO_BIN_EXE_keyward"))
         .arg("serve")
         .env_clear()
@@ -336,7 +336,7 @@ fn serve(world: &World) -> std::process::Child {
         .unwrap()
 }
 
-async fn wait_until_ready(world: &World) {
+pub async fn wait_until_ready(world: &World) {
     for _ in 0..200 {
         if let Ok(answer) = world.http.get(format!("{}/readyz", world.url)).send().await
             && answer.status() == 200

@@ -15,6 +15,7 @@ mod dialects;
 mod faults;
 mod gates;
 mod gateway;
+mod generations;
 mod keys;
 mod metering;
 mod notifications;

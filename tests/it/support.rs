@@ -138,6 +138,7 @@ impl World {
             log: LogFormat::Text,
             metrics_bind: None,
             trusted_proxies: Vec::new(),
+            generations_at_once: 4,
             shutdown_seconds: 5,
         };
         let replace = Replacements { clock: clock.clone(), outbound: setup.outbound.unwrap_or_default() };

@@ -1,0 +1,136 @@
+//! The worker of the community manager's queue. What it has written goes the way of any request:
+//! through the resolver, on the tenant's key or the shared one, and onto the bill.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use http::{HeaderMap, HeaderValue};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::exchange::AnswerBody;
+use super::inbound::{Asked, Caller};
+use super::{Call, Gateway, Route, body, send};
+use crate::access::scope::Scope;
+use crate::domain::generation::{FEATURE, Generation, Outcome, text_of};
+use crate::domain::usage::{Dialect, Labels};
+use crate::providers::Endpoint;
+use crate::services::{ServiceError, Services};
+
+/// How often the queue is looked at when nobody says that there is something in it.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The longest answer that is read.
+const MOST_ANSWER: usize = 1_024 * 1_024;
+
+/// Works the queue off, `at_once` items at a time, for as long as the process lives.
+pub async fn work(services: Arc<Services>, ticket: mpsc::Sender<()>, at_once: usize) {
+    let outbound = services.outbound.apart();
+    let gateway = Gateway { services, outbound, ticket };
+    let free = Arc::new(Semaphore::new(at_once));
+    loop {
+        let taken = take(&gateway, &free).await;
+        if let Err(error) = &taken {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                "the queue of generations cannot be read"
+            );
+        }
+        if !matches!(taken, Ok(taken) if taken > 0) {
+            let news = gateway.services.generation_work.notified();
+            let _ = tokio::time::timeout(LOOK_EVERY, news).await;
+        }
+    }
+}
+
+/// Takes as many items as there is room for, and begins them.
+async fn take(gateway: &Gateway, free: &Arc<Semaphore>) -> Result<usize, ServiceError> {
+    let Ok(room) = Arc::clone(free).acquire_owned().await else { return Ok(0) };
+    let limit = free.available_permits() + 1;
+    drop(room);
+    let claimed = gateway.services.claim_generations(limit).await?;
+    let taken = claimed.len();
+    for one in claimed {
+        let Ok(permit) = Arc::clone(free).acquire_owned().await else { break };
+        let gateway = gateway.clone();
+        gateway.services.runtime.clone().spawn(async move {
+            let outcome = write(&gateway, &one).await;
+            let mut ended = gateway.services.end_generation(&one, &outcome).await;
+            // What is written is paid for: the database may be back in a moment.
+            for pause in 1..=5 {
+                if ended.is_ok() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_secs(pause)).await;
+                ended = gateway.services.end_generation(&one, &outcome).await;
+            }
+            if let Err(error) = ended {
+                tracing::error!(error = &error as &dyn std::error::Error, id = %one.id, "a generation could not be ended");
+            }
+            drop(permit);
+        });
+    }
+    Ok(taken)
+}
+
+async fn write(gateway: &Gateway, one: &Generation) -> Outcome {
+    let endpoint = Endpoint::Messages;
+    let bytes = Bytes::from(one.request_body().to_string());
+    let Ok(envelope) = body::envelope(&endpoint, &bytes) else {
+        return Outcome::Failed { reason: "It cannot be sent as it is.".to_owned() };
+    };
+    let prompt = Some(one.kind.to_string());
+    let call = Call {
+        id: one.request.unwrap_or_default(),
+        caller: Caller { scope: Scope::of_token(one.tenant), tenant: one.tenant, token: None },
+        asked: Asked {
+            feature: Some(FEATURE.to_owned()),
+            labels: Labels { prompt, ..Labels::default() },
+            ..Asked::default()
+        },
+        route: Route::new(Dialect::Anthropic, endpoint),
+        envelope,
+        query: None,
+        bytes,
+        // After a crash its row tells whether it was sent.
+        recorded_first: true,
+    };
+    let passing = |_: &'static dyn crate::providers::Provider| {
+        let mut headers = HeaderMap::new();
+        headers.insert("content-type", HeaderValue::from_static("application/json"));
+        headers
+    };
+    match send(gateway, call, passing).await {
+        Err(error) if error.can_be_sent_later() => Outcome::HeldBack { reason: error.message().to_owned() },
+        Err(error) => Outcome::Failed { reason: error.message().to_owned() },
+        Ok((head, used)) => match (head.status, read(head.body).await) {
+            (200..300, Some(answer)) => match text_of(&answer) {
+                Some(draft) => Outcome::Written { draft, key: used.key },
+                None => Outcome::Failed { reason: "The model wrote no text.".to_owned() },
+            },
+            (200..300, None) => Outcome::Failed { reason: "The answer broke off.".to_owned() },
+            // A limit or a bad key is seen to by the key's state, and then by its gate.
+            (401 | 402 | 403 | 408 | 409 | 429 | 500.., _) => {
+                Outcome::Again { reason: format!("The provider answered with status {}.", head.status) }
+            }
+            (status, _) => {
+                Outcome::Failed { reason: format!("The provider refused it with status {status}.") }
+            }
+        },
+    }
+}
+
+async fn read(answer: AnswerBody) -> Option<Bytes> {
+    let mut chunks = match answer {
+        AnswerBody::Whole(bytes) => return Some(bytes),
+        AnswerBody::Stream(chunks) => chunks,
+    };
+    let mut whole = Vec::new();
+    while let Some(chunk) = chunks.next().await {
+        whole.extend_from_slice(&chunk.ok()?);
+        if whole.len() > MOST_ANSWER {
+            return None;
+        }
+    }
+    Some(Bytes::from(whole))
+}
