@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Failure;
 use super::demo::{Card, CardUser};
-use super::demo_samples::{FEATURES, PEOPLE, PLANS, SAMPLES, Sample, ShippedFeature};
+use super::demo_samples::{FEATURES, PEOPLE, PLANS, POSTS, SAMPLES, Sample, ShippedFeature};
 use crate::access::actor::Actor;
 use crate::access::scope::Scope;
 use crate::crypto::secret::Secret;
@@ -23,6 +23,7 @@ use crate::domain::statement::PlanTerms;
 use crate::domain::usage::{Dialect, Labels, ServedAs, TokenUsage, UsageRow, UsageState};
 use crate::services::Services;
 use crate::services::budgets::TypedBudget;
+use crate::services::generations::NewGeneration;
 use crate::services::provider_keys::{Holder, NewKey};
 use crate::services::tokens::{NewToken, TokenScope};
 use crate::storage::credits::{self, NewEntry};
@@ -55,6 +56,11 @@ pub async fn plant(services: &Services, sandbox_url: String) -> Result<Card, Fai
         }
     }
     plant_budget(services, tenant_ids["northwind"]).await?;
+    for (kind, title, text) in POSTS {
+        let (kind, title, text) = ((*kind).to_owned(), (*title).to_owned(), (*text).to_owned());
+        let new = NewGeneration { kind, reference: None, title, text };
+        services.queue_generation(tenant_ids["umbrella"], new).await?;
+    }
     let new = new_token("Acme backend");
     let service = services.make_token(&by, holder(Owner::Platform), &new).await?;
     Ok(Card {

@@ -194,3 +194,22 @@ pub const PEOPLE: &[(&str, &str, Option<&str>)] = &[
     ("admin@hooli.example", "admin", Some("hooli")),
     ("admin@umbrella.example", "admin", Some("umbrella")),
 ];
+
+/// What the community manager is asked to write for one of the tenants: kind, title and post.
+pub const POSTS: &[(&str, &str, &str)] = &[
+    (
+        "greeting",
+        "New here, and fond of rye",
+        "Hello everybody! I have baked for a year, mostly with rye, and hope to learn how you shape your loaves.",
+    ),
+    (
+        "reply",
+        "My sourdough does not rise",
+        "I feed it every day, and it smells right, but after twelve hours the dough has hardly grown. The kitchen has 17 degrees.",
+    ),
+    (
+        "summary",
+        "Which flour for a first loaf?",
+        "A: Strong white flour forgives most. B: Half wholemeal tastes better. C: With wholemeal use more water, about 75%. A: Agreed, but not for a first one. Open: nobody knows whether the mill in town sells to private people.",
+    ),
+];

@@ -386,6 +386,23 @@ impl World {
         people::find_by_email(&mut tx, &address).await.unwrap().unwrap()
     }
 
+    /// The feature that generations run as, in the tenant's plan.
+    pub async fn add_community_manager(&self, tenant: &Tenant) {
+        let feature = Feature {
+            slug: "community-manager".into(),
+            name: "Community manager".into(),
+            default_model: Some("claude-haiku-4-5".into()),
+            switch: "ai_community_manager_enabled".into(),
+            ..Feature::general()
+        };
+        let mut tx = self.services.db.write().await.unwrap();
+        plans::insert_feature(&mut tx, &feature).await.unwrap();
+        plans::set_included(&mut tx, tenant.plan_id, &feature.slug, true).await.unwrap();
+        changes::bump(&mut tx, Owner::Platform, self.clock.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        self.services.directory.forget(Owner::Platform);
+    }
+
     /// Sends a message through the gateway.
     pub fn message(&self, token: &str) -> reqwest::RequestBuilder {
         self.send(token, &message("claude-haiku-4-5", 64))
