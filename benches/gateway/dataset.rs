@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use keyward::crypto::secret::Secret;
 use keyward::crypto::token;
-use keyward::domain::account::{Email, TenantRole};
+use keyward::domain::account::{Email, PlatformRole, TenantRole};
 use keyward::domain::billing::{Funding, UsageMode};
 use keyward::domain::clock::{Clock, DAY, HOUR, MINUTE, Moment};
 use keyward::domain::ids::{KeyId, RequestId, TenantId};
@@ -27,7 +27,7 @@ const DAYS: usize = 90;
 /// Rows in one transaction.
 const BATCH: usize = 25_000;
 /// Raised when what is made here changes.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 
 const FEATURES: [(&str, &str); 5] = [
     ("general", "claude-haiku-4-5"),
@@ -54,6 +54,8 @@ pub struct Card {
     pub measured: Vec<Measured>,
     /// The tenant whose usage is downloaded as a whole.
     pub download: Measured,
+    /// A super admin, of no tenant.
+    pub root: Measured,
 }
 
 /// Where a database is kept, by its size, the version of its schema and where it is.
@@ -129,8 +131,9 @@ pub async fn make(
         measured.push(add_admin(&services, ids[number], number, rows_of(number, rows, count)).await?);
     }
     let download = add_admin(&services, ids[1], 1, rows_of(1, rows, count)).await?;
+    let root = add_root(&services, rows).await?;
     services.db.close().await;
-    let card = Card { made_at: now.0, measured, download };
+    let card = Card { made_at: now.0, measured, download, root };
     std::fs::write(folder.join("card.json"), serde_json::to_vec(&card)?)?;
     eprintln!("made a database of {rows} usage rows in {:.0} s", begun.elapsed().as_secs_f64());
     Ok(card)
@@ -159,12 +162,28 @@ async fn add_admin(
     rows: usize,
 ) -> Result<Measured, Failure> {
     let email = format!("admin-{number}@bench.example");
-    let password: String = token::random_text().chars().take(20).collect();
-    let address = Email::parse(&email).ok_or("an address that is none")?;
-    let place = Some((tenant, TenantRole::Admin));
-    let secret = Some(Secret::new(password.clone()));
-    services.create_user(&installation::by(), &address, None, place, secret).await?;
+    let password = add_user(services, &email, None, Some((tenant, TenantRole::Admin))).await?;
     Ok(Measured { slug: slug(number), rows, email, password })
+}
+
+async fn add_root(services: &Services, rows: usize) -> Result<Measured, Failure> {
+    let email = "root@bench.example".to_owned();
+    let password = add_user(services, &email, Some(PlatformRole::SuperAdmin), None).await?;
+    Ok(Measured { slug: String::new(), rows, email, password })
+}
+
+/// Gives the password.
+async fn add_user(
+    services: &Services,
+    email: &str,
+    platform: Option<PlatformRole>,
+    place: Option<(TenantId, TenantRole)>,
+) -> Result<String, Failure> {
+    let password: String = token::random_text().chars().take(20).collect();
+    let address = Email::parse(email).ok_or("an address that is none")?;
+    let secret = Some(Secret::new(password.clone()));
+    services.create_user(&installation::by(), &address, platform, place, secret).await?;
+    Ok(password)
 }
 
 /// A small generator whose numbers are the same on every machine.

@@ -10,7 +10,7 @@ use keyward::domain::account::{Slug, TenantState};
 use keyward::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
 use keyward::domain::clock::Moment;
 use keyward::domain::ids::{KeyId, PlanId};
-use keyward::domain::plan::Plan;
+use keyward::domain::plan::{Feature, Plan};
 use keyward::domain::price::Multiplier;
 use keyward::domain::provider_key::Keys;
 use keyward::domain::provider_key::{KeyScope, KeyStatus, KeyView, Provider, Verdict};
@@ -72,12 +72,21 @@ fn stream_name(kind: Kind) -> &'static str {
 
 /// Chooses a key among one and among a hundred, by default and by name.
 pub fn resolution(aims: &mut Vec<Aim>) {
-    let time = |keys: &Keys, name: Option<&str>| {
+    let features: Vec<Feature> = (0..12)
+        .map(|at| Feature {
+            slug: format!("feature-{at}"),
+            name: format!("Feature {at}"),
+            switch: format!("ai_feature_{at}_enabled"),
+            ..Feature::general()
+        })
+        .collect();
+    let time = |keys: &Keys, name: Option<&str>, feature: Option<&str>| {
         let plan = Plan {
             id: PlanId::new(),
             slug: String::new(),
             name: String::new(),
-            features: BTreeSet::new(),
+            // All but the last, which is closed.
+            features: features.iter().take(11).map(|feature| feature.slug.clone()).collect(),
             models: BTreeSet::new(),
         };
         let situation = Situation {
@@ -91,7 +100,7 @@ pub fn resolution(aims: &mut Vec<Aim>) {
                 rate: Multiplier::LIST,
             },
             plan: &plan,
-            features: &[],
+            features: &features,
             switched_off: &[],
             off_for_all: &[],
             exceptions: &[],
@@ -101,8 +110,7 @@ pub fn resolution(aims: &mut Vec<Aim>) {
             keys,
             shared_keys: &[],
         };
-        let ask =
-            Ask { dialect: Dialect::Anthropic, feature: None, key_name: name, provider: None, model: None };
+        let ask = Ask { dialect: Dialect::Anthropic, feature, key_name: name, provider: None, model: None };
         median((0..ROUNDS).map(|_| {
             let begun = Instant::now();
             for _ in 0..10_000 {
@@ -116,12 +124,19 @@ pub fn resolution(aims: &mut Vec<Aim>) {
     let rows = [("the default key", None, None), ("a named key", Some("key-0"), Some("key-57"))];
     let mut table = Vec::new();
     for (what, alone, among) in rows {
-        let (first, second) = (time(&one, alone), time(&many, among));
+        let (first, second) = (time(&one, alone, None), time(&many, among, None));
         table.push(vec![what.to_owned(), format!("{first:.0}"), format!("{second:.0}")]);
         let more = (second - first) / 1e3;
         aims.push(Aim::at_most(format!("{what} among 100 over among one"), 0.1, more, "µs"));
     }
     report::table("Choosing a key, ns", &["", "of one", "of 100"], &table);
+    let mut table = Vec::new();
+    for (what, feature) in [("all open", "feature-10"), ("one closed", "feature-11")] {
+        let gates = time(&one, None, Some(feature));
+        table.push(vec![what.to_owned(), format!("{gates:.0}")]);
+        aims.push(Aim::at_most(format!("gates of a feature, {what}"), 5.0, gates / 1e3, "µs"));
+    }
+    report::table("Gates of one of twelve features and its key, ns", &["", ""], &table);
 }
 
 fn key(at: usize) -> Option<KeyView> {
