@@ -56,6 +56,7 @@ pub fn tenant(slug: &str, name: &str, plan_id: PlanId, now: Moment) -> Result<Te
             plan_id,
             state: TenantState::Active,
             key_changers: KeyChangers::Admins,
+            rotation_days: keyward::domain::account::ROTATION_DAYS,
             time_zone: "Europe/Berlin".to_owned(),
             created_at: now.minus(90 * DAY),
         },

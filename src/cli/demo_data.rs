@@ -10,7 +10,9 @@ use crate::access::actor::Actor;
 use crate::access::scope::Scope;
 use crate::crypto::secret::Secret;
 use crate::crypto::token;
-use crate::domain::account::{Email, KeyChangers, PlatformRole, Slug, Tenant, TenantRole, TenantState};
+use crate::domain::account::{
+    Email, KeyChangers, PlatformRole, ROTATION_DAYS, Slug, Tenant, TenantRole, TenantState,
+};
 use crate::domain::audit::AuditActor;
 use crate::domain::billing::{EntryKind, Funding, OnReach, PaymentPolicy, UsageMode};
 use crate::domain::clock::{DAY, HOUR, MINUTE, Moment, SECOND};
@@ -181,6 +183,7 @@ async fn plant_tenants(
                 plan_id: plan_ids[sample.plan],
                 state: TenantState::Active,
                 key_changers: KeyChangers::Admins,
+                rotation_days: ROTATION_DAYS,
                 time_zone: sample.zone.to_owned(),
                 created_at,
             },

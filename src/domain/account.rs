@@ -72,10 +72,17 @@ pub struct Tenant {
     pub plan_id: PlanId,
     pub state: TenantState,
     pub key_changers: KeyChangers,
+    /// After how many days its keys are due for rotation; 0: never.
+    pub rotation_days: i64,
     /// IANA name; days on the tenant's pages begin and end there.
     pub time_zone: String,
     pub created_at: Moment,
 }
+
+/// After how many days keys are due for rotation where nobody has said otherwise.
+pub const ROTATION_DAYS: i64 = 90;
+/// What a tenant may choose instead, 0 for never.
+pub const ROTATION_CHOICES: [i64; 6] = [30, 60, 90, 180, 365, 0];
 
 /// A name in a URL or a header: `a-z`, `0-9` and single hyphens inside, 1 to 40 characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

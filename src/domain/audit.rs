@@ -72,6 +72,7 @@ words! {
         WebhookTested = "webhook.tested",
         WebhookRemoved = "webhook.removed",
         MailChoiceChanged = "settings.mail_choice_changed",
+        RotationDaysSet = "settings.rotation_days_set",
         KeyChangersChanged = "settings.key_changers_changed",
         TokenCreated = "token.created",
         TokenRevoked = "token.revoked",

@@ -4,6 +4,7 @@
 //! A request stays on the actix worker that took it, call upstream and all. When its client leaves,
 //! what is left of it moves to the process's own runtime, so that leaving ends none of it.
 
+mod answer;
 mod body;
 mod error;
 mod exchange;
@@ -12,8 +13,6 @@ mod inbound;
 
 use std::sync::Arc;
 
-use actix_web::body::{BodyStream, BoxBody};
-use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -36,8 +35,9 @@ use crate::services::overview::Standing;
 use crate::services::pinned_sessions;
 use crate::services::provider_keys::short;
 
+use answer::respond;
 use error::GatewayError;
-use exchange::{AnswerBody, Exchange, Head};
+use exchange::{Exchange, Head};
 use inbound::Caller;
 
 /// Exchanges that are under way: each holds a clone, and all are over when `wait` returns.
@@ -281,7 +281,7 @@ struct Used {
 async fn send(
     gateway: &Gateway,
     call: Call,
-    passing: impl FnOnce(&'static dyn providers::Provider) -> reqwest::header::HeaderMap,
+    passing: impl FnOnce(&'static dyn providers::Provider) -> http::HeaderMap,
 ) -> Result<(Head, Used), GatewayError> {
     let services = &gateway.services;
     let Call { id, caller, asked, route, envelope, query, bytes, recorded_first } = call;
@@ -539,58 +539,6 @@ fn no_bearer(services: &Services, key: &KeyView, row: &UsageRow, error: &Exchang
     };
     services.key_states.observe(key, verdict, began(row));
     answer
-}
-
-fn respond(head: Head, id: RequestId, used: &Used) -> HttpResponse {
-    let status = actix_web::http::StatusCode::from_u16(head.status)
-        .unwrap_or(actix_web::http::StatusCode::BAD_GATEWAY);
-    let mut response = match head.body {
-        AnswerBody::Whole(bytes) => HttpResponse::with_body(status, BoxBody::new(bytes)),
-        AnswerBody::Stream(stream) => HttpResponse::with_body(status, BoxBody::new(BodyStream::new(stream))),
-    };
-    let headers = response.headers_mut();
-    for (name, value) in &head.headers {
-        if may_return(name.as_str()) {
-            // The two crates speak different versions of the header types.
-            if let (Ok(name), Ok(value)) =
-                (HeaderName::from_bytes(name.as_ref()), HeaderValue::from_bytes(value.as_bytes()))
-            {
-                headers.append(name, value);
-            }
-        }
-    }
-    let mut mark = |name: &'static str, value: String| {
-        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    };
-    mark("x-keyward-request-id", id.to_string());
-    mark("x-keyward-usage-mode", used.mode.to_string());
-    mark("x-keyward-key", used.key.clone());
-    mark("x-keyward-key-fingerprint", used.fingerprint.clone());
-    if let Some(fallback) = used.fallback {
-        mark("x-keyward-fallback", fallback.to_string());
-    }
-    response
-}
-
-/// The provider's headers that mean something to an SDK. The rest is about the connection between
-/// Keyward and the provider, or about the account behind the key.
-fn may_return(name: &str) -> bool {
-    matches!(
-        name,
-        "content-type"
-            | "request-id"
-            | "x-request-id"
-            | "apim-request-id"
-            | "retry-after"
-            | "retry-after-ms"
-            | "x-should-retry"
-            | "cache-control"
-    ) || name.starts_with("x-ratelimit-")
-        || name.starts_with("anthropic-ratelimit-")
-        || name.starts_with("anthropic-priority-")
-        || name.starts_with("anthropic-fast-")
 }
 
 /// The time that a request began, for whoever measures it.

@@ -32,8 +32,6 @@ const LEASE: i64 = MINUTE;
 const AT_ONCE: usize = 16;
 /// Deliveries that the page lists.
 const SHOWN: i64 = 50;
-/// A key version that has been in use for so long should be replaced.
-pub const ROTATE_AFTER_DAYS: i64 = 90;
 
 /// Where a tenant's notifications go, as its page shows it.
 pub struct Destinations {
@@ -322,7 +320,7 @@ impl Services {
     pub async fn tell_of_age(&self) -> Result<(), ServiceError> {
         let now = self.clock.now();
         let mut tx = self.db.read().await?;
-        let old = keys::pasted_before(&mut tx, now.minus(ROTATE_AFTER_DAYS * DAY)).await?;
+        let old = keys::due_for_rotation(&mut tx, now).await?;
         tx.rollback().await?;
         for key in old {
             let reference = format!("rotation:{}:{}", key.key, key.version);

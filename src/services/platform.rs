@@ -7,7 +7,9 @@ use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::access::policy::{About, Action};
 use crate::access::scope::Scope;
-use crate::domain::account::{Email, KeyChangers, Slug, Tenant, TenantRole, TenantState, User};
+use crate::domain::account::{
+    Email, KeyChangers, ROTATION_CHOICES, ROTATION_DAYS, Slug, Tenant, TenantRole, TenantState, User,
+};
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
 use crate::domain::clock::{DAY, Moment};
@@ -183,6 +185,7 @@ impl Services {
                 plan_id: plan.id,
                 state: TenantState::Active,
                 key_changers: KeyChangers::Admins,
+                rotation_days: ROTATION_DAYS,
                 time_zone: new.time_zone.trim().to_owned(),
                 created_at: now,
             },
@@ -291,6 +294,35 @@ impl Services {
         let detail = serde_json::json!({ "before": tenant.key_changers, "after": to });
         let target = tenant.slug.as_str();
         self.record(&mut tx, scope.owner(), actor, AuditAction::KeyChangersChanged, target, detail).await?;
+        tx.commit().await?;
+        self.directory.forget(scope.owner());
+        Ok(())
+    }
+}
+
+impl Services {
+    /// Sets after how many days the tenant's keys are due for rotation; 0 for never.
+    ///
+    /// # Errors
+    /// `Denied` to all but the tenant's admins.
+    pub async fn set_rotation_days(
+        &self,
+        actor: &Actor,
+        scope: &Scope,
+        tenant: &Tenant,
+        days: i64,
+    ) -> Result<(), ServiceError> {
+        let about = About { tenant: tenant.id, key_changers: tenant.key_changers };
+        self.permit(actor, Action::ChangeKeyChangers, Some(about))?;
+        if !ROTATION_CHOICES.contains(&days) {
+            return Err(ServiceError::Invalid(Problems::field("days", "Choose one of these.")));
+        }
+        let mut tx = self.db.write().await?;
+        changes::bump(&mut tx, scope.owner(), self.clock.now()).await?;
+        tenants::set_rotation_days(&mut tx, scope, days).await?;
+        let detail = serde_json::json!({ "before": tenant.rotation_days, "after": days });
+        let target = tenant.slug.as_str();
+        self.record(&mut tx, scope.owner(), actor, AuditAction::RotationDaysSet, target, detail).await?;
         tx.commit().await?;
         self.directory.forget(scope.owner());
         Ok(())

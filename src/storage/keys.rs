@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{StorageError, Tx, execute, fetch_all, fetch_optional, word};
 use crate::access::scope::Scope;
 use crate::domain::account::Slug;
-use crate::domain::clock::Moment;
+use crate::domain::clock::{DAY, Moment};
 use crate::domain::ids::{KeyId, Owner, TenantId, UserId};
 use crate::domain::price::Multiplier;
 use crate::domain::provider_key::{
@@ -394,12 +394,14 @@ pub async fn touch(tx: &mut Tx, key: KeyId, at: Moment) -> Result<(), StorageErr
     Ok(())
 }
 
-/// Tenants' keys in use whose current version was pasted before this moment.
-pub async fn pasted_before(tx: &mut Tx, before: Moment) -> Result<Vec<OldKey>, StorageError> {
+/// Tenants' keys in use whose current version has been in use for as long as the tenant wants none to be.
+pub async fn due_for_rotation(tx: &mut Tx, now: Moment) -> Result<Vec<OldKey>, StorageError> {
     let sql = "SELECT k.owner_id, k.id, k.name, v.version, v.created_at FROM provider_key k
                JOIN key_version v ON v.key_id = k.id AND v.version = k.current_version
-               WHERE k.removed_at IS NULL AND k.disabled_at IS NULL AND v.created_at < $1 ORDER BY k.id";
-    let rows = fetch_all!(tx, (Uuid, Uuid, String, i32, i64), sql, before.0)?;
+               JOIN tenant t ON t.id = k.owner_id
+               WHERE k.removed_at IS NULL AND k.disabled_at IS NULL AND t.rotation_days > 0
+                 AND v.created_at < $1 - t.rotation_days * $2 ORDER BY k.id";
+    let rows = fetch_all!(tx, (Uuid, Uuid, String, i32, i64), sql, now.0, DAY)?;
     let old = rows.into_iter().filter_map(|(owner, key, name, version, at)| {
         let Owner::Tenant(tenant) = Owner::from_uuid(owner) else { return None };
         Some(OldKey { tenant, key: KeyId(key), name, version, pasted_at: Moment(at) })

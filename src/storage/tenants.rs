@@ -25,6 +25,7 @@ struct Row {
     plan_id: Uuid,
     state: String,
     key_changers: String,
+    rotation_days: i64,
     time_zone: String,
     mode: String,
     funding: String,
@@ -46,6 +47,7 @@ impl TryFrom<Row> for TenantRecord {
                 plan_id: PlanId(row.plan_id),
                 state: word!(TenantState, row.state, "tenant", "state")?,
                 key_changers: word!(KeyChangers, row.key_changers, "tenant", "key_changers")?,
+                rotation_days: row.rotation_days,
                 time_zone: row.time_zone,
                 created_at: Moment(row.created_at),
             },
@@ -272,4 +274,9 @@ pub async fn count_using(
     let sql = "SELECT COUNT(*) FROM tenant t WHERE t.plan_id = $1 AND EXISTS (
                    SELECT 1 FROM usage_rollup r WHERE r.tenant_id = t.id AND r.bucket >= $2 AND r.feature = $3)";
     Ok(fetch_one!(tx, (i64,), sql, plan.0, since.0, feature)?.0)
+}
+
+pub async fn set_rotation_days(tx: &mut Tx, scope: &Scope, days: i64) -> Result<(), StorageError> {
+    execute!(tx, "UPDATE tenant SET rotation_days = $1 WHERE id = $2", days, scope.owner().as_uuid())?;
+    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Settings → Security: who may change the tenant's provider keys.
+//! Settings → Security: who may change the tenant's provider keys, and when they are due for rotation.
 
 use actix_web::HttpRequest;
 use actix_web::web::{self, Data, ServiceConfig};
@@ -7,16 +7,17 @@ use serde::Deserialize;
 
 use super::error::WebError;
 use super::form::Posted;
-use super::page::{Answer, Chrome, Page, see_other};
+use super::page::{Answer, Chrome, Page};
 use super::place::Place;
-use super::{Console, confirm, read, session};
+use super::{Console, confirm, read};
 use crate::access::policy::Action;
-use crate::domain::account::KeyChangers;
+use crate::domain::account::{KeyChangers, ROTATION_CHOICES};
 
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(
         web::resource("/t/{tenant}/settings/security").route(read().to(show)).route(web::post().to(save)),
-    );
+    )
+    .service(web::resource("/t/{tenant}/settings/security/rotation").route(web::post().to(save_rotation)));
 }
 
 fn address(place: &Place) -> String {
@@ -32,6 +33,8 @@ struct SecurityPage {
     product: String,
     admins: bool,
     may_change: bool,
+    /// Days, what they are called, and whether they hold now.
+    rotation: Vec<(i64, String, bool)>,
 }
 
 async fn show(console: Data<Console>, place: Place) -> Answer {
@@ -44,6 +47,13 @@ async fn show(console: Data<Console>, place: Place) -> Answer {
         product: console.services.options.product.clone(),
         admins: tenant.key_changers == KeyChangers::Admins,
         may_change: place.may(Action::ChangeKeyChangers),
+        rotation: ROTATION_CHOICES
+            .into_iter()
+            .map(|days| {
+                let label = if days == 0 { "Never".to_owned() } else { format!("After {days} days") };
+                (days, label, days == tenant.rotation_days)
+            })
+            .collect(),
     };
     Page::new(page).answer()
 }
@@ -58,27 +68,42 @@ async fn save(
     console: Data<Console>,
     mut place: Place,
     request: HttpRequest,
-    mut posted: Posted<SecurityForm>,
+    posted: Posted<SecurityForm>,
 ) -> Answer {
-    let to = KeyChangers::parse(&posted.fields.key_changers).ok_or(WebError::BadForm)?;
-    let tenant = place.tenant()?.tenant.clone();
-    let (scope, password) = (place.holder.scope, posted.current_password.take());
-    let saved = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
-        services.set_key_changers(actor, &scope, &tenant, to).await
+    let (form, posted) = posted.split();
+    let to = KeyChangers::parse(&form.key_changers).ok_or(WebError::BadForm)?;
+    let (tenant, scope, back) = (place.tenant()?.tenant.clone(), place.holder.scope, address(&place));
+    let asking = (place.chrome("Confirm it's you", &back), "Save", back.as_str());
+    confirm::press(&console, &mut place.viewer, &request, asking, posted, async |services, actor| {
+        services.set_key_changers(actor, &scope, &tenant, to).await?;
+        let who = match to {
+            KeyChangers::Admins => "Admins and billing admins may change provider keys.",
+            KeyChangers::SuperAdmins => "Only super admins may change provider keys now.",
+        };
+        Ok((true, who.to_owned()))
     })
-    .await;
-    match saved {
-        Ok(()) => {
-            let who = match to {
-                KeyChangers::Admins => "Admins and billing admins may change provider keys.",
-                KeyChangers::SuperAdmins => "Only super admins may change provider keys now.",
-            };
-            session::notify(&place.viewer.session, true, who);
-            Ok(see_other(&address(&place)))
-        }
-        Err(error) => {
-            let chrome = place.chrome("Confirm it's you", &address(&place));
-            confirm::ask(error, &request, chrome, "Save", address(&place), &posted)
-        }
-    }
+    .await
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RotationForm {
+    days: String,
+}
+
+async fn save_rotation(
+    console: Data<Console>,
+    mut place: Place,
+    request: HttpRequest,
+    posted: Posted<RotationForm>,
+) -> Answer {
+    let (form, posted) = posted.split();
+    let days = form.days.parse().map_err(|_| WebError::BadForm)?;
+    let (tenant, scope, back) = (place.tenant()?.tenant.clone(), place.holder.scope, address(&place));
+    let asking = (place.chrome("Confirm it's you", &back), "Save", back.as_str());
+    confirm::press(&console, &mut place.viewer, &request, asking, posted, async |services, actor| {
+        services.set_rotation_days(actor, &scope, &tenant, days).await?;
+        Ok((true, "Saved.".to_owned()))
+    })
+    .await
 }

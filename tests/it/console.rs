@@ -131,6 +131,7 @@ const POSTS: &[Post] = &[
         &[],
         "403 404 404 403 404 404",
     ),
+    ("/t/acme/settings/security/rotation", &[("days", "30")], "403 404 - 403 403 404"),
     ("/t/acme/billing/mode", &[("mode", "managed")], "403 404 - - 403 404"),
     ("/t/acme/billing/policies", &[("no_key", "managed"), ("on_limit", "pause")], "403 404 - - 403 404"),
     ("/t/acme/billing/budgets", &[("amount", "5"), ("on_reach", "warn")], "403 404 - - 403 404"),
@@ -244,7 +245,8 @@ on_both! {
         // Refusals inside the tenant are on its record.
         let mut tx = world.services.db.read().await.unwrap();
         let rows = audit::list(&mut tx, Owner::Tenant(cast.tenant.id), 500).await.unwrap();
-        let inside = POSTS.iter().filter(|(path, ..)| path.starts_with("/t/acme/")).count();
+        let refused_to_members = |row: &str| row.split(' ').nth(4) == Some("403");
+        let inside = POSTS.iter().filter(|(path, _, row)| path.starts_with("/t/acme/") && refused_to_members(row)).count();
         let refused: Vec<&str> = rows.iter().filter(|row| row.action == "policy.refused").map(|row| row.actor.as_str()).collect();
         assert_eq!(refused.iter().filter(|actor| **actor == "member@acme.example").count(), inside, "{refused:?}");
     }

@@ -300,6 +300,18 @@ async fn a_key_in_use_for_long_is_told_of_once() {
     assert_eq!(told().await.len(), 1);
     world.clock.advance(91 * DAY);
     assert_eq!(told().await.len(), 2);
+    // The tenant has its own limit, or none.
+    let set = async |days| {
+        let (actor, scope) = (world.admin(&tenant), holder(&tenant).scope);
+        world.services.set_rotation_days(&actor, &scope, &tenant, days).await
+    };
+    assert!(set(7).await.is_err());
+    set(0).await.unwrap();
+    world.rotate(&world.admin(&tenant), holder(&tenant), "main", &test_key("ok")).await.unwrap();
+    world.clock.advance(400 * DAY);
+    assert_eq!(told().await.len(), 2);
+    set(365).await.unwrap();
+    assert_eq!(told().await.len(), 3);
     // Without a mail server nothing lies about for mailboxes.
     world.services.deliver_due().await.unwrap();
     assert!(log(&world, &tenant).await.is_empty());

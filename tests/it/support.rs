@@ -200,6 +200,7 @@ impl World {
                 plan_id: plan.id,
                 state: TenantState::Active,
                 key_changers: KeyChangers::Admins,
+                rotation_days: keyward::domain::account::ROTATION_DAYS,
                 time_zone: "UTC".to_owned(),
                 created_at: self.clock.now(),
             },

@@ -7,6 +7,7 @@ use super::words::{Advice, Words};
 use super::{base, title};
 use crate::access::policy::Action;
 use crate::domain::billing::UsageMode;
+use crate::domain::clock::DAY;
 use crate::domain::plan::Feature;
 use crate::domain::provider_key::{KeyScope, Provider, ProviderKey};
 use crate::domain::resolve::Decision;
@@ -15,6 +16,7 @@ use crate::services::overview::{KeyLine, Standing};
 use crate::services::provider_keys::short;
 use crate::web::Console;
 use crate::web::banner::{self, Banner, Subject};
+use crate::web::figures::counted;
 use crate::web::page::{Answer, Chrome, Page};
 use crate::web::place::Place;
 use crate::web::prose::{Prose, Tone};
@@ -228,6 +230,10 @@ fn facts(place: &Place, line: &KeyLine) -> Vec<Fact> {
         fact("Last used", never(key.last_used_at, "Not yet")),
         fact("Last check", never(current.checked_at, "Not yet")),
     ];
+    if let Some(view) = place.view() {
+        let age = times.now.since(current.created_at).max(0) / DAY;
+        facts.push(fact("Age", Prose::of(age_in_words(age, view.tenant.rotation_days))));
+    }
     if place.view().is_some() {
         facts.push(fact("Last 30 days", Prose::of(format!("{} on your account", line.cost_30d.shown()))));
     }
@@ -246,6 +252,16 @@ fn facts(place: &Place, line: &KeyLine) -> Vec<Fact> {
         facts.push(fact("Only for", Prose::of(scope_in_words(&key.scope))));
     }
     facts
+}
+
+/// How many days a key has been in use, and when it is due for rotation; `due` is 0 for never.
+fn age_in_words(age: i64, due: i64) -> String {
+    let days = counted(age, "day", "days");
+    match due - age {
+        _ if due == 0 => days,
+        left @ 1.. => format!("{days}; due for rotation in {}", counted(left, "day", "days")),
+        _ => format!("{days}; due for rotation"),
+    }
 }
 
 /// "the features drafts, chat; the models m".
