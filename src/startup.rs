@@ -117,6 +117,7 @@ pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Serv
         passwords: Passwords::default(),
         meter: Meter::default(),
         key_states: KeyStates::default(),
+        sums_announced: std::sync::atomic::AtomicI64::new(0),
         generation_work: tokio::sync::Notify::new(),
         options,
         instance: InstanceId::new(),
@@ -270,11 +271,11 @@ impl Running {
     pub async fn stop(self) {
         let deadline = tokio::time::Instant::now() + self.shutdown;
         self.stopping.store(true, Ordering::SeqCst);
-        self.handle.stop(true).await;
-        let _ = self.server.await;
         // What it has begun goes on: it is in flight like any other.
         self.generations.abort();
         let _ = self.generations.await;
+        self.handle.stop(true).await;
+        let _ = self.server.await;
         if tokio::time::timeout_at(deadline, self.in_flight.wait()).await.is_err() {
             tracing::warn!("some exchanges were still under way; they will be settled by estimate");
         }

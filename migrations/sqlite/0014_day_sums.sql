@@ -28,3 +28,9 @@ CREATE TABLE usage_day (
 
 -- Days that end by then are in usage_day as they are in usage_rollup.
 ALTER TABLE tenant ADD COLUMN summed_through INTEGER NOT NULL DEFAULT 0;
+
+-- Days that end by then may be summed soon. Said a while before, so that whoever writes usage knows.
+CREATE TABLE summing (
+    announced INTEGER NOT NULL
+) STRICT;
+INSERT INTO summing VALUES (0);

@@ -148,7 +148,7 @@ pub fn text_of(answer: &[u8]) -> Option<String> {
     let answer: Value = serde_json::from_slice(answer).ok()?;
     let blocks = answer.get("content")?.as_array()?.iter();
     let texts: Vec<&str> = blocks.filter_map(|block| block.get("text")?.as_str()).collect();
-    let text = texts.join("\n\n");
+    let text = texts.join("\n\n").replace('\0', "");
     let end = text.floor_char_boundary(MOST_FINAL);
     let text = text[..end].trim();
     (!text.is_empty()).then(|| text.to_owned())
@@ -177,7 +177,14 @@ mod tests {
     fn only_text_is_taken_from_an_answer() {
         let answer = r#"{"content":[{"type":"thinking","thinking":"x"},{"type":"text","text":" One "},{"type":"text","text":"Two"}]}"#;
         assert_eq!(text_of(answer.as_bytes()).unwrap(), "One \n\nTwo");
-        for nothing in ["", "{}", r#"{"content":[]}"#, r#"{"content":[{"type":"text","text":" "}]}"#, "[1"] {
+        for nothing in [
+            "",
+            "{}",
+            r#"{"content":[]}"#,
+            r#"{"content":[{"type":"text","text":" "}]}"#,
+            "[1",
+            r#"{"content":[{"type":"text","text":"\u0000"}]}"#,
+        ] {
             assert_eq!(text_of(nothing.as_bytes()), None);
         }
         let long = json!({ "content": [{ "type": "text", "text": "é".repeat(20_000) }] }).to_string();

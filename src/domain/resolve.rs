@@ -119,9 +119,13 @@ pub fn resolve<'a>(ask: &Ask<'_>, s: &Situation<'a>) -> Decision<'a> {
     Decision { outcome, gates, feature: Some(feature) }
 }
 
-/// The feature with the model that the tenant has chosen for it.
-fn chosen_model(mut feature: Feature, s: &Situation<'_>) -> Feature {
-    if let Some((_, model)) = s.models.iter().find(|(slug, _)| *slug == feature.slug) {
+/// The feature with the model that the tenant has chosen for it, for as long as its plan offers that.
+#[must_use]
+pub fn chosen_model(mut feature: Feature, s: &Situation<'_>) -> Feature {
+    let chosen = s.models.iter().find(|(slug, _)| *slug == feature.slug);
+    if let Some((_, model)) = chosen
+        && s.plan.choices(feature.provider()).any(|choice| choice.id == *model)
+    {
         feature.default_model = Some(model.clone());
     }
     feature

@@ -182,6 +182,11 @@ impl GatewayError {
         &self.message
     }
 
+    /// Whether there was nobody to send it to.
+    pub fn is_unreachable(&self) -> bool {
+        self.code == "keyward_upstream_unreachable" && !self.begun && !self.lasting
+    }
+
     /// Whether the same request may be sent again without being billed twice: a gate was closed, a limit
     /// reached, or the provider not there. What is wrong with the request itself stays wrong.
     pub fn can_be_sent_later(&self) -> bool {

@@ -55,17 +55,10 @@ async fn take(gateway: &Gateway, free: &Arc<Semaphore>) -> Result<usize, Service
         let gateway = gateway.clone();
         gateway.services.runtime.clone().spawn(async move {
             let outcome = write(&gateway, &one).await;
-            let mut ended = gateway.services.end_generation(&one, &outcome).await;
-            // What is written is paid for: the database may be back in a moment.
-            for pause in 1..=5 {
-                if ended.is_ok() {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_secs(pause)).await;
-                ended = gateway.services.end_generation(&one, &outcome).await;
-            }
-            if let Err(error) = ended {
-                tracing::error!(error = &error as &dyn std::error::Error, id = %one.id, "a generation could not be ended");
+            // What is written is paid for: it is kept until the database takes it.
+            while let Err(error) = gateway.services.end_generation(&one, &outcome).await {
+                tracing::error!(error = &error as &dyn std::error::Error, id = %one.id, "a generation cannot be ended yet");
+                tokio::time::sleep(Duration::from_secs(5)).await;
             }
             drop(permit);
         });
@@ -101,16 +94,22 @@ async fn write(gateway: &Gateway, one: &Generation) -> Outcome {
         headers
     };
     match send(gateway, call, passing).await {
+        // It counts as an attempt: each has its row.
+        Err(error) if error.is_unreachable() => Outcome::Again { reason: error.message().to_owned() },
         Err(error) if error.can_be_sent_later() => Outcome::HeldBack { reason: error.message().to_owned() },
         Err(error) => Outcome::Failed { reason: error.message().to_owned() },
+        // The key's state takes note of it, and then its gate is closed.
+        Ok((head, _)) if head.is_about_key => Outcome::HeldBack {
+            reason: format!("The provider refused the key for now, with status {}.", head.status),
+        },
         Ok((head, used)) => match (head.status, read(head.body).await) {
             (200..300, Some(answer)) => match text_of(&answer) {
                 Some(draft) => Outcome::Written { draft, key: used.key },
                 None => Outcome::Failed { reason: "The model wrote no text.".to_owned() },
             },
             (200..300, None) => Outcome::Failed { reason: "The answer broke off.".to_owned() },
-            // A limit or a bad key is seen to by the key's state, and then by its gate.
-            (401 | 402 | 403 | 408 | 409 | 429 | 500.., _) => {
+            // Others may have been billed behind a proxy that lost patience.
+            (403 | 429 | 500 | 503 | 529, _) => {
                 Outcome::Again { reason: format!("The provider answered with status {}.", head.status) }
             }
             (status, _) => {

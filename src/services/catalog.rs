@@ -6,9 +6,11 @@ use crate::access::actor::Actor;
 use crate::access::scope::Scope;
 use crate::domain::account::Slug;
 use crate::domain::audit::AuditAction;
+use crate::domain::generation;
 use crate::domain::ids::Owner;
 use crate::domain::plan::{Feature, GENERAL, TokenBudget};
 use crate::domain::price_list;
+use crate::domain::provider_key::Provider;
 use crate::storage::plans;
 
 /// A feature as it was typed.
@@ -43,6 +45,13 @@ impl Services {
             return Err(ServiceError::NotFound);
         }
         let feature = judge_feature(typed, before, &all)?;
+        if let Some(before) = before.filter(|before| before.switch != feature.switch)
+            && plans::is_off_somewhere(&mut tx, &before.switch).await?
+        {
+            let problem =
+                format!("{} is off somewhere: under another switch the feature would be on.", before.switch);
+            return Err(ServiceError::Invalid(Problems::field("switch", problem)));
+        }
         let told = |feature: &Feature| {
             serde_json::json!({
                 "name": feature.name, "description": feature.description, "covered": feature.covered,
@@ -110,6 +119,11 @@ fn judge_feature(
     let model = typed.default_model.trim();
     if !model.is_empty() && price_list::find(model).is_none() {
         problems.add("default_model", "Choose a model of the list, or none.");
+    }
+    let maker = price_list::find(model).map(crate::domain::price_list::Model::maker);
+    if slug.as_deref() == Some(generation::FEATURE) && maker.is_some_and(|maker| maker != Provider::Anthropic)
+    {
+        problems.add("default_model", "The community manager writes with models of Anthropic.");
     }
     let switch = match typed.switch.trim() {
         "" => {

@@ -6,6 +6,7 @@
 //! they are large, and requests carry theirs about.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -107,6 +108,8 @@ pub struct Directory {
     slugs: Cache<String, TenantId>,
     sessions: Cache<String, Arc<PinnedSession>>,
     platform: ArcSwapOption<PlatformView>,
+    /// How often anything was forgotten: what was read before that is not kept.
+    forgotten: AtomicU64,
     /// As they were when they were last read.
     plans: ArcSwapOption<Vec<Plan>>,
     /// How far changes of other processes have been followed.
@@ -129,6 +132,7 @@ impl Directory {
             slugs: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_mins(1)).build(),
             sessions: Cache::builder().max_capacity(50_000).time_to_live(Duration::from_mins(1)).build(),
             platform: ArcSwapOption::empty(),
+            forgotten: AtomicU64::new(0),
             plans: ArcSwapOption::empty(),
             followed: Mutex::default(),
         }
@@ -184,6 +188,7 @@ impl Directory {
         id: TenantId,
         scope: &Scope,
     ) -> Result<Option<Arc<TenantView>>, StorageError> {
+        let before = self.forgotten.load(Ordering::SeqCst);
         let mut tx = self.db.read().await?;
         let Some(record) = tenants::find(&mut tx, id).await? else { return Ok(None) };
         let Some(plan) = plans::find(&mut tx, record.tenant.plan_id).await? else { return Ok(None) };
@@ -207,7 +212,9 @@ impl Directory {
             tripped,
             keys,
         });
-        self.tenants.insert(id, Arc::clone(&view));
+        if self.forgotten.load(Ordering::SeqCst) == before {
+            self.tenants.insert(id, Arc::clone(&view));
+        }
         Ok(Some(view))
     }
 
@@ -272,6 +279,7 @@ impl Directory {
     }
 
     async fn read_platform(&self) -> Result<Arc<PlatformView>, StorageError> {
+        let before = self.forgotten.load(Ordering::SeqCst);
         let mut tx = self.db.read().await?;
         let scope = Scope::of_system(Owner::Platform);
         let view = Arc::new(PlatformView {
@@ -284,16 +292,19 @@ impl Directory {
         tx.rollback().await?;
         // Each tenant is remembered with its plan, and most changes of the platform leave plans alone.
         let plans = Arc::new(view.plans.clone());
-        let before = self.plans.swap(Some(Arc::clone(&plans)));
-        if before.is_some_and(|before| before != plans) {
+        let known = self.plans.swap(Some(Arc::clone(&plans)));
+        if known.is_some_and(|known| known != plans) {
+            self.forgotten.fetch_add(1, Ordering::SeqCst);
             self.tenants.invalidate_all();
+        } else if self.forgotten.load(Ordering::SeqCst) == before {
+            self.platform.store(Some(Arc::clone(&view)));
         }
-        self.platform.store(Some(Arc::clone(&view)));
         Ok(view)
     }
 
     /// Forgets what is cached of an owner. Called after every commit that changed it.
     pub fn forget(&self, owner: Owner) {
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
         match owner {
             Owner::Tenant(id) => {
                 self.tenants.invalidate(&id);

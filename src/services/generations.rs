@@ -120,7 +120,7 @@ impl Services {
         let (from, to, text): (&[GenerationState], _, _) = match ruling {
             Ruling::Approve(text) => {
                 let text = text.trim().replace("\r\n", "\n");
-                if text.is_empty() || text.len() > MOST_FINAL {
+                if text.is_empty() || text.len() > MOST_FINAL || text.contains('\0') {
                     let problem = "Write a text of at most 16 KiB, or reject it.";
                     return Err(ServiceError::Invalid(Problems::field("text", problem)));
                 }
@@ -149,9 +149,18 @@ impl Services {
     /// # Errors
     /// When the database fails.
     pub async fn claim_generations(&self, limit: usize) -> Result<Vec<Generation>, ServiceError> {
-        let mut tx = self.db.write().await?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let claimed = generations::claim(&mut tx, self.instance, self.clock.now(), limit).await?;
+        let mut tx = self.db.read().await?;
+        let due = generations::due(&mut tx, self.clock.now(), limit).await?;
+        tx.rollback().await?;
+        if due.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut tx = self.db.write().await?;
+        let mut claimed = Vec::with_capacity(due.len());
+        for id in due {
+            claimed.extend(generations::claim(&mut tx, self.instance, id).await?);
+        }
         tx.commit().await?;
         Ok(claimed)
     }
@@ -161,7 +170,8 @@ impl Services {
     /// # Errors
     /// When the database fails.
     pub async fn end_generation(&self, one: &Generation, outcome: &Outcome) -> Result<(), ServiceError> {
-        let (state, reason, next_at) = after(outcome, one.attempts, self.clock.now());
+        let now = self.clock.now();
+        let (state, reason, next_at) = after(outcome, one.attempts, now);
         let draft = match outcome {
             Outcome::Written { draft, key } => Some((draft.as_str(), key.as_str())),
             _ => None,
@@ -169,6 +179,9 @@ impl Services {
         let sent = !matches!(outcome, Outcome::HeldBack { .. });
         let mut tx = self.db.write().await?;
         generations::end(&mut tx, one, &Ended { state, reason: &reason, next_at, draft, sent }).await?;
+        if !sent {
+            generations::hold_back(&mut tx, one.tenant, now, next_at, &reason).await?;
+        }
         tx.commit().await?;
         Ok(())
     }

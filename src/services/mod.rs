@@ -82,6 +82,8 @@ pub struct Services {
     pub directory: Directory,
     pub meter: Meter,
     pub key_states: KeyStates,
+    /// Through when this process has announced, or seen announced, that days may be summed.
+    pub sums_announced: std::sync::atomic::AtomicI64,
     /// Wakes the worker of generations.
     pub generation_work: tokio::sync::Notify,
     pub options: Options,

@@ -13,7 +13,7 @@ use crate::domain::ids::{KeyId, Owner};
 use crate::domain::money::Nanos;
 use crate::domain::plan::Feature;
 use crate::domain::provider_key::{KeyVersion, Provider, ProviderKey};
-use crate::domain::resolve::{Ask, Decision, Situation, Spent, resolve};
+use crate::domain::resolve::{Ask, Decision, Situation, Spent, chosen_model, resolve};
 use crate::domain::usage::bucket_of;
 use crate::storage::{keys, usage_report};
 
@@ -82,10 +82,11 @@ impl Standing {
     #[must_use]
     pub fn features(&self) -> Vec<(Feature, Decision<'_>)> {
         let decided = |feature: &Feature| {
-            let chosen = self.tenant.models.iter().find(|(slug, _)| *slug == feature.slug);
-            let mut feature = feature.clone();
-            feature.default_model = chosen.map(|(_, model)| model.clone()).or(feature.default_model);
-            let decision = self.decide(feature.provider(), Some(&feature.slug));
+            let situation = self.situation();
+            let feature = chosen_model(feature.clone(), &situation);
+            let model = feature.default_model.as_deref();
+            let asked = Ask { model, ..ask(feature.provider(), Some(&feature.slug)) };
+            let decision = resolve(&asked, &situation);
             (feature, decision)
         };
         self.platform.features.iter().map(decided).collect()

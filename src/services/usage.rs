@@ -1,6 +1,7 @@
 //! Usage over any range: sums by one dimension or two, single requests, and downloads.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use jiff::ToSpan as _;
 use jiff::civil::Date;
@@ -296,12 +297,19 @@ impl Services {
         Ok((rows, adjusted))
     }
 
-    /// Adds up the days that are over, tenant by tenant.
+    /// Adds up the days that are over, tenant by tenant: those that it has announced the last time. Between
+    /// two times lies more than writers of usage take to hear of it.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn sum_days(&self) -> Result<(), ServiceError> {
         let over = self.clock.now().minus(SUMMED_AFTER);
+        let mut tx = self.db.write().await?;
+        let announced = day_sums::announce(&mut tx, over).await?;
+        tx.commit().await?;
+        self.meter.days_may_be_summed(announced);
+        let heard = Moment(self.sums_announced.swap(announced.0, Ordering::SeqCst));
+        let over = over.min(heard);
         let mut tx = self.db.read().await?;
         let due = day_sums::due(&mut tx, over).await?;
         tx.rollback().await?;

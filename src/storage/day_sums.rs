@@ -1,6 +1,7 @@
 //! Sums of whole days beside those of quarter-hours, so that pages over many days read few rows.
 //! They hold for every day that ends by the tenant's `summed_through`; whatever is written into an
-//! earlier quarter-hour sets that back, and the day is summed anew.
+//! earlier quarter-hour sets that back, and the day is summed anew. How far days may be summed is
+//! announced first, so that no writer has to trust a clock.
 
 use std::collections::BTreeMap;
 
@@ -57,10 +58,15 @@ pub async fn cover(tx: &mut Tx, scope: &Scope, from: Moment, to: Moment) -> Resu
     })
 }
 
-/// The latest moment through which any tenant's days are summed.
-pub async fn latest(tx: &mut Tx) -> Result<Moment, StorageError> {
-    let sql = "SELECT CAST(COALESCE(MAX(summed_through), 0) AS BIGINT) FROM tenant";
-    Ok(Moment(fetch_one!(tx, (i64,), sql)?.0))
+/// Through when days may be summed: what is written into an earlier one sets its sums back.
+pub async fn horizon(tx: &mut Tx) -> Result<Moment, StorageError> {
+    Ok(Moment(fetch_one!(tx, (i64,), "SELECT announced FROM summing")?.0))
+}
+
+/// Says that days through `to` may be summed from the next time on, and gives through when they may.
+pub async fn announce(tx: &mut Tx, to: Moment) -> Result<Moment, StorageError> {
+    let sql = "UPDATE summing SET announced = CASE WHEN announced < $1 THEN $1 ELSE announced END RETURNING announced";
+    Ok(Moment(fetch_one!(tx, (i64,), sql, to.0)?.0))
 }
 
 /// Tenants with use before `end` that is in no sum of a day yet: each with its time zone, and through

@@ -121,28 +121,42 @@ pub async fn counts(tx: &mut Tx, scope: &Scope) -> Result<Vec<(GenerationState, 
         .collect()
 }
 
-/// Takes what is due, the longest due first, for this run of the process. Each item comes with the id
-/// of the request that it is to send.
+/// What is due: of each tenant its longest due first, the tenants in turns.
+pub async fn due(tx: &mut Tx, now: Moment, limit: i64) -> Result<Vec<GenerationId>, StorageError> {
+    let sql = "SELECT id FROM (
+                   SELECT id, next_at, ROW_NUMBER() OVER (PARTITION BY tenant_id ORDER BY next_at, id) AS turn
+                   FROM generation WHERE state = 'queued' AND next_at <= $1) due
+               ORDER BY turn, next_at, id LIMIT $2";
+    Ok(fetch_all!(tx, (Uuid,), sql, now.0, limit)?.into_iter().map(|(id,)| GenerationId(id)).collect())
+}
+
+/// Takes one of what is due for this run of the process, with the id of the request that it is to send;
+/// `None` if another process was first.
 pub async fn claim(
     tx: &mut Tx,
     own: InstanceId,
+    id: GenerationId,
+) -> Result<Option<Generation>, StorageError> {
+    let sql = format!(
+        "UPDATE generation SET state = 'running', instance = $1, request_id = $2, attempts = attempts + 1
+         WHERE id = $3 AND state = 'queued' RETURNING {COLUMNS}"
+    );
+    let row = fetch_optional!(tx, Row, AssertSqlSafe(sql), own.0, RequestId::new().0, id.0)?;
+    row.map(Generation::try_from).transpose()
+}
+
+/// Holds back all that is due of a tenant: the gate that is closed for one is closed for each.
+pub async fn hold_back(
+    tx: &mut Tx,
+    tenant: TenantId,
     now: Moment,
-    limit: i64,
-) -> Result<Vec<Generation>, StorageError> {
-    let sql =
-        "SELECT id FROM generation WHERE state = 'queued' AND next_at <= $1 ORDER BY next_at, id LIMIT $2";
-    let due = fetch_all!(tx, (Uuid,), sql, now.0, limit)?;
-    let mut claimed = Vec::with_capacity(due.len());
-    for (id,) in due {
-        // Another process may have taken it since.
-        let sql = format!(
-            "UPDATE generation SET state = 'running', instance = $1, request_id = $2, attempts = attempts + 1
-             WHERE id = $3 AND state = 'queued' RETURNING {COLUMNS}"
-        );
-        let row = fetch_optional!(tx, Row, AssertSqlSafe(sql), own.0, RequestId::new().0, id)?;
-        claimed.extend(row.map(Generation::try_from).transpose()?);
-    }
-    Ok(claimed)
+    until: Moment,
+    reason: &str,
+) -> Result<(), StorageError> {
+    let sql = "UPDATE generation SET next_at = $1, reason = $2
+               WHERE tenant_id = $3 AND state = 'queued' AND next_at <= $4";
+    execute!(tx, sql, until.0, reason, tenant.0, now.0)?;
+    Ok(())
 }
 
 /// What is written of an item when its attempt is over.
@@ -184,15 +198,18 @@ pub async fn decide(
     (to, text): (GenerationState, &str),
     (by, at): (&str, Moment),
 ) -> Result<bool, StorageError> {
+    // What is in the queue again is not decided.
+    let again = to == GenerationState::Queued;
+    let (by, decided) = if again { ("", None) } else { (by, Some(at.0)) };
     let names: Vec<String> = from.iter().map(|state| format!("'{state}'")).collect();
     let sql = format!(
-        "UPDATE generation SET state = $1, final = $2, decided_by = $3, decided_at = $4, next_at = $4, reason = '',
+        "UPDATE generation SET state = $1, final = $2, decided_by = $3, decided_at = $4, next_at = $5, reason = '',
              attempts = 0
-         WHERE id = $5 AND tenant_id = $6 AND state IN ({})",
+         WHERE id = $6 AND tenant_id = $7 AND state IN ({})",
         names.join(", ")
     );
     let owner = scope.owner().as_uuid();
-    Ok(execute!(tx, AssertSqlSafe(sql), to.as_str(), text, by, at.0, id.0, owner)? > 0)
+    Ok(execute!(tx, AssertSqlSafe(sql), to.as_str(), text, by, decided, at.0, id.0, owner)? > 0)
 }
 
 /// Puts back what a dead process had begun and not sent; what it had sent has failed, for it may be on

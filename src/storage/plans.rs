@@ -191,6 +191,12 @@ pub async fn set_switch(tx: &mut Tx, scope: &Scope, switch: &str, on: bool) -> R
     Ok(execute!(tx, sql, scope.owner().as_uuid(), switch)? > 0)
 }
 
+/// Whether anybody has turned this switch off, for itself or for all.
+pub async fn is_off_somewhere(tx: &mut Tx, switch: &str) -> Result<bool, StorageError> {
+    let sql = "SELECT 1 FROM switch_off WHERE switch = $1 LIMIT 1";
+    Ok(fetch_optional!(tx, (i32,), sql, switch)?.is_some())
+}
+
 #[derive(sqlx::FromRow)]
 struct ExceptionRow {
     feature_slug: String,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::HOUR;
-use keyward::domain::generation::GenerationState;
-use keyward::domain::ids::RequestId;
+use keyward::domain::generation::{Generation, GenerationKind, GenerationState};
+use keyward::domain::ids::{GenerationId, RequestId};
 use keyward::storage::generations;
 use serde_json::{Value, json};
 
@@ -142,7 +142,7 @@ on_both! {
         world.clock.advance(20_000_000);
         until(world, &token, &id, |item| item["state"] == "waiting").await;
         let mut tx = world.services.db.read().await.unwrap();
-        let one = generations::find(&mut tx, &holder(&cast.tenant).scope, keyward::domain::ids::GenerationId::parse(&id).unwrap()).await.unwrap().unwrap();
+        let one = generations::find(&mut tx, &holder(&cast.tenant).scope, GenerationId::parse(&id).unwrap()).await.unwrap().unwrap();
         assert_eq!(one.attempts, 1, "looking at a closed gate is no attempt");
     }
 }
@@ -160,6 +160,78 @@ on_both! {
         assert_eq!(held["state"], "queued");
         assert!(held["reason"].as_str().unwrap().starts_with("AI is paused"), "{held}");
         sign_in(world, "admin").await.get(PAGE).await.says("AI is paused: your Anthropic spend limit is reached.");
+    }
+}
+
+on_both! {
+    async fn a_limit_met_while_writing_loses_no_item(world: World) {
+        let cast = cast(world).await;
+        world.add_community_manager(&cast.tenant).await;
+        let key = test_key("ok");
+        world.add_key(&cast.tenant, "production", &key).await.unwrap();
+        world.services.set_mode(&world.admin(&cast.tenant), &holder(&cast.tenant).scope, &cast.tenant, UsageMode::Byok).await.unwrap();
+        world.impose(&key, "spendlimit").await;
+        let token = world.token(&cast.tenant).await;
+        let mut ids = Vec::new();
+        for number in 0..12 {
+            ids.push(id_of(&post(world, &token, &greeting(&format!("Hi {number}"))).await.1));
+        }
+        for id in &ids {
+            let held = until(world, &token, id, |item| item["reason"].is_string()).await;
+            assert_eq!(held["state"], "queued", "{held}");
+        }
+        world.impose(&key, "ok").await;
+        world.clock.advance(6 * 60_000_000);
+        world.services.probe_due().await.unwrap();
+        for id in &ids {
+            world.clock.advance(20_000_000);
+            until(world, &token, id, |item| item["state"] == "waiting").await;
+        }
+    }
+}
+
+on_both! {
+    async fn tenants_take_turns_in_the_queue(world: World) {
+        let cast = cast(world).await;
+        let other = world.tenant("other", UsageMode::Managed).await;
+        let now = world.clock.now();
+        let mut tx = world.services.db.write().await.unwrap();
+        for (tenant, number) in [(&cast.tenant, 50), (&other, 2)] {
+            for _ in 0..number {
+                assert!(generations::insert(&mut tx, &item(tenant.id, now)).await.unwrap());
+            }
+        }
+        let due = generations::due(&mut tx, now, 4).await.unwrap();
+        let mut whose = Vec::new();
+        for id in due {
+            let scope = keyward::access::scope::Scope::of_token(other.id);
+            whose.push(generations::find(&mut tx, &scope, id).await.unwrap().is_some());
+        }
+        assert_eq!(whose.iter().filter(|other| **other).count(), 2, "{whose:?}");
+        // Seen in the transaction alone: the worker takes none of it.
+        tx.rollback().await.unwrap();
+    }
+}
+
+/// An item of the queue that nothing was done with.
+fn item(tenant: keyward::domain::ids::TenantId, at: keyward::domain::clock::Moment) -> Generation {
+    Generation {
+        id: GenerationId::new(),
+        tenant,
+        kind: GenerationKind::Reply,
+        state: GenerationState::Queued,
+        reference: None,
+        title: String::new(),
+        source: "A question".into(),
+        draft: String::new(),
+        text: String::new(),
+        reason: String::new(),
+        attempts: 0,
+        request: None,
+        key: String::new(),
+        created_at: at,
+        decided_at: None,
+        decided_by: String::new(),
     }
 }
 
@@ -269,23 +341,9 @@ async fn the_queue_survives_kills_with_nothing_lost_or_billed_twice() {
     let services = keyward::startup::open_database(&world.settings).await.unwrap();
     let mut tx = services.write().await.unwrap();
     for number in 0..ITEMS {
-        let one = keyward::domain::generation::Generation {
-            id: keyward::domain::ids::GenerationId::new(),
-            tenant: tenant.id,
-            kind: keyward::domain::generation::GenerationKind::Reply,
-            state: GenerationState::Queued,
-            reference: None,
-            title: String::new(),
+        let one = Generation {
             source: format!("Question {number}"),
-            draft: String::new(),
-            text: String::new(),
-            reason: String::new(),
-            attempts: 0,
-            request: None,
-            key: String::new(),
-            created_at: world.clock.now().minus(HOUR),
-            decided_at: None,
-            decided_by: String::new(),
+            ..item(tenant.id, world.clock.now().minus(HOUR))
         };
         assert!(generations::insert(&mut tx, &one).await.unwrap());
     }

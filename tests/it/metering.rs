@@ -193,7 +193,7 @@ on_both! {
                 })
                 .collect();
             holds::record(&world.services.db, &[], &rows, Moment(0)).await.unwrap();
-            world.services.sum_days().await.unwrap();
+            sum_days(world).await;
             figures_are_those_of(world, &tenant, &rows).await;
             assert!(through(world, &tenant).await > now.minus(40 * HOUR), "{zone}");
 
@@ -205,7 +205,7 @@ on_both! {
             assert!(left <= late.started_at && late.started_at.since(left) < 25 * HOUR, "{zone}");
             rows.push(late);
             figures_are_those_of(world, &tenant, &rows).await;
-            world.services.sum_days().await.unwrap();
+            sum_days(world).await;
             figures_are_those_of(world, &tenant, &rows).await;
 
             // So is what is rated again.
@@ -219,7 +219,7 @@ on_both! {
                 row.cost = Nanos(row.cost.0 + 500);
             }
             figures_are_those_of(world, &tenant, &rows).await;
-            world.services.sum_days().await.unwrap();
+            sum_days(world).await;
             figures_are_those_of(world, &tenant, &rows).await;
         }
     }
@@ -247,7 +247,7 @@ on_both! {
         };
         tokio::join!(settling, summing);
         figures_are_those_of(world, &tenant, &rows).await;
-        world.services.sum_days().await.unwrap();
+        sum_days(world).await;
         figures_are_those_of(world, &tenant, &rows).await;
     }
 }
@@ -255,6 +255,12 @@ on_both! {
 /// One that no job can rate while a test looks, where it is to be without a price.
 fn model_of(unpriced: bool) -> &'static str {
     if unpriced { "claude-unheard-of" } else { "claude-haiku-4-5" }
+}
+
+/// Announced, and then done.
+async fn sum_days(world: &World) {
+    world.services.sum_days().await.unwrap();
+    world.services.sum_days().await.unwrap();
 }
 
 async fn through(world: &World, tenant: &Tenant) -> Moment {

@@ -4,6 +4,7 @@
 mod settlement;
 mod writer;
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::domain::billing::Shortage;
+use crate::domain::clock::Moment;
 use crate::domain::ids::TokenId;
 use crate::domain::money::Nanos;
 use crate::domain::usage::{UsageRow, UsageState};
@@ -139,6 +141,8 @@ struct Shared {
     queue: Mutex<Queue>,
     /// Wakes the writer: when a commit is due, or from its sleep.
     work: Notify,
+    /// Through when days may be summed, as far as it was heard here.
+    horizon: AtomicI64,
 }
 
 impl Shared {
@@ -199,6 +203,11 @@ pub struct Opened {
 }
 
 impl Meter {
+    /// Takes note that days through this moment may be summed.
+    pub fn days_may_be_summed(&self, through: Moment) {
+        self.0.horizon.fetch_max(through.0, Ordering::SeqCst);
+    }
+
     /// Whether rows can be written, as far as is known.
     ///
     /// # Errors

@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::settlement::{settle_orphan, without_numbers};
 use super::{Meter, Opening, Outcome, Round, Shared};
-use crate::domain::clock::{DAY, HOUR, MINUTE, Moment, SECOND};
+use crate::domain::clock::{DAY, MINUTE, Moment, SECOND};
 use crate::domain::ids::{InstanceId, KeyId, Owner, RequestId, TokenId};
 use crate::domain::price::PriceBook;
 use crate::domain::usage::UsageRow;
@@ -18,8 +19,8 @@ use crate::storage::{Database, StorageError, changes, day_sums, holds, keys, tok
 const FORGOTTEN_AFTER: i64 = DAY;
 /// How long to wait before a database that is away is tried again.
 const RETRY: Duration = Duration::from_millis(200);
-/// What began longer ago than this when it is written may belong to a day that is summed already.
-const IN_TIME: i64 = HOUR;
+/// How often it is looked at through when days may be summed.
+const LOOK_EVERY: Duration = Duration::from_mins(1);
 
 /// Writes rows for as long as the process lives.
 pub async fn run(db: Database, meter: &Meter) {
@@ -53,8 +54,8 @@ struct Writer<'a> {
     flushes: Vec<oneshot::Sender<()>>,
     keys_touched: HashMap<KeyId, Moment>,
     tokens_touched: HashMap<TokenId, Moment>,
-    /// The latest moment that was seen, in a row or in sums of days, wherever the clock is now.
-    latest: Moment,
+    /// When it was looked at through when days may be summed.
+    looked: Instant,
 }
 
 /// However the writer ends: whoever waits for it is told that nothing is written any more.
@@ -76,24 +77,28 @@ impl<'a> Writer<'a> {
             flushes: Vec::new(),
             keys_touched: HashMap::new(),
             tokens_touched: HashMap::new(),
-            latest: Moment::default(),
+            looked: Instant::now(),
         }
     }
 
-    /// Whether the sums of days could be looked at, which a clock that is slow would not know of.
+    /// Whether it could be looked at through when days may be summed.
     async fn look_at_sums(&mut self) -> bool {
-        let looked = async {
-            let mut tx = self.db.read().await?;
-            day_sums::latest(&mut tx).await
-        };
-        match looked.await {
-            Ok(latest) => self.latest = latest.plus(IN_TIME),
+        match self.read_horizon().await {
+            Ok(()) => true,
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "the meter cannot begin yet");
-                return false;
+                false
             }
         }
-        true
+    }
+
+    async fn read_horizon(&mut self) -> Result<(), StorageError> {
+        let looked = Instant::now();
+        let mut tx = self.db.read().await?;
+        let horizon = day_sums::horizon(&mut tx).await?;
+        self.shared.horizon.fetch_max(horizon.0, Ordering::SeqCst);
+        self.looked = looked;
+        tx.rollback().await
     }
 
     /// Says that nothing is written for now, also to all who wait.
@@ -194,10 +199,12 @@ impl<'a> Writer<'a> {
         }
         let opened: Vec<&UsageRow> = opening.iter().map(|opening| &opening.row).collect();
         let settled: Vec<&UsageRow> = settled.iter().collect();
-        let seen = opened.iter().chain(&settled).map(|row| row.ended_at.unwrap_or(row.started_at)).max();
-        self.latest = seen.map_or(self.latest, |seen| seen.max(self.latest));
-        let may_be_summed = self.latest.minus(IN_TIME);
-        let shortages = match holds::record(&self.db, &opened, &settled, may_be_summed).await {
+        // Far more often than days are summed after it was announced.
+        if self.looked.elapsed() > LOOK_EVERY {
+            self.read_horizon().await?;
+        }
+        let horizon = Moment(self.shared.horizon.load(Ordering::SeqCst));
+        let shortages = match holds::record(&self.db, &opened, &settled, horizon).await {
             Err(StorageError::Settled) => {
                 // Some were settled before: by a commit whose answer was lost, or by another process
                 // that took this one for dead. They count once.
@@ -206,7 +213,7 @@ impl<'a> Writer<'a> {
                 let known = usage::settled_among(&mut tx, &ids).await?;
                 tx.rollback().await?;
                 let (fresh, rest) = (without(&opened, &known), without(&settled, &known));
-                let mut shortages = holds::record(&self.db, &fresh, &rest, may_be_summed).await?.into_iter();
+                let mut shortages = holds::record(&self.db, &fresh, &rest, horizon).await?.into_iter();
                 opened
                     .iter()
                     .map(|row| if known.contains(&row.id) { None } else { shortages.next().flatten() })
