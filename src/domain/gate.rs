@@ -51,8 +51,6 @@ pub enum Opener {
     KeysPage,
     /// An admin of the tenant, on its AI features page.
     FeaturesPage,
-    /// An admin of the tenant, on its Billing page.
-    BillingPage,
     /// An admin of the tenant, by raising a budget.
     BudgetsPage,
     /// An admin of the tenant, by getting credits.

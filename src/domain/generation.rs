@@ -108,7 +108,7 @@ pub enum Outcome {
         draft: String,
         key: String,
     },
-    /// Nothing was sent: a gate is closed. It counts as no attempt.
+    /// A gate is closed, or the provider refused the key and so closes one. It counts as no attempt.
     HeldBack {
         reason: String,
     },

@@ -52,7 +52,6 @@ pub fn way_out(opener: Opener, slug: &str) -> Option<WayOut> {
         Opener::FeaturesPage => {
             here("An admin can switch it on", "/settings/ai#switches", Action::ChangeFeatures)
         }
-        Opener::BillingPage => here("An admin can change that", "/billing", Action::ChangeBilling),
         Opener::BreakerPage => here("An admin can resume it", "/billing/breaker", Action::ChangeBilling),
         Opener::BudgetsPage => here("An admin can raise it", "/billing/budgets", Action::ChangeBilling),
         Opener::CreditsPage => here("An admin can see to more", "/billing/credits", Action::ChangeBilling),

@@ -176,10 +176,10 @@ impl Services {
             Outcome::Written { draft, key } => Some((draft.as_str(), key.as_str())),
             _ => None,
         };
-        let sent = !matches!(outcome, Outcome::HeldBack { .. });
+        let counts = !matches!(outcome, Outcome::HeldBack { .. });
         let mut tx = self.db.write().await?;
-        generations::end(&mut tx, one, &Ended { state, reason: &reason, next_at, draft, sent }).await?;
-        if !sent {
+        generations::end(&mut tx, one, &Ended { state, reason: &reason, next_at, draft, counts }).await?;
+        if !counts {
             generations::hold_back(&mut tx, one.tenant, now, next_at, &reason).await?;
         }
         tx.commit().await?;

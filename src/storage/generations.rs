@@ -165,8 +165,8 @@ pub struct Ended<'a> {
     pub reason: &'a str,
     pub next_at: Moment,
     pub draft: Option<(&'a str, &'a str)>,
-    /// Nothing was sent, so it was no attempt.
-    pub sent: bool,
+    /// Whether it counts as an attempt.
+    pub counts: bool,
 }
 
 /// Ends an attempt, unless the item has gone elsewhere since.
@@ -182,7 +182,7 @@ pub async fn end(tx: &mut Tx, one: &Generation, ended: &Ended<'_>) -> Result<boo
         ended.next_at.0,
         draft,
         key,
-        i64::from(!ended.sent),
+        i64::from(!ended.counts),
         one.id.0,
         one.request.map(|request| request.0)
     )?;

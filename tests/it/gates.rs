@@ -262,6 +262,20 @@ on_both! {
         admin.get("/t/acme/settings/ai").await.says("Choose a model that your plan offers.");
         admin.post(models, &[("feature", "scans"), ("model", "claude-opus-5")]).await;
         assert_eq!(told(world, &token, "scans").await["model"], "claude-opus-5");
+        // A choice holds for as long as the plan offers it, and then the feature's own model.
+        root.post("/platform/plans/pro/models", &[("name", "Pro"), ("model", "claude-haiku-4-5")]).await;
+        assert_eq!(told(world, &token, "scans").await["model"], "claude-haiku-4-5");
+
+        // Under another switch a feature would be on that somebody has turned off.
+        let switch = |on| [("switch", "ai_scans_enabled"), ("on", on)];
+        admin.post("/t/acme/settings/ai/switch", &switch("false")).await;
+        let moved = [("was", "scans"), ("slug", "scans"), ("name", "Scans"), ("default_model", "claude-haiku-4-5"), ("switch", "ai_other_enabled")];
+        let refused = root.post(features, &moved).await;
+        assert_eq!(refused.status, 422, "{}", refused.body);
+        refused.says("ai_scans_enabled is off somewhere: under another switch the feature would be on.");
+        assert_eq!(closed(&told(world, &token, "scans").await).len(), 1);
+        admin.post("/t/acme/settings/ai/switch", &switch("true")).await;
+        assert_eq!(root.post(features, &moved).await.status, 303);
         let report = world.services.billing_report(&world.admin(&cast.tenant), &crate::support::holder(&cast.tenant).scope, &cast.tenant, Dimension::Feature).await.unwrap();
         assert_eq!(report.totals.requests, 1);
         admin.get("/t/acme/settings/ai").await.says("1 request");
