@@ -4,6 +4,7 @@
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::DAY;
 use keyward::domain::usage::Dimension;
+use keyward::services::directory::Directory;
 use serde_json::Value;
 
 use crate::console::{cast, sign_in};
@@ -352,5 +353,24 @@ on_both! {
         assert_eq!(root.get("/platform/tenants?page=99").await.status, 200);
         assert_eq!(root.get("/platform/tenants?page=-1").await.status, 200);
         assert_eq!(root.get("/platform/tenants?page=x").await.status, 400);
+    }
+}
+
+on_both! {
+    async fn a_change_of_plans_reaches_what_another_process_remembers(world: World) {
+        let cast = cast(world).await;
+        let scope = crate::support::holder(&cast.tenant).scope;
+        let other = Directory::new(world.services.db.clone());
+        let included = async || {
+            other.platform().await.unwrap();
+            other.tenant(&scope).await.unwrap().unwrap().plan.includes("drafts")
+        };
+        other.refresh(world.clock.now()).await.unwrap();
+        assert!(included().await);
+        let mut root = sign_in(world, "root").await;
+        set_plans(&mut root, &["pro/suggestions"]).await;
+        assert!(included().await, "it has not looked yet");
+        other.refresh(world.clock.now()).await.unwrap();
+        assert!(!included().await);
     }
 }
