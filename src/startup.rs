@@ -206,6 +206,7 @@ pub async fn start(
     let readiness = Arc::clone(&stopping);
     let secure = services.options.public_url.starts_with("https://");
     let trusted_proxies = settings.trusted_proxies.clone();
+    let assistant = gateway::assistant::assistant(&services, in_flight.ticket());
     let api = web::Data::new(Api::new(Arc::clone(&services)));
     let server = HttpServer::new(move || {
         let web_options = WebOptions { secure, trusted_proxies: trusted_proxies.clone() };
@@ -219,7 +220,9 @@ pub async fn start(
             .configure(|cfg| gateway::configure(cfg, Arc::clone(&app_services), ticket.clone()))
             .configure(|cfg| api::configure(cfg, api.clone()))
             .configure(|cfg| api::payments::configure(cfg, Arc::clone(&app_services)))
-            .configure(|cfg| console::configure(cfg, Arc::clone(&app_services), &web_options))
+            .configure(|cfg| {
+                console::configure(cfg, Arc::clone(&app_services), Arc::clone(&assistant), &web_options);
+            })
     })
     .tcp_nodelay(true)
     .h1_allow_half_closed(false)
@@ -273,9 +276,15 @@ impl Running {
         self.stopping.store(true, Ordering::SeqCst);
         // What it has begun goes on: it is in flight like any other.
         self.generations.abort();
-        let _ = self.generations.await;
-        self.handle.stop(true).await;
-        let _ = self.server.await;
+        let quiet = async {
+            let _ = self.generations.await;
+            self.handle.stop(true).await;
+            let _ = self.server.await;
+        };
+        // The server looks once a second whether its time is over.
+        if tokio::time::timeout_at(deadline + Duration::from_secs(2), quiet).await.is_err() {
+            tracing::error!("the server did not stop in time");
+        }
         if tokio::time::timeout_at(deadline, self.in_flight.wait()).await.is_err() {
             tracing::warn!("some exchanges were still under way; they will be settled by estimate");
         }

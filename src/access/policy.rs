@@ -18,6 +18,8 @@ pub enum Action {
     ChangeFeatures,
     /// Approve, reject and retry what the community manager wrote.
     RuleGenerations,
+    /// Have answers and articles written for unanswered questions, and decide about them.
+    AnswerQuestions,
     SeeUsage,
     SeeUsageTotals,
     ManageTokens,
@@ -38,6 +40,7 @@ impl Action {
         Self::ChangeBilling,
         Self::ChangeFeatures,
         Self::RuleGenerations,
+        Self::AnswerQuestions,
         Self::SeeUsage,
         Self::SeeUsageTotals,
         Self::ManageTokens,
@@ -109,7 +112,7 @@ pub fn permitted(actor: &Actor, action: Action, about: Option<About>) -> bool {
         },
         Action::DisableKeys => about.is_some() && (super_admin || matches!(role, Some(Admin | BillingAdmin))),
         Action::ChangeFeatures => about.is_some() && (super_admin || matches!(role, Some(Admin))),
-        Action::RuleGenerations => matches!(role, Some(Admin | Member)),
+        Action::RuleGenerations | Action::AnswerQuestions => matches!(role, Some(Admin | Member)),
         Action::ChangeBilling => matches!(role, Some(Admin | BillingAdmin)),
         Action::ManageTokens | Action::ManageWebhooks | Action::ChangeKeyChangers => {
             matches!(role, Some(Admin))
@@ -160,6 +163,7 @@ mod tests {
             (Action::ChangeBilling, KeyChangers::Admins, "no no yes yes no no"),
             (Action::ChangeFeatures, KeyChangers::Admins, "yes no yes no no no"),
             (Action::RuleGenerations, KeyChangers::Admins, "no no yes no yes no"),
+            (Action::AnswerQuestions, KeyChangers::Admins, "no no yes no yes no"),
             (Action::SeeUsage, KeyChangers::Admins, "yes no yes yes no no"),
             (Action::SeeUsageTotals, KeyChangers::Admins, "yes no yes yes yes no"),
             (Action::ManageTokens, KeyChangers::Admins, "no no yes no no no"),

@@ -8,7 +8,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{IntoParams, Modify, OpenApi, ToResponse};
 
 use super::problem::{FieldProblem, Problem};
-use super::{Api, features, generations, keys, sessions, tenants, usage};
+use super::{Api, features, generations, keys, questions, sessions, tenants, usage};
 
 /// Whatever went wrong.
 #[derive(ToResponse)]
@@ -62,12 +62,13 @@ impl Modify for Tokens {
 #[openapi(
     info(
         title = "Keyward",
-        description = "Keys, features, generations, usage, sessions and tenants. Every answer carries `ratelimit-limit`, `ratelimit-remaining` and `ratelimit-reset`: a token may send 600 requests a minute. Errors are problem details (RFC 9457). A key that was sent is never sent back.",
+        description = "Keys, features, generations, questions, usage, sessions and tenants. Every answer carries `ratelimit-limit`, `ratelimit-remaining` and `ratelimit-reset`: a token may send 600 requests a minute. Errors are problem details (RFC 9457). A key that was sent is never sent back.",
     ),
     tags(
         (name = "keys", description = "A tenant's provider keys"),
         (name = "features", description = "What a tenant may do with AI, and what keeps it from more"),
         (name = "generations", description = "What the community manager writes, and people approve"),
+        (name = "questions", description = "What a bot could not answer"),
         (name = "usage", description = "What was used, and what it cost"),
         (name = "sessions", description = "A key and a model for many requests"),
         (name = "tenants", description = "For the operator's backend"),
@@ -75,7 +76,7 @@ impl Modify for Tokens {
     paths(
         keys::list, keys::create, keys::show, keys::remove, keys::rotate, keys::undo, keys::check,
         keys::make_default, keys::set_scope, features::list, generations::list, generations::create,
-        generations::show, usage::rows, usage::summary, sessions::create, sessions::show,
+        generations::show, questions::list, questions::create, questions::show, usage::rows, usage::summary, sessions::create, sessions::show,
         sessions::end, tenants::list, tenants::create, tenants::show,
     ),
     components(schemas(Problem, FieldProblem, keys::ProviderName, usage::Grouping, generations::GenerationKindName), responses(Failed)),

@@ -1,4 +1,4 @@
-//! The REST API under `/api/v1`: keys, features, generations, usage, sessions and tenants, for backends with an access
+//! The REST API under `/api/v1`: keys, features, generations, questions, usage, sessions and tenants, for backends with an access
 //! token. A key that was sent is never sent back: only its name, hint and fingerprint are.
 
 mod docs;
@@ -8,6 +8,7 @@ mod idempotency;
 mod keys;
 pub mod payments;
 mod problem;
+mod questions;
 mod sessions;
 mod tenants;
 mod usage;
@@ -77,6 +78,8 @@ pub fn configure(cfg: &mut web::ServiceConfig, api: web::Data<Api>) {
             .service(at("/features").get(features::list))
             .service(at("/generations").get(generations::list).post(generations::create))
             .service(at("/generations/{id}").get(generations::show))
+            .service(at("/questions").get(questions::list).post(questions::create))
+            .service(at("/questions/{id}").get(questions::show))
             .service(at("/usage").get(usage::rows))
             .service(at("/usage/summary").get(usage::summary))
             .service(at("/sessions").post(sessions::create))

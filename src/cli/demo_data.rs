@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Failure;
 use super::demo::{Card, CardUser};
-use super::demo_samples::{FEATURES, PEOPLE, PLANS, POSTS, SAMPLES, Sample, ShippedFeature};
+use super::demo_samples::{FEATURES, PEOPLE, PLANS, POSTS, QUESTIONS, SAMPLES, Sample, ShippedFeature};
 use crate::access::actor::Actor;
 use crate::access::scope::Scope;
 use crate::crypto::secret::Secret;
@@ -27,6 +27,7 @@ use crate::services::Services;
 use crate::services::budgets::TypedBudget;
 use crate::services::generations::NewGeneration;
 use crate::services::provider_keys::{Holder, NewKey};
+use crate::services::questions::NewQuestion;
 use crate::services::tokens::{NewToken, TokenScope};
 use crate::storage::credits::{self, NewEntry};
 use crate::storage::tenants::TenantRecord;
@@ -62,6 +63,15 @@ pub async fn plant(services: &Services, sandbox_url: String) -> Result<Card, Fai
         let (kind, title, text) = ((*kind).to_owned(), (*title).to_owned(), (*text).to_owned());
         let new = NewGeneration { kind, reference: None, title, text };
         services.queue_generation(tenant_ids["umbrella"], new).await?;
+    }
+    let asked = |(asked, text, context): &(i64, &str, &str)| NewQuestion {
+        reference: None,
+        text: (*text).to_owned(),
+        context: (*context).to_owned(),
+        asked: *asked,
+    };
+    for slug in ["northwind", "umbrella"] {
+        services.add_questions(tenant_ids[slug], QUESTIONS.iter().map(asked).collect()).await?;
     }
     let new = new_token("Acme backend");
     let service = services.make_token(&by, holder(Owner::Platform), &new).await?;

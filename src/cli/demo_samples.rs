@@ -195,6 +195,19 @@ pub const PEOPLE: &[(&str, &str, Option<&str>)] = &[
     ("admin@umbrella.example", "admin", Some("umbrella")),
 ];
 
+/// What the bot of one of the tenants could not answer: how often it was asked, the question, and what
+/// else is known of it.
+pub const QUESTIONS: &[(i64, &str, &str)] = &[
+    (
+        41,
+        "Can I move my subscription to another workspace without losing the history?",
+        "Asked on the page Billing. The bot offered the article \"Change your plan\", which was marked as not helpful.",
+    ),
+    (17, "Does the webhook retry when our server answers 503, and for how long?", ""),
+    (9, "Why do I get the invoice in euros although my account is in pounds?", "Asked on the page Invoices."),
+    (2, "Is there a way to see who changed the opening hours?", ""),
+];
+
 /// What the community manager is asked to write for one of the tenants: kind, title and post.
 pub const POSTS: &[(&str, &str, &str)] = &[
     (

@@ -11,6 +11,7 @@ mod prices;
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -65,6 +66,9 @@ struct SandboxArgs {
     bind: SocketAddr,
 }
 
+/// How long work that was told to end has for it.
+const LAST_TURN: Duration = Duration::from_secs(1);
+
 /// Runs the command line and says how it ended.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -75,7 +79,10 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error),
     };
-    match runtime.block_on(run(cli.command)) {
+    let ended = runtime.block_on(run(cli.command));
+    // What is over is over: nothing that is stuck may keep the process from ending.
+    runtime.shutdown_timeout(LAST_TURN);
+    match ended {
         Ok(code) => code,
         Err(error) => failed(&*error),
     }

@@ -51,6 +51,8 @@ ids! {
     WebhookId,
     /// Something that the community manager writes.
     GenerationId,
+    /// A question that the bot could not answer.
+    QuestionId,
     DeliveryId,
     SessionId,
     /// One request through the gateway: the id of its usage row and of its answer.

@@ -19,6 +19,7 @@ pub mod price;
 pub mod price_list;
 pub mod price_map;
 pub mod provider_key;
+pub mod question;
 pub mod reconcile;
 pub mod resolve;
 pub mod statement;

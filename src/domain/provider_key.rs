@@ -151,6 +151,17 @@ pub enum Verdict {
     Unreachable,
 }
 
+impl Verdict {
+    /// Whether the provider refused the key itself, or said that it is at a limit.
+    #[must_use]
+    pub fn refuses_key(self) -> bool {
+        matches!(
+            self,
+            Self::Rejected | Self::OutOfCredit | Self::SpendLimit { .. } | Self::RateLimited { .. }
+        )
+    }
+}
+
 /// The state of one key version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyStatus {

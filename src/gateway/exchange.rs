@@ -52,8 +52,8 @@ pub struct Head {
     pub status: u16,
     pub headers: HeaderMap,
     pub body: AnswerBody,
-    /// It refuses the key, or says that the key is at a limit.
-    pub is_about_key: bool,
+    /// What it says of the key.
+    pub verdict: Verdict,
 }
 
 pub enum AnswerBody {
@@ -220,15 +220,8 @@ impl Exchange {
         let usable = body.filter(|_| answer.status >= 400);
         let (head, code) = if let Some(body) = usable {
             let code = judged.code.unwrap_or_else(|| format!("http_{}", answer.status));
-            let is_about_key = matches!(
-                judged.verdict,
-                Verdict::Rejected
-                    | Verdict::OutOfCredit
-                    | Verdict::SpendLimit { .. }
-                    | Verdict::RateLimited { .. }
-            );
             let (status, headers) = (answer.status, answer.headers);
-            (Ok(Head { status, headers, body: AnswerBody::Whole(body), is_about_key }), code)
+            (Ok(Head { status, headers, body: AnswerBody::Whole(body), verdict: judged.verdict }), code)
         } else {
             let error = GatewayError::unreadable(provider.label());
             let code = error.code().to_owned();
@@ -299,7 +292,7 @@ impl Exchange {
             return self.unusable(ending, error, opened, to_client).await;
         }
         let (status, headers) = (answer.status, answer.headers);
-        let head = Head { status, headers, body: AnswerBody::Whole(body), is_about_key: false };
+        let head = Head { status, headers, body: AnswerBody::Whole(body), verdict: Verdict::Works };
         self.finish(report, ending, Ok(head), opened, to_client).await;
     }
 
@@ -335,7 +328,8 @@ impl Exchange {
         let mut client = Some(sender);
         let headers = std::mem::take(&mut answer.headers);
         let body = AnswerBody::Stream(Chunks(chunks));
-        if to_client.send(Ok(Head { status: answer.status, headers, body, is_about_key: false })).is_err() {
+        if to_client.send(Ok(Head { status: answer.status, headers, body, verdict: Verdict::Works })).is_err()
+        {
             client = None;
         }
         let mut past = Past {

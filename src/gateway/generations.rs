@@ -6,16 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use http::{HeaderMap, HeaderValue};
 use tokio::sync::{Semaphore, mpsc};
 
+use super::Gateway;
+use super::assistant::{OwnRequest, send_own};
 use super::exchange::AnswerBody;
-use super::inbound::{Asked, Caller};
-use super::{Call, Gateway, Route, body, send};
-use crate::access::scope::Scope;
 use crate::domain::generation::{FEATURE, Generation, Outcome, text_of};
-use crate::domain::usage::{Dialect, Labels};
-use crate::providers::Endpoint;
 use crate::services::{ServiceError, Services};
 
 /// How often the queue is looked at when nobody says that there is something in it.
@@ -67,39 +63,22 @@ async fn take(gateway: &Gateway, free: &Arc<Semaphore>) -> Result<usize, Service
 }
 
 async fn write(gateway: &Gateway, one: &Generation) -> Outcome {
-    let endpoint = Endpoint::Messages;
-    let bytes = Bytes::from(one.request_body().to_string());
-    let Ok(envelope) = body::envelope(&endpoint, &bytes) else {
-        return Outcome::Failed { reason: "It cannot be sent as it is.".to_owned() };
-    };
-    let prompt = Some(one.kind.to_string());
-    let call = Call {
+    let own = OwnRequest {
         id: one.request.unwrap_or_default(),
-        caller: Caller { scope: Scope::of_token(one.tenant), tenant: one.tenant, token: None },
-        asked: Asked {
-            feature: Some(FEATURE.to_owned()),
-            labels: Labels { prompt, ..Labels::default() },
-            ..Asked::default()
-        },
-        route: Route::new(Dialect::Anthropic, endpoint),
-        envelope,
-        query: None,
-        bytes,
+        tenant: one.tenant,
+        feature: FEATURE,
+        prompt: one.kind.as_str(),
+        body: one.request_body(),
         // After a crash its row tells whether it was sent.
         recorded_first: true,
     };
-    let passing = |_: &'static dyn crate::providers::Provider| {
-        let mut headers = HeaderMap::new();
-        headers.insert("content-type", HeaderValue::from_static("application/json"));
-        headers
-    };
-    match send(gateway, call, passing).await {
+    match send_own(gateway, own).await {
         // It counts as an attempt: each has its row.
         Err(error) if error.is_unreachable() => Outcome::Again { reason: error.message().to_owned() },
         Err(error) if error.can_be_sent_later() => Outcome::HeldBack { reason: error.message().to_owned() },
         Err(error) => Outcome::Failed { reason: error.message().to_owned() },
         // The key's state takes note of it, and then its gate is closed.
-        Ok((head, _)) if head.is_about_key => Outcome::HeldBack {
+        Ok((head, _)) if head.verdict.refuses_key() => Outcome::HeldBack {
             reason: format!("The provider refused the key for now, with status {}.", head.status),
         },
         Ok((head, used)) => match (head.status, read(head.body).await) {

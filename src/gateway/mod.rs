@@ -5,6 +5,7 @@
 //! what is left of it moves to the process's own runtime, so that leaving ends none of it.
 
 mod answer;
+pub mod assistant;
 mod body;
 mod error;
 mod exchange;
@@ -272,6 +273,9 @@ struct Used {
     mode: UsageMode,
     /// `name@version`.
     key: String,
+    provider: Provider,
+    /// Whether the key is the platform's.
+    shared: bool,
     fingerprint: String,
     fallback: Option<Fallback>,
 }
@@ -350,6 +354,8 @@ async fn send(
     let used = Used {
         mode: chosen.mode,
         key: format!("{}@{}", chosen.key.name, chosen.key.version),
+        provider: chosen.key.provider,
+        shared: chosen.shared,
         fingerprint: short(&chosen.key.fingerprint).to_owned(),
         fallback: chosen.fallback,
     };

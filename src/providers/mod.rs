@@ -13,6 +13,8 @@ pub mod reports;
 pub mod stripe;
 pub mod vertex;
 
+pub use lines::Lines;
+
 use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method};

@@ -12,7 +12,7 @@ use crate::domain::ids::KeyId;
 use crate::domain::provider_key::PROBE_EVERY;
 use crate::storage::{
     changes, deliveries, generations, idempotency, keys, notifications, people, pinned_sessions, purchases,
-    reconciliation, sessions, throttle,
+    questions, reconciliation, sessions, throttle,
 };
 
 /// A browser that was not seen for this long is a stranger again.
@@ -23,6 +23,8 @@ const NOTICES_FOR: i64 = 400 * DAY;
 const DELIVERIES_FOR: i64 = 30 * DAY;
 /// What was decided is history, and on record elsewhere.
 const GENERATIONS_FOR: i64 = 90 * DAY;
+/// An article that was exported has a home elsewhere.
+const QUESTIONS_FOR: i64 = 400 * DAY;
 /// Beyond the thirty days that pages compare.
 const REPORTS_FOR: i64 = 90 * DAY;
 /// A day, and an hour for the message that says so.
@@ -174,6 +176,7 @@ impl Services {
         reconciliation::delete_before(&mut tx, now.minus(REPORTS_FOR)).await?;
         deliveries::delete_before(&mut tx, now.minus(DELIVERIES_FOR)).await?;
         generations::delete_before(&mut tx, now.minus(GENERATIONS_FOR)).await?;
+        questions::delete_before(&mut tx, now.minus(QUESTIONS_FOR)).await?;
         changes::delete_dead(&mut tx, now.minus(DAY)).await?;
         tx.commit().await?;
         if destroyed > 0 {

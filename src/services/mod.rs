@@ -2,6 +2,7 @@
 //! No network call happens inside a transaction.
 
 pub mod accounts;
+pub mod assistant;
 pub mod billing;
 pub mod breaker;
 pub mod budgets;
@@ -24,6 +25,7 @@ pub mod platform;
 pub mod prices;
 pub mod provider_keys;
 pub mod purchases;
+pub mod questions;
 pub mod rates;
 pub mod reconcile;
 pub mod statements;

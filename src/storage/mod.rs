@@ -20,6 +20,7 @@ pub mod pinned_sessions;
 pub mod plans;
 pub mod prices;
 pub mod purchases;
+pub mod questions;
 pub mod reconciliation;
 pub mod root;
 pub mod sessions;

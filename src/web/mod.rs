@@ -32,6 +32,7 @@ mod plans;
 mod platform;
 mod prices;
 mod prose;
+mod questions;
 mod security;
 mod session;
 mod setup;
@@ -50,6 +51,7 @@ use actix_web::web::{self, Data, PathConfig, QueryConfig, ServiceConfig};
 use actix_web::{Route, guard};
 
 use crate::services::Services;
+use crate::services::assistant::Assistant;
 use error::WebError;
 use page::Answer;
 
@@ -65,16 +67,23 @@ pub struct Options {
 /// What every handler works with.
 pub(crate) struct Console {
     pub services: Arc<Services>,
+    pub assistant: Arc<dyn Assistant>,
     pub secure: bool,
     pub trusted_proxies: Vec<IpAddr>,
 }
 
 /// Registers every console route, and `/assets`, on the app. Whatever else the app answers must
 /// be registered before: the console takes all paths that are left, to say that there is nothing.
-pub fn configure(cfg: &mut ServiceConfig, services: Arc<Services>, options: &Options) {
+pub fn configure(
+    cfg: &mut ServiceConfig,
+    services: Arc<Services>,
+    assistant: Arc<dyn Assistant>,
+    options: &Options,
+) {
     let session = session::middleware(&services, options.secure);
     let console = Data::new(Console {
         services,
+        assistant,
         secure: options.secure,
         trusted_proxies: options.trusted_proxies.clone(),
     });
@@ -113,6 +122,7 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(catalog::routes)
         .configure(features::routes)
         .configure(community::routes)
+        .configure(questions::routes)
         .configure(security::routes)
         .configure(billing::routes)
         .configure(notifications::routes)

@@ -191,7 +191,10 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
             billing.push(item(format!("/t/{slug}/billing/statements"), "Statements"));
         }
         sections.push(NavSection { title: "Billing", items: billing });
-        let mut activity = vec![item(format!("/t/{slug}/activity/community-manager"), "Community manager")];
+        let mut activity = vec![
+            item(format!("/t/{slug}/activity/community-manager"), "Community manager"),
+            item(format!("/t/{slug}/activity/questions"), "Unanswered questions"),
+        ];
         if may(Action::SeeUsage) {
             activity.push(item(format!("/t/{slug}/activity/notifications"), "Notifications"));
         }

@@ -184,6 +184,9 @@ on_both! {
             (Method::GET, "/generations", None, "gateway"),
             (Method::POST, "/generations", None, "gateway"),
             (Method::GET, "/generations/01a1fb92-2a86-77d2-84f1-750dabcb3608", None, "gateway"),
+            (Method::GET, "/questions", None, "gateway"),
+            (Method::POST, "/questions", None, "gateway"),
+            (Method::GET, "/questions/01a1fb92-2a86-77d2-84f1-750dabcb3608", None, "gateway"),
             (Method::POST, "/sessions", None, "gateway"),
             (Method::GET, "/sessions/ses_x", None, "gateway"),
             (Method::DELETE, "/sessions/ses_x", None, "gateway"),
@@ -468,7 +471,7 @@ on_both! {
                 assert!(operation["responses"]["default"].is_object() && operation["security"].is_array());
             }
         }
-        assert_eq!(operations, 21);
+        assert_eq!(operations, 24);
         let page = get("/api/v1/docs").await.unwrap();
         let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
         let html = page.text().await.unwrap();

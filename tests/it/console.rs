@@ -16,12 +16,15 @@ const PASSWORD: &str = "violet ladder 9 reed";
 /// A tenant with people in every role, a neighbour, and platform staff.
 pub struct Cast {
     pub tenant: Tenant,
+    /// The secret of the shared key.
+    pub shared: String,
 }
 
 pub async fn cast(world: &World) -> Cast {
     let tenant = world.tenant("acme", UsageMode::Managed).await;
     let neighbour = world.tenant("neighbour", UsageMode::Managed).await;
-    world.add_shared_key(&test_key("ok")).await;
+    let shared = test_key("ok");
+    world.add_shared_key(&shared).await;
     for (email, platform, place) in [
         ("root@acme.example", Some(PlatformRole::SuperAdmin), None),
         ("support@acme.example", Some(PlatformRole::Support), None),
@@ -32,7 +35,7 @@ pub async fn cast(world: &World) -> Cast {
     ] {
         world.user(email, PASSWORD, platform, place).await;
     }
-    Cast { tenant }
+    Cast { tenant, shared }
 }
 
 pub async fn sign_in(world: &World, who: &str) -> Visitor {
@@ -51,6 +54,10 @@ const PAGES: &[(&str, &str)] = &[
     ("/t/acme/settings/ai", "200 404 200 200 200 404"),
     ("/t/acme/activity/community-manager", "200 404 200 200 200 404"),
     ("/t/acme/activity/community-manager?show=failed&before=x", "200 404 200 200 200 404"),
+    ("/t/acme/activity/questions", "200 404 200 200 200 404"),
+    ("/t/acme/activity/questions?show=answered&after=x", "200 404 200 200 200 404"),
+    ("/t/acme/activity/questions/01a1fb92-2a86-77d2-84f1-750dabcb3608", "404 404 404 404 404 404"),
+    ("/t/acme/activity/questions/01a1fb92-2a86-77d2-84f1-750dabcb3608/article.md", "404 404 404 404 404 404"),
     ("/t/acme/settings/tokens", "403 404 200 403 403 404"),
     ("/t/acme/settings/security", "200 404 200 200 403 404"),
     ("/t/acme/billing", "200 404 200 200 200 404"),
@@ -129,6 +136,23 @@ const POSTS: &[Post] = &[
     (
         "/t/acme/activity/community-manager/00000000-0000-7000-8000-000000000000/retry",
         &[],
+        "403 404 404 403 404 404",
+    ),
+    ("/t/acme/activity/questions/import", &[("list", "")], "403 404 - 403 - 404"),
+    (
+        "/t/acme/activity/questions/01a1fb92-2a86-77d2-84f1-750dabcb3608/suggest",
+        &[],
+        "403 404 404 403 404 404",
+    ),
+    ("/t/acme/activity/questions/01a1fb92-2a86-77d2-84f1-750dabcb3608/draft", &[], "403 404 404 403 404 404"),
+    (
+        "/t/acme/activity/questions/01a1fb92-2a86-77d2-84f1-750dabcb3608/article",
+        &[("article", "x")],
+        "403 404 404 403 404 404",
+    ),
+    (
+        "/t/acme/activity/questions/01a1fb92-2a86-77d2-84f1-750dabcb3608/decide",
+        &[("state", "answered")],
         "403 404 404 403 404 404",
     ),
     ("/t/acme/settings/security/rotation", &[("days", "30")], "403 404 - 403 403 404"),

@@ -12,6 +12,7 @@ use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::on_both;
+use crate::process::Process;
 use crate::support::{On, Setup, World, error_code, message, test_key};
 
 fn streamed() -> Value {
@@ -191,8 +192,7 @@ async fn a_killed_process_leaves_no_row_unsettled() {
     let token = world.token(&tenant).await;
     world.stop().await;
 
-    let mut child = serve(&world);
-    wait_until_ready(&world).await;
+    let process = Process::serve(&world).await;
     world.forget_arrived().await;
     let call = tokio::spawn(world.message(&token).send());
     while world.arrived().await.is_empty() {
@@ -202,15 +202,10 @@ async fn a_killed_process_leaves_no_row_unsettled() {
     while rows_on_disk(&world, &tenant).await.is_empty() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    process.kill();
     assert!(call.await.unwrap().is_err());
 
-    let mut child = serve(&world);
-    wait_until_ready(&world).await;
-    let stopped =
-        std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(stopped.success() && child.wait().unwrap().success());
+    Process::serve(&world).await.stop().await;
     let rows = rows_on_disk(&world, &tenant).await;
     assert_eq!(rows.len(), 1);
     assert_eq!(
@@ -243,8 +238,8 @@ async fn nothing_is_lost_or_charged_twice_however_often_the_process_is_killed() 
 
     let answered = std::sync::Mutex::new(Vec::new());
     for round in 0..kills {
-        let mut child = serve(&world);
-        wait_until_ready(&world).await;
+        let process = Process::serve(&world).await;
+        let before = answered.lock().unwrap().len();
         let traffic = futures_util::future::join_all((0..8).map(|at: usize| {
             let (world, token, answered) = (&world, &tokens[at % 2], &answered);
             async move {
@@ -261,23 +256,21 @@ async fn nothing_is_lost_or_charged_twice_however_often_the_process_is_killed() 
                 }
             }
         }));
-        // Somewhere in the first quarter of a second, another moment each time.
-        let moment = Duration::from_micros((round as u64 * 7_919 + 1_237) % 250_000 + 2_000);
+        // After some answers and a moment more, another number and another moment each time.
         let killed = async {
-            tokio::time::sleep(moment).await;
-            child.kill().unwrap();
-            child.wait().unwrap();
+            while answered.lock().unwrap().len() < before + round * 7 % 23 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            tokio::time::sleep(Duration::from_micros((round as u64 * 7_919 + 1_237) % 25_000)).await;
+            process.kill();
         };
-        tokio::join!(traffic, killed);
+        tokio::time::timeout(Duration::from_mins(1), futures_util::future::join(traffic, killed))
+            .await
+            .expect("traffic ends with the process");
     }
-    let mut child = serve(&world);
-    wait_until_ready(&world).await;
-    let stopped =
-        std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(stopped.success() && child.wait().unwrap().success());
+    Process::serve(&world).await.stop().await;
 
     let answered = answered.into_inner().unwrap();
-    assert!(answered.len() > kills, "there was traffic: {}", answered.len());
     let database = keyward::startup::open_database(&world.settings).await.unwrap();
     let mut tx = database.read().await.unwrap();
     for id in &answered {
@@ -320,32 +313,6 @@ pub async fn rows_on_disk(world: &World, tenant: &keyward::domain::account::Tena
     tx.rollback().await.unwrap();
     database.close().await;
     rows
-}
-
-pub fn serve(world: &World) -> std::process::Child {
-    std::process::Command::new(env!("CARGO_BIN_EXE_keyward"))
-        .arg("serve")
-        .env_clear()
-        .env("KEYWARD_BIND", world.settings.bind.to_string())
-        .env("KEYWARD_DATA_DIR", world.dir.path())
-        .env("KEYWARD_ANTHROPIC_URL", &world.settings.anthropic_url)
-        .env("KEYWARD_SHUTDOWN_SECONDS", "5")
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap()
-}
-
-pub async fn wait_until_ready(world: &World) {
-    for _ in 0..200 {
-        if let Ok(answer) = world.http.get(format!("{}/readyz", world.url)).send().await
-            && answer.status() == 200
-        {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("the server never became ready");
 }
 
 /// A tenant's own endpoint can report anything: that spoils its own row and nobody else's.

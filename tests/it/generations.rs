@@ -12,8 +12,9 @@ use keyward::storage::generations;
 use serde_json::{Value, json};
 
 use crate::console::{cast, sign_in};
-use crate::faults::{rows_on_disk, serve, wait_until_ready};
+use crate::faults::rows_on_disk;
 use crate::on_both;
+use crate::process::Process;
 use crate::support::{On, World, holder, sha256, test_key};
 
 const PAGE: &str = "/t/acme/activity/community-manager";
@@ -351,19 +352,16 @@ async fn the_queue_survives_kills_with_nothing_lost_or_billed_twice() {
     services.close().await;
     let mut sent = 0;
     for round in 0..kills {
-        let mut child = serve(&world);
-        wait_until_ready(&world).await;
+        let process = Process::serve(&world).await;
         tokio::time::sleep(Duration::from_micros((round as u64 * 7_919 + 1_237) % 20_000)).await;
-        child.kill().unwrap();
-        child.wait().unwrap();
+        process.kill();
         sent += world.arrived().await.iter().filter(|one| one["path"] == "/v1/messages").count();
         world.forget_arrived().await;
     }
     // A row is there before anything goes out: nothing was sent that is not on record.
     let recorded = rows_on_disk(&world, &tenant).await.len();
     assert!(sent > 0 && sent <= recorded, "{sent} were sent, {recorded} are on record");
-    let mut child = serve(&world);
-    wait_until_ready(&world).await;
+    let process = Process::serve(&world).await;
     let scope = holder(&tenant).scope;
     let all = async || {
         let database = keyward::startup::open_database(&world.settings).await.unwrap();
@@ -380,9 +378,7 @@ async fn the_queue_survives_kills_with_nothing_lost_or_billed_twice() {
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let stopped =
-        std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert!(stopped.success() && child.wait().unwrap().success());
+    process.stop().await;
     let items = all().await;
     assert_eq!(items.len(), ITEMS);
     let done = |state| matches!(state, GenerationState::Waiting | GenerationState::Failed);

@@ -223,6 +223,7 @@ async fn no_key_is_written_or_said() {
         format!("{keys}/spendlimit"),
         "/t/acme/settings/ai".to_owned(),
         "/t/acme/activity/community-manager".to_owned(),
+        "/t/acme/activity/questions".to_owned(),
         "/t/acme/billing".to_owned(),
         "/t/acme/billing/usage.csv".to_owned(),
         "/t/acme/settings/tokens".to_owned(),

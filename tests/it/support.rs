@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use futures_util::future::BoxFuture;
@@ -152,6 +153,8 @@ impl World {
             sandbox_url,
             http: reqwest::Client::builder()
                 .redirect(reqwest::redirect::Policy::none())
+                // A test that waits in vain fails, and says where.
+                .read_timeout(Duration::from_mins(1))
                 .build()
                 .expect("a client"),
             dir,
@@ -389,11 +392,16 @@ impl World {
 
     /// The feature that generations run as, in the tenant's plan.
     pub async fn add_community_manager(&self, tenant: &Tenant) {
+        self.add_feature(tenant, "community-manager").await;
+    }
+
+    /// A feature in the tenant's plan, under a switch of its own.
+    pub async fn add_feature(&self, tenant: &Tenant, slug: &str) {
         let feature = Feature {
-            slug: "community-manager".into(),
-            name: "Community manager".into(),
+            slug: slug.into(),
+            name: format!("{}{}", slug[..1].to_uppercase(), slug[1..].replace('-', " ")),
             default_model: Some("claude-haiku-4-5".into()),
-            switch: "ai_community_manager_enabled".into(),
+            switch: format!("ai_{}_enabled", slug.replace('-', "_")),
             ..Feature::general()
         };
         let mut tx = self.services.db.write().await.unwrap();
@@ -448,7 +456,7 @@ impl World {
                 return row;
             }
             drop(tx);
-            tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+            tokio::time::sleep(Duration::from_millis(25)).await;
         }
         panic!("the row of request {id} was never settled");
     }

@@ -17,6 +17,8 @@ use crate::storage::{Database, StorageError, changes, day_sums, holds, keys, tok
 
 /// No exchange takes this long: a row of one's own that is pending after it was lost on the way.
 const FORGOTTEN_AFTER: i64 = DAY;
+/// Pages of orphans that are settled at a time; the next time does the rest.
+const MOST_PAGES: usize = 1_000;
 /// How long to wait before a database that is away is tried again.
 const RETRY: Duration = Duration::from_millis(200);
 /// How often it is looked at through when days may be summed.
@@ -278,12 +280,12 @@ pub async fn settle_orphans(
     dead_before: Moment,
 ) -> Result<usize, StorageError> {
     let mut settled = 0;
-    loop {
+    for _ in 0..MOST_PAGES {
         let mut tx = db.read().await?;
         let orphans = usage::orphans(&mut tx, own, dead_before, now.minus(FORGOTTEN_AFTER), 200).await?;
         tx.rollback().await?;
         if orphans.is_empty() {
-            return Ok(settled);
+            break;
         }
         let rows: Vec<UsageRow> = orphans.into_iter().map(|row| settle_orphan(row, prices, now)).collect();
         match holds::record(db, &[], &rows, now).await {
@@ -293,6 +295,7 @@ pub async fn settle_orphans(
         };
         settled += rows.len();
     }
+    Ok(settled)
 }
 
 /// Says that this process is alive.
