@@ -8,3 +8,4 @@ mod journeys;
 #[allow(dead_code)]
 #[path = "../it/support.rs"]
 mod support;
+mod writing;
