@@ -24,6 +24,7 @@ use crate::services::directory::Directory;
 use crate::services::jobs::Jobs;
 use crate::services::key_states::KeyStates;
 use crate::services::meter::{self, Meter};
+use crate::services::status::Runs;
 use crate::services::{Options, ServiceError, Services, jobs, platform};
 use crate::storage::{Database, StorageError, changes, root};
 use crate::web::{self as console, Options as WebOptions};
@@ -107,6 +108,8 @@ pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Serv
     Ok(Arc::new(Services {
         directory: Directory::new(db.clone()),
         db,
+        started_at: replace.clock.now(),
+        runs: Runs::default(),
         clock: replace.clock,
         keyring: Arc::new(keyring),
         root: Arc::new(root),
@@ -259,7 +262,7 @@ fn lock(services: &Services, settings: &Settings) -> Result<Option<std::fs::File
 /// PostgreSQL the job that listens for heartbeats finds out.
 async fn settle_leftovers(services: &Services) -> Result<(), StartError> {
     let now = services.clock.now();
-    meter::beat(&services.db, services.instance, now).await?;
+    services.beat().await?;
     if matches!(services.db, Database::Sqlite(_)) {
         let platform = services.directory.platform().await?;
         meter::settle_orphans(&services.db, services.instance, &platform.prices, now, now.plus(1)).await?;

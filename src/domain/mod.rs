@@ -18,6 +18,7 @@ pub mod plan;
 pub mod price;
 pub mod price_list;
 pub mod price_map;
+pub mod process;
 pub mod provider_key;
 pub mod question;
 pub mod reconcile;

@@ -319,6 +319,11 @@ impl Directory {
         self.tokens.invalidate_all();
     }
 
+    /// Through when changes of other processes were followed.
+    pub fn followed(&self) -> Option<Moment> {
+        self.followed.lock().ok()?.until
+    }
+
     /// Forgets what other processes have changed since this was last asked.
     ///
     /// # Errors

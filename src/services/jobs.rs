@@ -2,7 +2,7 @@
 //! processes left, watches for changes of other processes, and tidies up.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 
@@ -12,7 +12,7 @@ use crate::domain::ids::KeyId;
 use crate::domain::provider_key::PROBE_EVERY;
 use crate::storage::{
     changes, deliveries, generations, idempotency, keys, notifications, people, pinned_sessions, purchases,
-    questions, reconciliation, sessions, throttle,
+    questions, reconciliation, sessions, status, throttle,
 };
 
 /// A browser that was not seen for this long is a stranger again.
@@ -31,7 +31,7 @@ const REPORTS_FOR: i64 = 90 * DAY;
 const CHECKOUTS_FOR: i64 = 25 * HOUR;
 const PROBES_AT_ONCE: usize = 8;
 /// A process is dead when its heart has not beaten for this long.
-const DEAD_AFTER: i64 = MINUTE;
+pub(super) const DEAD_AFTER: i64 = MINUTE;
 
 /// Jobs that are running.
 pub struct Jobs(Vec<tokio::task::JoinHandle<()>>);
@@ -50,30 +50,36 @@ impl Jobs {
 pub fn start(services: &Arc<Services>) -> Jobs {
     let runtime = services.runtime.clone();
     let this = Arc::clone(services);
+    macro_rules! every {
+        ($pause:expr, $name:literal, |$services:ident| $work:expr) => {
+            runtime.spawn(every($name, $pause, Arc::clone(services), async |$services| $work))
+        };
+    }
     Jobs(vec![
         runtime.spawn(async move { meter::run(this.db.clone(), &this.meter).await }),
         runtime.spawn(key_states::run(Arc::clone(services))),
         runtime.spawn(watch(Arc::clone(services))),
-        runtime.spawn(every(Duration::from_secs(5), Arc::clone(services), async |s| s.probe_due().await)),
-        runtime.spawn(every(Duration::from_secs(5), Arc::clone(services), async |s| s.deliver_due().await)),
-        runtime.spawn(every(Duration::from_hours(1), Arc::clone(services), async |s| s.tell_of_age().await)),
-        runtime.spawn(every(Duration::from_secs(20), Arc::clone(services), async |s| {
+        every!(Duration::from_secs(5), "probe paused keys", |s| s.probe_due().await),
+        every!(Duration::from_secs(5), "send notifications", |s| s.deliver_due().await),
+        every!(Duration::from_hours(1), "remind of rotation", |s| s.tell_of_age().await),
+        every!(Duration::from_secs(20), "settle what dead processes left", |s| {
             s.keep_meter().await?;
             s.recover_generations(s.clock.now().minus(DEAD_AFTER)).await
-        })),
-        runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.tidy().await)),
-        runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.true_up_money().await)),
-        runtime.spawn(every(Duration::from_secs(30), Arc::clone(services), async |s| s.watch_spend().await)),
-        runtime.spawn(every(Duration::from_mins(1), Arc::clone(services), async |s| s.reconcile_due().await)),
-        runtime.spawn(every(Duration::from_mins(10), Arc::clone(services), async |s| {
+        }),
+        every!(Duration::from_mins(1), "tidy up", |s| s.tidy().await),
+        every!(Duration::from_mins(1), "true up credits and budgets", |s| s.true_up_money().await),
+        every!(Duration::from_secs(30), "watch for unusual spend", |s| s.watch_spend().await),
+        every!(Duration::from_mins(1), "fetch providers' reports", |s| s.reconcile_due().await),
+        every!(Duration::from_mins(10), "rate again and close months", |s| {
             s.rate_again().await?;
             s.close_months().await.map(|_| ())
-        })),
-        runtime.spawn(every(Duration::from_mins(10), Arc::clone(services), async |s| s.sum_days().await)),
+        }),
+        every!(Duration::from_mins(10), "sum days", |s| s.sum_days().await),
     ])
 }
 
 async fn every(
+    name: &'static str,
     pause: Duration,
     services: Arc<Services>,
     job: impl AsyncFn(&Services) -> Result<(), ServiceError>,
@@ -82,8 +88,15 @@ async fn every(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        if let Err(error) = job(&services).await {
-            tracing::error!(error = &error as &dyn std::error::Error, "a job failed; it will be tried again");
+        let begun = Instant::now();
+        let done = job(&services).await;
+        services.runs.note(name, services.clock.now(), begun.elapsed(), done.is_err());
+        if let Err(error) = done {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                job = name,
+                "a job failed; it will be tried again"
+            );
         }
     }
 }
@@ -140,13 +153,26 @@ impl Services {
         }
     }
 
+    /// Beats this process's heart, and keeps what it says of itself.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn beat(&self) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        let mut tx = self.db.meter().await?;
+        changes::beat(&mut tx, self.instance, now).await?;
+        status::report(&mut tx, &self.process(now)).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+
     /// Beats this process's heart and settles the rows of those whose heart has stopped.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn keep_meter(&self) -> Result<(), ServiceError> {
         let now = self.clock.now();
-        meter::beat(&self.db, self.instance, now).await?;
+        self.beat().await?;
         let platform = self.directory.platform().await?;
         let settled =
             meter::settle_orphans(&self.db, self.instance, &platform.prices, now, now.minus(DEAD_AFTER))

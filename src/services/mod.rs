@@ -29,6 +29,7 @@ pub mod questions;
 pub mod rates;
 pub mod reconcile;
 pub mod statements;
+pub mod status;
 pub mod tokens;
 pub mod usage;
 
@@ -43,7 +44,7 @@ use crate::crypto::root::RootKeys;
 use crate::crypto::sealed::OpenError;
 use crate::domain::account::KeyChangers;
 use crate::domain::audit::{AuditAction, AuditEvent};
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Moment};
 use crate::domain::endpoint::UrlPolicy;
 use crate::domain::ids::{InstanceId, Owner};
 use crate::outbound::Outbound;
@@ -90,6 +91,9 @@ pub struct Services {
     pub generation_work: tokio::sync::Notify,
     pub options: Options,
     pub instance: InstanceId,
+    pub started_at: Moment,
+    /// When its jobs ran last.
+    pub runs: status::Runs,
     /// The process's own runtime: what must outlive a request is spawned here.
     pub runtime: tokio::runtime::Handle,
 }

@@ -25,6 +25,7 @@ pub mod reconciliation;
 pub mod root;
 pub mod sessions;
 pub mod statements;
+pub mod status;
 pub mod tenants;
 pub mod throttle;
 pub mod tokens;

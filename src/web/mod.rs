@@ -38,6 +38,7 @@ mod session;
 mod setup;
 mod sign_in;
 mod spending;
+mod status;
 mod terms;
 mod time;
 mod tokens;
@@ -115,6 +116,7 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(setup::routes)
         .configure(account::routes)
         .configure(platform::routes)
+        .configure(status::routes)
         .configure(terms::routes)
         .configure(prices::routes)
         .configure(matrix::routes)

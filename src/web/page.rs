@@ -211,6 +211,7 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
                 item("/platform/users".to_owned(), "Users"),
                 item("/platform/shared-keys".to_owned(), "Shared keys"),
                 item("/platform/tokens".to_owned(), "Service tokens"),
+                item("/platform/status".to_owned(), "Status"),
             ],
         });
     }

@@ -91,6 +91,7 @@ const PAGES: &[(&str, &str)] = &[
     ("/platform/prices", "200 403 403 403 403 403"),
     ("/platform/users", "200 403 403 403 403 403"),
     ("/platform/tokens", "200 403 403 403 403 403"),
+    ("/platform/status", "200 403 403 403 403 403"),
     ("/platform/shared-keys", "200 403 403 403 403 403"),
     ("/platform/shared-keys/new", "200 403 403 403 403 403"),
     ("/platform/shared-keys/shared", "200 403 403 403 403 403"),

@@ -27,5 +27,6 @@ mod questions;
 mod reconcile;
 mod sandbox;
 mod secrecy;
+mod status;
 mod support;
 mod visitor;

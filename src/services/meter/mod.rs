@@ -19,7 +19,7 @@ use crate::domain::money::Nanos;
 use crate::domain::usage::{UsageRow, UsageState};
 
 pub use settlement::{Ending, rate, settle, settle_orphan};
-pub use writer::{beat, run, settle_orphans};
+pub use writer::{run, settle_orphans};
 
 /// How long a row waits for neighbours to share a commit with. A call that is over by then is
 /// written once.
@@ -206,6 +206,12 @@ impl Meter {
     /// Takes note that days through this moment may be summed.
     pub fn days_may_be_summed(&self, through: Moment) {
         self.0.horizon.fetch_max(through.0, Ordering::SeqCst);
+    }
+
+    /// How many calls are under way.
+    #[must_use]
+    pub fn under_way(&self) -> usize {
+        self.0.lock().calls
     }
 
     /// Whether rows can be written, as far as is known.

@@ -297,13 +297,3 @@ pub async fn settle_orphans(
     }
     Ok(settled)
 }
-
-/// Says that this process is alive.
-///
-/// # Errors
-/// When the database fails.
-pub async fn beat(db: &Database, own: InstanceId, now: Moment) -> Result<(), StorageError> {
-    let mut tx = db.meter().await?;
-    changes::beat(&mut tx, own, now).await?;
-    tx.commit().await
-}

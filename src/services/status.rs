@@ -1,0 +1,153 @@
+//! How the installation is, for its operator.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use super::jobs::DEAD_AFTER;
+use super::{ServiceError, Services};
+use crate::access::actor::Actor;
+use crate::access::policy::Action;
+use crate::domain::clock::{MINUTE, Moment};
+use crate::domain::ids::InstanceId;
+use crate::domain::payment::PaymentMethod;
+use crate::domain::process::{JobRun, Process};
+use crate::storage::status::{self, Waiting};
+
+/// Longer than this, whatever is due waits for something that does not come.
+const LONG: i64 = 15 * MINUTE;
+const SLOW: Duration = Duration::from_secs(1);
+
+/// The last run of each of this process's jobs.
+#[derive(Default)]
+pub struct Runs(Mutex<BTreeMap<&'static str, JobRun>>);
+
+impl Runs {
+    pub fn note(&self, name: &'static str, ended_at: Moment, took: Duration, failed: bool) {
+        let took_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
+        let run = JobRun { name: name.to_owned(), ended_at: ended_at.0, took_ms, failed };
+        if let Ok(mut runs) = self.0.lock() {
+            runs.insert(name, run);
+        }
+    }
+
+    fn all(&self) -> Vec<JobRun> {
+        self.0.lock().map(|runs| runs.values().cloned().collect()).unwrap_or_default()
+    }
+}
+
+pub struct Status {
+    pub now: Moment,
+    pub database: &'static str,
+    pub answered_in: Duration,
+    pub schema: i64,
+    pub bytes: i64,
+    /// The ids of the master keys, and the active one.
+    pub master_keys: (Vec<u32>, u32),
+    pub pending: Waiting,
+    pub generations: Waiting,
+    pub deliveries: Waiting,
+    pub has_mail: bool,
+    pub payments: Option<PaymentMethod>,
+    pub processes: Vec<Process>,
+    /// The one that answers.
+    pub own: InstanceId,
+}
+
+/// Something that the operator should see to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    SlowDatabase,
+    /// A process whose heart has stopped.
+    Silent(InstanceId),
+    /// A job that failed the last time.
+    FailedJob(InstanceId, String),
+    /// It does not follow what other processes change.
+    Stale(InstanceId),
+    /// Processes of different versions.
+    Versions,
+    LateUsage,
+    LateGenerations,
+    LateDeliveries,
+}
+
+impl Status {
+    #[must_use]
+    pub fn troubles(&self) -> Vec<Trouble> {
+        let mut troubles = Vec::new();
+        if self.answered_in > SLOW {
+            troubles.push(Trouble::SlowDatabase);
+        }
+        let (alive, silent): (Vec<_>, Vec<_>) =
+            self.processes.iter().partition(|process| self.is_alive(process));
+        troubles.extend(silent.iter().map(|process| Trouble::Silent(process.id)));
+        for process in &alive {
+            let failed = process.jobs.iter().filter(|run| run.failed);
+            troubles.extend(failed.map(|run| Trouble::FailedJob(process.id, run.name.clone())));
+            if process.followed_at.is_some_and(|at| process.beat_at.since(at) > DEAD_AFTER) {
+                troubles.push(Trouble::Stale(process.id));
+            }
+        }
+        if alive.iter().any(|process| process.version != alive[0].version) {
+            troubles.push(Trouble::Versions);
+        }
+        let late = |waiting: &Waiting| waiting.since.is_some_and(|since| self.now.since(since) > LONG);
+        let waits = [
+            (&self.pending, Trouble::LateUsage),
+            (&self.generations, Trouble::LateGenerations),
+            (&self.deliveries, Trouble::LateDeliveries),
+        ];
+        troubles.extend(waits.into_iter().filter(|(waiting, _)| late(waiting)).map(|(_, trouble)| trouble));
+        troubles
+    }
+
+    #[must_use]
+    pub fn is_alive(&self, process: &Process) -> bool {
+        self.now.since(process.beat_at) < DEAD_AFTER
+    }
+}
+
+impl Services {
+    /// How the installation is.
+    ///
+    /// # Errors
+    /// `Denied` for who is no super admin.
+    pub async fn status(&self, actor: &Actor) -> Result<Status, ServiceError> {
+        self.permit(actor, Action::SeePlatform, None)?;
+        // As fresh as can be for the process that answers.
+        self.beat().await?;
+        let now = self.clock.now();
+        let begun = Instant::now();
+        let mut tx = self.db.read().await?;
+        let schema = status::schema(&mut tx).await?;
+        let answered_in = begun.elapsed();
+        Ok(Status {
+            now,
+            database: self.db.kind(),
+            answered_in,
+            schema,
+            bytes: status::size(&mut tx).await?,
+            master_keys: self.keyring.ids(),
+            pending: status::pending(&mut tx, now).await?,
+            generations: status::generations(&mut tx, now).await?,
+            deliveries: status::deliveries(&mut tx, now).await?,
+            has_mail: self.mailer.is_some(),
+            payments: self.payments.as_ref().map(|payments| payments.method()),
+            processes: status::processes(&mut tx).await?,
+            own: self.instance,
+        })
+    }
+
+    /// This process as it is.
+    pub(super) fn process(&self, now: Moment) -> Process {
+        Process {
+            id: self.instance,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.started_at,
+            beat_at: now,
+            followed_at: self.directory.followed(),
+            under_way: i64::try_from(self.meter.under_way()).unwrap_or(i64::MAX),
+            jobs: self.runs.all(),
+        }
+    }
+}
