@@ -144,7 +144,7 @@ async fn plant_plans(services: &Services, now: Moment) -> Result<BTreeMap<&'stat
     }
     // The plan that a fresh database begins with: the demo has its own.
     for plan in plans::list(&mut tx).await? {
-        plans::delete(&mut tx, plan.id).await?;
+        plans::remove(&mut tx, plan.id, now).await?;
     }
     for (slug, name, count, subscription, byok_permille) in PLANS {
         let plan = Plan {

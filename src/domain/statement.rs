@@ -44,15 +44,38 @@ pub struct Used {
     pub billed: Nanos,
 }
 
-/// Everything that a statement is made from.
-#[derive(Clone, Debug, Default)]
-pub struct Sums {
+/// A part of a month on one plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub plan: String,
     pub terms: PlanTerms,
+    pub period: Period,
+    /// How its lines say when it was; empty for a whole month.
+    pub when: String,
+    /// The list price of what ran on own keys, and of what was added to it.
+    pub own: Nanos,
+}
+
+impl Part {
+    /// Its share of the month's subscription, by time, rounded half to even.
+    #[must_use]
+    pub fn subscription(&self, month: Period) -> Nanos {
+        let length = |period: Period| i128::from(period.end.since(period.start).max(0));
+        let exact = i128::from(self.terms.subscription.0) * length(self.period);
+        Nanos(i64::try_from(div_half_even(exact, length(month).max(1))).unwrap_or(i64::MAX))
+    }
+}
+
+/// Everything that a statement is made from.
+#[derive(Clone, Debug)]
+pub struct Sums {
+    pub month: Period,
+    /// The plans that the tenant was on, one after the other.
+    pub parts: Vec<Part>,
     pub used: Vec<Used>,
     /// Distinct endpoint labels.
     pub endpoints: i64,
-    /// Added in this month to requests that ran without a price: on own keys at list price, and billed.
-    pub adjusted_byok: Nanos,
+    /// Billed in this month for requests that ran without a price.
     pub adjusted_billed: Nanos,
     /// The balance of credits before the month, and its entries by kind.
     pub credits_before: Nanos,
@@ -99,13 +122,17 @@ pub struct Statement {
 
 /// The lines of a month.
 #[must_use]
-pub fn lines(plan: &str, sums: &Sums) -> Vec<Line> {
+pub fn lines(sums: &Sums) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut due = |text: String, count, list, amount: Nanos| {
         lines.push(Line { section: Section::Due, text, count, list, amount });
     };
-    let terms = &sums.terms;
-    due(format!("Subscription, {plan} plan"), None, None, terms.subscription);
+    for part in &sums.parts {
+        let text = format!("Subscription, {} plan{}", part.plan, part.when);
+        due(text, None, None, part.subscription(sums.month));
+    }
+    // Endpoints are counted over the whole month, by the plan that it ends with.
+    let terms = sums.parts.last().map(|part| part.terms).unwrap_or_default();
     let over = (sums.endpoints - terms.endpoints_included).max(0);
     if over > 0 && terms.endpoint_fee.0 > 0 {
         let text = format!("Endpoints beyond the {} that are included", terms.endpoints_included);
@@ -114,12 +141,10 @@ pub fn lines(plan: &str, sums: &Sums) -> Vec<Line> {
     for used in sums.used.iter().filter(|used| is_due(used)) {
         due(described(used), Some(used.requests), Some(used.list), used.billed);
     }
-    let own: i64 = sums.used.iter().filter(|used| used.mode == UsageMode::Byok).map(|used| used.list.0).sum();
-    let own = own.saturating_add(sums.adjusted_byok.0);
-    if terms.byok_permille > 0 {
+    for Part { terms, when, own, .. } in sums.parts.iter().filter(|part| part.terms.byok_permille > 0) {
         let (whole, place) = (terms.byok_permille / 10, terms.byok_permille % 10);
-        let text = format!("Fee for own keys, {whole}.{place}% of list price");
-        due(text, None, Some(Nanos(own)), terms.byok_fee(Nanos(own)));
+        let text = format!("Fee for own keys, {whole}.{place}% of list price{when}");
+        due(text, None, Some(*own), terms.byok_fee(*own));
     }
     if sums.adjusted_billed.0 != 0 {
         due(
@@ -205,13 +230,15 @@ mod tests {
 
     #[test]
     fn what_is_due_is_the_sum_of_its_lines() {
+        let terms = PlanTerms {
+            subscription: Nanos(49_000_000_000),
+            endpoints_included: 2,
+            endpoint_fee: Nanos(5_000_000_000),
+            byok_permille: 25,
+        };
         let sums = Sums {
-            terms: PlanTerms {
-                subscription: Nanos(49_000_000_000),
-                endpoints_included: 2,
-                endpoint_fee: Nanos(5_000_000_000),
-                byok_permille: 25,
-            },
+            month: MONTH,
+            parts: vec![Part { own: Nanos(1_000_000_060), ..part("Pro", terms, MONTH) }],
             used: vec![
                 used(UsageMode::Byok, Funding::Metered, None, 1_000_000_020),
                 used(UsageMode::Managed, Funding::Metered, None, 7),
@@ -220,12 +247,11 @@ mod tests {
                 used(UsageMode::Managed, Funding::Credits, None, 900),
             ],
             endpoints: 5,
-            adjusted_byok: Nanos(40),
             adjusted_billed: Nanos(13),
             credits_before: Nanos(1_000),
             credits: vec![(EntryKind::Grant, Nanos(500)), (EntryKind::Usage, Nanos(-900))],
         };
-        let lines = lines("Pro", &sums);
+        let lines = lines(&sums);
         // 2.5 % of 1,000,000,060 is 25,000,001.5: to even.
         let expected = 49_000_000_000 + 3 * 5_000_000_000 + 7 + 11 + 25_000_002 + 13;
         assert_eq!(due(&lines), Nanos(expected));
@@ -245,9 +271,45 @@ mod tests {
         assert_eq!(lines.iter().filter_map(|line| line.list.and(line.count)).sum::<i64>(), 15);
     }
 
+    const MONTH: Period = Period { start: Moment(1_000), end: Moment(4_000) };
+
+    fn part(plan: &str, terms: PlanTerms, period: Period) -> Part {
+        Part { plan: plan.to_owned(), terms, period, when: String::new(), own: Nanos::ZERO }
+    }
+
+    fn sums(parts: Vec<Part>) -> Sums {
+        Sums {
+            month: MONTH,
+            parts,
+            used: Vec::new(),
+            endpoints: 5,
+            adjusted_billed: Nanos::ZERO,
+            credits_before: Nanos::ZERO,
+            credits: Vec::new(),
+        }
+    }
+
     #[test]
     fn a_plan_that_costs_nothing_owes_nothing() {
-        let lines = lines("Free", &Sums::default());
+        let lines = lines(&sums(vec![part("Free", PlanTerms::default(), MONTH)]));
         assert_eq!((lines.len(), due(&lines)), (1, Nanos::ZERO));
+    }
+
+    #[test]
+    fn a_month_on_two_plans_is_charged_by_its_parts() {
+        let terms = |subscription, endpoint_fee, byok_permille| PlanTerms {
+            subscription: Nanos(subscription),
+            endpoints_included: 2,
+            endpoint_fee: Nanos(endpoint_fee),
+            byok_permille,
+        };
+        let first = Period { start: MONTH.start, end: Moment(2_000) };
+        let rest = Period { start: Moment(2_000), end: MONTH.end };
+        let pro = Part { own: Nanos(1_000), ..part("Pro", terms(300, 7, 100), first) };
+        let free = Part { own: Nanos(50_000), ..part("Free", terms(31, 5, 0), rest) };
+        let lines = lines(&sums(vec![pro, free]));
+        let amounts: Vec<i64> = lines.iter().map(|line| line.amount.0).collect();
+        // A third of 300; two thirds of 31; three endpoints by the plan of the end; 10 % of what ran on Pro.
+        assert_eq!(amounts, [100, 21, 15, 100]);
     }
 }

@@ -203,20 +203,20 @@ impl Services {
         let all = plans::list(&mut tx).await?;
         let on_it = plans::tenants_by_plan(&mut tx).await?.iter().any(|(id, _)| *id == plan.id);
         let target = all.iter().find(|other| other.slug == to && other.id != plan.id);
+        let now = self.clock.now();
+        if target.is_none() && on_it {
+            let message = "Choose the plan that its tenants move to.";
+            return Err(ServiceError::Invalid(Problems::field("to", message)));
+        }
+        if all.len() == 1 {
+            return Err(ServiceError::Conflict("The last plan stays: a new tenant needs one."));
+        }
+        // First, so that nobody comes onto it while its tenants move.
+        plans::remove(&mut tx, plan.id, now).await?;
         let moved = match target {
-            Some(target) => plans::move_tenants(&mut tx, plan.id, target.id).await?,
-            None if on_it => {
-                return Err(ServiceError::Invalid(Problems::field(
-                    "to",
-                    "Choose the plan that its tenants move to.",
-                )));
-            }
-            None if all.len() == 1 => {
-                return Err(ServiceError::Conflict("The last plan stays: a new tenant needs one."));
-            }
+            Some(target) => plans::move_tenants(&mut tx, plan.id, target.id, now).await?,
             None => 0,
         };
-        plans::delete(&mut tx, plan.id).await?;
         let detail = serde_json::json!({
             "name": plan.name, "tenants_moved": moved, "to": target.map(|plan| plan.slug.as_str()),
         });
@@ -320,7 +320,10 @@ impl Services {
         let from = find_plan(&mut tx, was).await?;
         let plan = plans::list(&mut tx).await?.into_iter().find(|plan| plan.slug == to);
         let plan = plan.ok_or_else(|| ServiceError::Invalid(Problems::field("plan", "Choose a plan.")))?;
-        if !tenants::set_plan(&mut tx, &scope, from.id, plan.id).await? {
+        if !plans::hold(&mut tx, plan.id).await? {
+            return Err(ServiceError::Conflict("That plan was removed in the meantime."));
+        }
+        if !tenants::set_plan(&mut tx, &scope, (from.id, plan.id), self.clock.now()).await? {
             return Err(ServiceError::Conflict("Somebody changed the plan in the meantime."));
         }
         let detail = serde_json::json!({ "before": was, "after": to });

@@ -206,6 +206,9 @@ impl Services {
             None => None,
         };
         let mut tx = self.db.write().await?;
+        if !plans::hold(&mut tx, plan.id).await? {
+            return Err(ServiceError::Invalid(Problems::field("plan", "Choose a plan.")));
+        }
         match tenants::insert(&mut tx, &record).await {
             Err(error) if error.is_conflict() => return Err(ServiceError::Invalid(taken_slug())),
             done => done?,

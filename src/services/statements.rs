@@ -10,7 +10,7 @@ use crate::access::scope::Scope;
 use crate::domain::account::Tenant;
 use crate::domain::audit::AuditAction;
 use crate::domain::billing::Period;
-use crate::domain::clock::{DAY, MINUTE};
+use crate::domain::clock::{DAY, MINUTE, Moment};
 use crate::domain::ids::{Owner, TenantId};
 use crate::domain::money::Nanos;
 use crate::domain::plan::Plan;
@@ -210,11 +210,14 @@ async fn draft(
     tenant: &Tenant,
     period: Period,
 ) -> Result<Statement, ServiceError> {
-    let sums = statements::sums(tx, scope, tenant.plan_id, period).await?;
-    let plan = plans::find(tx, tenant.plan_id).await?.map(|plan| plan.name).unwrap_or_default();
-    let lines = statement::lines(&plan, &sums);
+    let zone = zone_of(tenant);
+    let at = |at: Moment| at.timestamp().to_zoned(zone.clone()).strftime("%-d %b %H:%M").to_string();
+    let when = |part: Period| format!(", {} to {}", at(part.start), at(part.end));
+    let sums = statements::sums(tx, scope, period, when).await?;
+    let plan = sums.parts.last().map(|part| part.plan.clone()).unwrap_or_default();
+    let lines = statement::lines(&sums);
     let due = statement::due(&lines);
-    Ok(Statement { month: month_name(period, &zone_of(tenant)), period, plan, lines, due, closed_at: None })
+    Ok(Statement { month: month_name(period, &zone), period, plan, lines, due, closed_at: None })
 }
 
 fn permille(text: &str) -> Option<i64> {

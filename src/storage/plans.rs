@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::{StorageError, Tx, execute, fetch_all, fetch_optional};
@@ -10,9 +11,13 @@ use crate::domain::clock::Moment;
 use crate::domain::ids::PlanId;
 use crate::domain::plan::{Exception, Feature, Plan, TokenBudget};
 
-/// Every plan, in the order in which they were made.
+/// Every plan that there is, in the order in which they were made.
 pub async fn list(tx: &mut Tx) -> Result<Vec<Plan>, StorageError> {
-    let rows = fetch_all!(tx, (Uuid, String, String), "SELECT id, slug, name FROM plan ORDER BY id")?;
+    let rows = fetch_all!(
+        tx,
+        (Uuid, String, String),
+        "SELECT id, slug, name FROM plan WHERE removed_at IS NULL ORDER BY id"
+    )?;
     let mut plans = Vec::with_capacity(rows.len());
     for row in rows {
         plans.push(with_features(tx, row).await?);
@@ -52,17 +57,30 @@ pub async fn rename(tx: &mut Tx, id: PlanId, name: &str) -> Result<(), StorageEr
     Ok(())
 }
 
+/// Keeps a plan from being removed until the transaction ends; false if it was removed already.
+pub async fn hold(tx: &mut Tx, id: PlanId) -> Result<bool, StorageError> {
+    // SQLite's transaction is the only one that writes.
+    let lock = if matches!(tx, Tx::Postgres(_)) { "FOR SHARE" } else { "" };
+    let sql = format!("SELECT id FROM plan WHERE id = $1 AND removed_at IS NULL {lock}");
+    Ok(fetch_optional!(tx, (Uuid,), AssertSqlSafe(sql), id.0)?.is_some())
+}
+
 /// Moves a plan's tenants to another one, and gives how many.
-pub async fn move_tenants(tx: &mut Tx, from: PlanId, to: PlanId) -> Result<u64, StorageError> {
+pub async fn move_tenants(tx: &mut Tx, from: PlanId, to: PlanId, now: Moment) -> Result<u64, StorageError> {
+    let sql = "INSERT INTO plan_change (tenant_id, at, plan_id)
+               SELECT id, CAST($1 AS BIGINT), $2 FROM tenant WHERE plan_id = $3
+               ON CONFLICT (tenant_id, at) DO UPDATE SET plan_id = excluded.plan_id";
+    execute!(tx, sql, now.0, to.0, from.0)?;
     execute!(tx, "UPDATE tenant SET plan_id = $1 WHERE plan_id = $2", to.0, from.0)
 }
 
-/// Removes a plan that nobody is on.
-pub async fn delete(tx: &mut Tx, id: PlanId) -> Result<(), StorageError> {
+/// Removes a plan: nobody comes onto it any more. Its name and its price stay for the months that were charged by it.
+pub async fn remove(tx: &mut Tx, id: PlanId, now: Moment) -> Result<(), StorageError> {
     execute!(tx, "DELETE FROM plan_feature WHERE plan_id = $1", id.0)?;
     execute!(tx, "DELETE FROM plan_model WHERE plan_id = $1", id.0)?;
-    execute!(tx, "DELETE FROM plan_terms WHERE plan_id = $1", id.0)?;
-    execute!(tx, "DELETE FROM plan WHERE id = $1", id.0)?;
+    // Another plan may have its slug.
+    let slug = id.to_string();
+    execute!(tx, "UPDATE plan SET removed_at = $1, slug = $2 WHERE id = $3", now.0, slug, id.0)?;
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use crate::domain::billing::{EntryKind, Fallback, Funding, Period, UsageMode};
 use crate::domain::clock::Moment;
 use crate::domain::ids::{PlanId, TenantId};
 use crate::domain::money::Nanos;
-use crate::domain::statement::{PlanTerms, Statement, Sums, Used};
+use crate::domain::statement::{Part, PlanTerms, Statement, Sums, Used};
 
 /// What a plan cost at a moment; nothing where nobody had said.
 pub async fn terms(tx: &mut Tx, plan: PlanId, at: Moment) -> Result<PlanTerms, StorageError> {
@@ -58,8 +58,55 @@ struct UsedRow {
     billed: i64,
 }
 
-/// The sums of a month, read from the rows themselves.
-pub async fn sums(tx: &mut Tx, scope: &Scope, plan: PlanId, period: Period) -> Result<Sums, StorageError> {
+/// The plans that a tenant was on in a month, by their names, each with when that was.
+pub async fn plans_in(
+    tx: &mut Tx,
+    scope: &Scope,
+    month: Period,
+) -> Result<Vec<(PlanId, String, Period)>, StorageError> {
+    let sql = "SELECT c.plan_id, p.name, c.at FROM plan_change c JOIN plan p ON p.id = c.plan_id
+               WHERE c.tenant_id = $1 AND c.at < $2 ORDER BY c.at";
+    let changes = fetch_all!(tx, (Uuid, String, i64), sql, scope.owner().as_uuid(), month.end.0)?;
+    let mut parts: Vec<(PlanId, String, Period)> = Vec::new();
+    for (plan, name, at) in changes {
+        let from = Moment(at).max(month.start);
+        if let Some((_, _, before)) = parts.last_mut() {
+            before.end = from;
+        }
+        parts.push((PlanId(plan), name, Period { start: from, end: month.end }));
+    }
+    parts.retain(|(_, _, period)| period.start < period.end);
+    Ok(parts)
+}
+
+/// The list price of what ran on own keys in a time, and of what was added to such requests in it.
+async fn own_use(tx: &mut Tx, scope: &Scope, period: Period) -> Result<Nanos, StorageError> {
+    let (owner, from, to) = (scope.owner().as_uuid(), period.start.0, period.end.0);
+    let sql = "SELECT CAST(COALESCE(SUM(CASE WHEN rate_permille = 1000 THEN cost
+                          ELSE (cost * 1000 + rate_permille / 2) / rate_permille END), 0) AS BIGINT)
+               FROM usage WHERE tenant_id = $1 AND started_at >= $2 AND started_at < $3 AND state <> 'pending'
+                 AND mode = 'byok'";
+    let (used,) = fetch_one!(tx, (i64,), sql, owner, from, to)?;
+    Ok(Nanos(used).saturating_add(added(tx, scope, period).await?))
+}
+
+/// The list price of what was added in a time to requests on own keys that had run without a price.
+async fn added(tx: &mut Tx, scope: &Scope, period: Period) -> Result<Nanos, StorageError> {
+    let sql =
+        "SELECT CAST(COALESCE(SUM((a.cost * 1000 + u.rate_permille / 2) / u.rate_permille), 0) AS BIGINT)
+               FROM usage_adjustment a JOIN usage u ON u.id = a.usage_id
+               WHERE a.tenant_id = $1 AND a.at >= $2 AND a.at < $3 AND u.mode = 'byok'";
+    let (owner, from, to) = (scope.owner().as_uuid(), period.start.0, period.end.0);
+    Ok(Nanos(fetch_one!(tx, (i64,), sql, owner, from, to)?.0))
+}
+
+/// The sums of a month, read from the rows themselves. `when` says how lines name a part of it.
+pub async fn sums(
+    tx: &mut Tx,
+    scope: &Scope,
+    period: Period,
+    when: impl Fn(Period) -> String,
+) -> Result<Sums, StorageError> {
     let (owner, from, to) = (scope.owner().as_uuid(), period.start.0, period.end.0);
     let sql = "SELECT mode, funding, COALESCE(fallback, '') AS fallback, COUNT(*) AS requests,
                       CAST(SUM(CASE WHEN unpriced IS TRUE THEN 1 ELSE 0 END) AS BIGINT) AS unpriced,
@@ -84,16 +131,13 @@ pub async fn sums(tx: &mut Tx, scope: &Scope, plan: PlanId, period: Period) -> R
                 billed: Nanos(row.billed),
             })
         })
-        .collect::<Result<_, StorageError>>()?;
+        .collect::<Result<Vec<Used>, StorageError>>()?;
     let sql = "SELECT COUNT(DISTINCT endpoint) FROM usage_rollup
                WHERE tenant_id = $1 AND bucket >= $2 AND bucket < $3 AND endpoint <> ''";
     let (endpoints,) = fetch_one!(tx, (i64,), sql, owner, from, to)?;
-    let sql = "SELECT CAST(COALESCE(SUM(CASE WHEN u.mode <> 'byok' THEN 0
-                                                 ELSE (a.cost * 1000 + u.rate_permille / 2) / u.rate_permille END), 0) AS BIGINT),
-                      CAST(COALESCE(SUM(a.billed), 0) AS BIGINT)
-               FROM usage_adjustment a JOIN usage u ON u.id = a.usage_id
-               WHERE a.tenant_id = $1 AND a.at >= $2 AND a.at < $3";
-    let (adjusted_byok, adjusted_billed) = fetch_one!(tx, (i64, i64), sql, owner, from, to)?;
+    let sql = "SELECT CAST(COALESCE(SUM(billed), 0) AS BIGINT) FROM usage_adjustment
+               WHERE tenant_id = $1 AND at >= $2 AND at < $3";
+    let (adjusted_billed,) = fetch_one!(tx, (i64,), sql, owner, from, to)?;
     let sql =
         "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM ledger_entry WHERE tenant_id = $1 AND at < $2";
     let (before,) = fetch_one!(tx, (i64,), sql, owner, from)?;
@@ -103,12 +147,27 @@ pub async fn sums(tx: &mut Tx, scope: &Scope, plan: PlanId, period: Period) -> R
         .into_iter()
         .map(|(kind, amount)| Ok((word!(EntryKind, kind, "ledger_entry", "kind")?, Nanos(amount))))
         .collect::<Result<_, StorageError>>()?;
-    Ok(Sums {
+    let plans = plans_in(tx, scope, period).await?;
+    let whole = plans.len() == 1;
+    let mut parts = Vec::with_capacity(plans.len());
+    for (id, plan, part) in plans {
+        let own = if whole {
+            // All of it was read already.
+            let own = used.iter().filter(|used| used.mode == UsageMode::Byok).map(|used| used.list);
+            own.sum::<Nanos>().saturating_add(added(tx, scope, period).await?)
+        } else {
+            own_use(tx, scope, part).await?
+        };
         // Those in force when the month ends; a running one ends with those of today.
-        terms: terms(tx, plan, period.end.minus(1)).await?,
+        let terms = terms(tx, id, period.end.minus(1)).await?;
+        let when = if part == period { String::new() } else { when(part) };
+        parts.push(Part { plan, terms, period: part, when, own });
+    }
+    Ok(Sums {
+        month: period,
+        parts,
         used,
         endpoints,
-        adjusted_byok: Nanos(adjusted_byok),
         adjusted_billed: Nanos(adjusted_billed),
         credits_before: Nanos(before),
         credits,

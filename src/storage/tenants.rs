@@ -129,6 +129,7 @@ pub async fn insert(tx: &mut Tx, record: &TenantRecord) -> Result<(), StorageErr
         policy.on_limit.as_str(),
         tenant.created_at.0
     )?;
+    insert_plan_change(tx, tenant.id.0, tenant.plan_id, tenant.created_at).await?;
     insert_funding_change(tx, tenant.id.0, policy.funding, tenant.created_at).await?;
     insert_mode_change(tx, tenant.id, policy.mode, tenant.created_at).await
 }
@@ -258,10 +259,27 @@ pub async fn set_state(tx: &mut Tx, scope: &Scope, state: TenantState) -> Result
     Ok(())
 }
 
-/// Puts a tenant on another plan; false if it is not on `from` any more.
-pub async fn set_plan(tx: &mut Tx, scope: &Scope, from: PlanId, to: PlanId) -> Result<bool, StorageError> {
+/// Puts a tenant on another plan from now on; false if it is not on `from` any more.
+pub async fn set_plan(
+    tx: &mut Tx,
+    scope: &Scope,
+    (from, to): (PlanId, PlanId),
+    now: Moment,
+) -> Result<bool, StorageError> {
+    let owner = scope.owner().as_uuid();
     let sql = "UPDATE tenant SET plan_id = $1 WHERE id = $2 AND plan_id = $3";
-    Ok(execute!(tx, sql, to.0, scope.owner().as_uuid(), from.0)? > 0)
+    if execute!(tx, sql, to.0, owner, from.0)? == 0 {
+        return Ok(false);
+    }
+    insert_plan_change(tx, owner, to, now).await?;
+    Ok(true)
+}
+
+async fn insert_plan_change(tx: &mut Tx, tenant: Uuid, plan: PlanId, at: Moment) -> Result<(), StorageError> {
+    let sql = "INSERT INTO plan_change (tenant_id, at, plan_id) VALUES ($1, $2, $3)
+               ON CONFLICT (tenant_id, at) DO UPDATE SET plan_id = excluded.plan_id";
+    execute!(tx, sql, tenant, at.0, plan.0)?;
+    Ok(())
 }
 
 /// How many tenants of a plan have used a feature since a quarter-hour.

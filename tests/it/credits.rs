@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use keyward::access::scope::Scope;
 use keyward::domain::account::Tenant;
-use keyward::domain::billing::{Budget, EntryKind, Fallback, Funding, UsageMode};
+use keyward::domain::billing::{Budget, EntryKind, Fallback, Funding, Period, UsageMode};
 use keyward::domain::clock::{DAY, HOUR, MINUTE, Moment};
 use keyward::domain::ids::Owner;
 use keyward::domain::money::Nanos;
@@ -16,7 +16,7 @@ use keyward::services::ServiceError;
 use keyward::services::budgets::TypedBudget;
 use keyward::services::credits::TypedEntry;
 use keyward::services::statements::TypedTerms;
-use keyward::storage::{budgets, credits, holds, usage, usage_report};
+use keyward::storage::{budgets, credits, holds, statements, usage, usage_report};
 use serde_json::{Value, json};
 
 use crate::metering::sample;
@@ -353,6 +353,65 @@ on_both! {
     }
 }
 
+/// What a part of a month costs of its price, rounded half to even.
+fn share(price: i64, from: Moment, to: Moment, month: Period) -> i64 {
+    let (exact, length) =
+        (i128::from(price) * i128::from(to.since(from)), i128::from(month.end.since(month.start)));
+    let (whole, twice) = (exact / length, exact % length * 2);
+    let up = twice > length || (twice == length && whole % 2 == 1);
+    i64::try_from(whole + i128::from(up)).unwrap()
+}
+
+on_both! {
+    async fn a_month_is_charged_by_the_plans_that_the_tenant_was_on(world: World) {
+        let operator = world.super_admin();
+        let terms = |subscription: &str, byok: &str| TypedTerms {
+            subscription: subscription.into(), endpoints_included: "9".into(), endpoint_fee: "0".into(), byok_percent: byok.into(),
+        };
+        for (slug, subscription, byok) in [("team", "100", "10"), ("late", "777", "50")] {
+            world.services.add_plan(&operator, slug, slug, "pro").await.unwrap();
+            world.services.set_plan_terms(&operator, slug, &terms(subscription, byok)).await.unwrap();
+        }
+        world.services.set_plan_terms(&operator, "pro", &terms("31", "0")).await.unwrap();
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let (scope, zone) = (holder(&tenant).scope, jiff::tz::TimeZone::UTC);
+        // From the beginning of a month on.
+        let month = Period::month(world.clock.now(), &zone).next(&zone);
+        world.clock.advance(month.start.since(world.clock.now()));
+        let use_it = async |cost| {
+            let now = world.clock.now();
+            let row = UsageRow { mode: UsageMode::Byok, state: UsageState::Final, status: Some(200), ended_at: Some(now), ..sample(world, &tenant, now, MODEL, cost) };
+            holds::record(&world.services.db, &[], &[&row], NOTHING_SUMMED).await.unwrap();
+        };
+        use_it(1_000).await;
+        world.clock.advance(10 * DAY);
+        let operator = world.super_admin();
+        world.services.set_tenant_plan(&operator, &tenant, "pro", "team").await.unwrap();
+        use_it(50_000).await;
+        let mut tx = world.services.db.read().await.unwrap();
+        let moved = statements::plans_in(&mut tx, &scope, month).await.unwrap()[1].2.start;
+        tx.rollback().await.unwrap();
+        assert!(moved.since(month.start) / DAY == 10 && world.clock.now().since(moved) < MINUTE);
+        let due = share(31_000_000_000, month.start, moved, month) + share(100_000_000_000, moved, month.end, month) + 5_000;
+        let (open, _) = world.services.statements(&world.admin(&tenant), &scope, &tenant).await.unwrap();
+        assert_eq!((open[0].due, open[0].plan.as_str()), (Nanos(due), "team"), "{open:#?}");
+        // The month is over, and not closed when the tenant moves again and its plan is removed.
+        world.clock.advance(month.end.since(world.clock.now()) + MINUTE);
+        let operator = world.super_admin();
+        world.services.set_tenant_plan(&operator, &tenant, "team", "late").await.unwrap();
+        world.services.remove_plan(&operator, "team", "").await.unwrap();
+        world.services.add_plan(&operator, "team", "Another team", "").await.unwrap();
+        world.clock.advance(HOUR);
+        world.services.close_months().await.unwrap();
+        let (open, closed) = world.services.statements(&world.admin(&tenant), &scope, &tenant).await.unwrap();
+        let statement = closed.iter().find(|one| one.period == month).unwrap();
+        assert_eq!((statement.due, statement.plan.as_str()), (Nanos(due), "team"), "{statement:#?}");
+        let lines: Vec<&str> = statement.lines.iter().map(|line| line.text.as_str()).collect();
+        assert!(lines[0].starts_with("Subscription, Pro plan, ") && lines[1].starts_with("Subscription, team plan, "), "{lines:?}");
+        assert!(open[0].lines.iter().any(|line| line.text.starts_with("Subscription, late plan")));
+    }
+}
+
 on_both! {
     async fn a_statement_adds_up_closes_once_and_never_changes(world: World) {
         let operator = world.super_admin();
@@ -390,7 +449,9 @@ on_both! {
         let (open, closed) = world.services.statements(&admin, &scope, &tenant).await.unwrap();
         let running = open[0].clone();
         let fee = 100_000_000;
-        assert_eq!(running.due, Nanos(49_000_000_000 + 2 * 5_000_000_000 + 711 + fee));
+        // The tenant was made in the middle of it.
+        let subscription = share(49_000_000_000, tenant.created_at, running.period.end, running.period);
+        assert_eq!(running.due, Nanos(subscription + 2 * 5_000_000_000 + 711 + fee));
         assert!(closed.is_empty() && running.closed_at.is_none());
         // Rows, rollups and the statement's lines agree.
         let requests: i64 = running.lines.iter().filter(|line| line.list.is_some()).filter_map(|line| line.count).sum();
