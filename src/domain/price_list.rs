@@ -17,6 +17,21 @@ use super::price::{PriceRow, Rates, without_snapshot};
 use super::provider_key::Provider;
 use super::usage::ServiceTier;
 
+/// The models that a provider says it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    pub provider: Provider,
+    pub models: std::collections::BTreeSet<String>,
+}
+
+impl Listed {
+    /// Whether a model is among them, by its id or by one of its snapshots.
+    #[must_use]
+    pub fn has(&self, model: &str) -> bool {
+        self.models.iter().any(|known| known == model || without_snapshot(known) == Some(model))
+    }
+}
+
 /// A model of the list: its limits, and the day on which the provider retires it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {

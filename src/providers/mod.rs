@@ -174,6 +174,22 @@ pub struct Inbound {
     pub body: Bytes,
 }
 
+/// The ids in a list of models, in the shape of any provider; `None` if it is none, or names nothing.
+#[must_use]
+pub fn listed_models(body: &[u8]) -> Option<std::collections::BTreeSet<String>> {
+    let answer: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let (list, field) = match (answer.get("data"), answer.get("models")) {
+        (Some(list), _) => (list, "id"),
+        (None, Some(list)) => (list, "name"),
+        (None, None) => return None,
+    };
+    let names = list.as_array()?.iter().filter_map(|model| model.get(field)?.as_str());
+    let ids = names.map(|name| name.strip_prefix("models/").unwrap_or(name));
+    let ids: std::collections::BTreeSet<String> =
+        ids.filter(|id| (1..=128).contains(&id.len())).take(5_000).map(str::to_owned).collect();
+    (!ids.is_empty()).then_some(ids)
+}
+
 /// The credential that a request goes out with, and where it goes.
 pub struct Credential<'a> {
     pub secret: &'a Secret,

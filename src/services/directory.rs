@@ -21,6 +21,7 @@ use crate::domain::clock::{MINUTE, Moment};
 use crate::domain::ids::{Owner, TenantId};
 use crate::domain::plan::{Exception, Feature, Plan};
 use crate::domain::price::PriceBook;
+use crate::domain::price_list::Listed;
 use crate::domain::provider_key::KeyView;
 use crate::domain::provider_key::Keys;
 use crate::storage::keys::SealedKey;
@@ -28,8 +29,8 @@ use crate::storage::pinned_sessions::PinnedSession;
 use crate::storage::tenants::TenantRecord;
 use crate::storage::tokens::AccessToken;
 use crate::storage::{
-    Database, StorageError, breakers, budgets, changes, keys, pinned_sessions, plans, prices, root, tenants,
-    tokens,
+    Database, StorageError, breakers, budgets, changes, keys, model_lists, pinned_sessions, plans, prices,
+    root, tenants, tokens,
 };
 
 /// An owner's keys: as resolution sees them, and sealed, in the same order.
@@ -74,6 +75,8 @@ pub struct PlatformView {
     pub switched_off: Vec<String>,
     pub prices: PriceBook,
     pub keys: KeyRing,
+    /// The models that providers list, of those that have told.
+    pub listed: Vec<Listed>,
 }
 
 #[cfg(test)]
@@ -97,7 +100,14 @@ impl TenantView {
 #[cfg(test)]
 impl PlatformView {
     pub fn for_test(prices: PriceBook, keys: KeyRing) -> Self {
-        Self { features: Vec::new(), plans: Vec::new(), switched_off: Vec::new(), prices, keys }
+        Self {
+            features: Vec::new(),
+            plans: Vec::new(),
+            switched_off: Vec::new(),
+            prices,
+            keys,
+            listed: Vec::new(),
+        }
     }
 }
 
@@ -288,6 +298,7 @@ impl Directory {
             switched_off: plans::switched_off(&mut tx, &scope).await?,
             prices: PriceBook::new(prices::list(&mut tx).await?),
             keys: read_keys(&mut tx, &scope).await?,
+            listed: model_lists::all(&mut tx).await?,
         });
         tx.rollback().await?;
         // Each tenant is remembered with its plan, and most changes of the platform leave plans alone.

@@ -75,6 +75,7 @@ pub fn start(services: &Arc<Services>) -> Jobs {
             s.close_months().await.map(|_| ())
         }),
         every!(Duration::from_mins(10), "sum days", |s| s.sum_days().await),
+        every!(Duration::from_mins(10), "ask providers for their models", |s| s.list_models_due().await),
     ])
 }
 

@@ -17,6 +17,7 @@ pub mod generations;
 pub mod jobs;
 pub mod key_states;
 pub mod meter;
+pub mod model_lists;
 pub mod overview;
 pub mod pasted;
 pub mod pinned_sessions;

@@ -14,6 +14,7 @@ pub mod generations;
 pub mod holds;
 pub mod idempotency;
 pub mod keys;
+pub mod model_lists;
 pub mod notifications;
 pub mod people;
 pub mod pinned_sessions;

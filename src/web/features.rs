@@ -211,7 +211,7 @@ fn card(
             || feature.default_model.clone().unwrap_or_else(|| "The one that a request names".to_owned()),
             |model| model.name.clone(),
         ),
-        note: found.and_then(|model| retirement(model, &today)),
+        note: found.and_then(|model| ending(model, standing, &today)),
         choices: choices(feature, own_model.as_deref(), standing),
     }
 }
@@ -290,15 +290,18 @@ fn switches(standing: &Standing) -> Vec<SwitchRow> {
         .collect()
 }
 
-/// What a provider has announced of a model's end. `today` begins with a date.
-fn retirement(model: &Model, today: &str) -> Option<String> {
-    let day = model.retires.as_deref()?;
-    let today = today.get(..10)?;
-    Some(if day <= today {
-        format!("{} was retired on {day}: choose another.", model.name)
-    } else {
-        format!("{} is deprecated and retires on {day}.", model.name)
-    })
+/// What is known of a model's end: what its provider has announced, or that it lists it no longer.
+/// `today` begins with a date.
+fn ending(model: &Model, standing: &Standing, today: &str) -> Option<String> {
+    let (name, provider) = (&model.name, model.maker());
+    let listed = standing.platform.listed.iter().find(|listed| listed.provider == provider);
+    let gone = listed.is_some_and(|listed| !listed.has(&model.id));
+    match model.retires.as_deref() {
+        Some(day) if day <= today.get(..10)? => Some(format!("{name} was retired on {day}: choose another.")),
+        _ if gone => Some(format!("{} does not list {name} any more: choose another.", provider.label())),
+        Some(day) => Some(format!("{name} is deprecated and retires on {day}.")),
+        None => None,
+    }
 }
 
 fn prices(standing: &Standing, today: &str) -> Vec<PriceLine> {
@@ -318,7 +321,7 @@ fn price_line(model: &Model, prices: &PriceBook, standing: &Standing, today: &st
         input: million(row.rates.input),
         cache_read: million(row.rates.cache_read),
         output: million(row.rates.output),
-        note: retirement(model, today),
+        note: ending(model, standing, today),
     })
 }
 

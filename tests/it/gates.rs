@@ -2,14 +2,16 @@
 //! by the API and by the gateway's refusal.
 
 use keyward::domain::billing::UsageMode;
-use keyward::domain::clock::DAY;
+use keyward::domain::clock::{DAY, HOUR};
 use keyward::domain::usage::Dimension;
 use keyward::services::directory::Directory;
-use serde_json::Value;
+use serde_json::{Value, json};
+use wiremock::matchers::any;
+use wiremock::{Mock, MockServer, ResponseTemplate};
 
 use crate::console::{cast, sign_in};
 use crate::on_both;
-use crate::support::{World, error_code, test_key};
+use crate::support::{On, Setup, World, error_code, test_key};
 use crate::visitor::{Page, Visitor};
 
 const MATRIX: &str = "/platform/plans/matrix";
@@ -372,5 +374,47 @@ on_both! {
         assert!(included().await, "it has not looked yet");
         other.refresh(world.clock.now()).await.unwrap();
         assert!(!included().await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_its_provider_lists_no_longer_is_said_to_be_gone() {
+    for on in [On::Sqlite, On::Postgres] {
+        let provider = MockServer::start().await;
+        let lists = async |status: u16, model: &str| {
+            provider.reset().await;
+            let body = json!({ "data": [{ "id": model }], "type": "message", "usage": { "input_tokens": 1, "output_tokens": 1 } });
+            let answer = ResponseTemplate::new(status).set_body_json(&body);
+            Mock::given(any()).respond_with(answer).mount(&provider).await;
+        };
+        lists(200, "claude-haiku-4-5-20251001").await;
+        let world = World::with(on, Setup { anthropic_url: Some(provider.uri()), ..Setup::default() }).await;
+        let cast = cast(&world).await;
+        world.add_feature(&cast.tenant, "drafting").await;
+        let mut admin = sign_in(&world, "admin").await;
+        let gone = "Anthropic does not list Claude Haiku 4.5 any more: choose another.";
+        for (status, listed, is_gone) in [
+            (200, "claude-haiku-4-5-20251001", false),
+            (200, "claude-opus-4-5", true),
+            // What cannot be read changes nothing.
+            (500, "claude-haiku-4-5", true),
+            (200, "claude-haiku-4-5", false),
+        ] {
+            lists(status, listed).await;
+            for _ in 0..3 {
+                world.services.list_models_due().await.unwrap();
+            }
+            let asked = provider.received_requests().await.unwrap();
+            assert_eq!(asked.len(), 1, "once a day, and not at once after a failure");
+            assert!(
+                asked[0].headers.contains_key("x-api-key")
+                    && asked[0].headers.contains_key("anthropic-version")
+            );
+            let page = admin.get("/t/acme/settings/ai").await;
+            assert_eq!(page.body.contains(gone), is_gone, "{status} {listed}");
+            world.clock.advance(25 * HOUR);
+            admin = sign_in(&world, "admin").await;
+        }
+        world.end().await;
     }
 }
