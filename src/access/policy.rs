@@ -23,6 +23,8 @@ pub enum Action {
     SeeUsage,
     SeeUsageTotals,
     ManageTokens,
+    /// Invite people, change what they may do, and remove them.
+    ManageMembers,
     /// Where the tenant's notifications are sent.
     ManageWebhooks,
     ChangeKeyChangers,
@@ -44,6 +46,7 @@ impl Action {
         Self::SeeUsage,
         Self::SeeUsageTotals,
         Self::ManageTokens,
+        Self::ManageMembers,
         Self::ManageWebhooks,
         Self::ChangeKeyChangers,
         Self::SeePlatform,
@@ -59,6 +62,7 @@ impl Action {
                 | Self::DisableKeys
                 | Self::ChangeBilling
                 | Self::ManageTokens
+                | Self::ManageMembers
                 | Self::ManageWebhooks
                 | Self::ChangeKeyChangers
                 | Self::ManagePlatform
@@ -114,7 +118,7 @@ pub fn permitted(actor: &Actor, action: Action, about: Option<About>) -> bool {
         Action::ChangeFeatures => about.is_some() && (super_admin || matches!(role, Some(Admin))),
         Action::RuleGenerations | Action::AnswerQuestions => matches!(role, Some(Admin | Member)),
         Action::ChangeBilling => matches!(role, Some(Admin | BillingAdmin)),
-        Action::ManageTokens | Action::ManageWebhooks | Action::ChangeKeyChangers => {
+        Action::ManageTokens | Action::ManageMembers | Action::ManageWebhooks | Action::ChangeKeyChangers => {
             matches!(role, Some(Admin))
         }
     }
@@ -167,6 +171,7 @@ mod tests {
             (Action::SeeUsage, KeyChangers::Admins, "yes no yes yes no no"),
             (Action::SeeUsageTotals, KeyChangers::Admins, "yes no yes yes yes no"),
             (Action::ManageTokens, KeyChangers::Admins, "no no yes no no no"),
+            (Action::ManageMembers, KeyChangers::Admins, "no no yes no no no"),
             (Action::ManageWebhooks, KeyChangers::Admins, "no no yes no no no"),
             (Action::ChangeKeyChangers, KeyChangers::Admins, "no no yes no no no"),
             (Action::SeePlatform, KeyChangers::Admins, "yes no no no no no"),

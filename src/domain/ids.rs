@@ -53,6 +53,7 @@ ids! {
     GenerationId,
     /// A question that the bot could not answer.
     QuestionId,
+    InvitationId,
     DeliveryId,
     SessionId,
     /// One request through the gateway: the id of its usage row and of its answer.

@@ -11,8 +11,8 @@ use crate::domain::clock::{DAY, HOUR, MINUTE};
 use crate::domain::ids::KeyId;
 use crate::domain::provider_key::PROBE_EVERY;
 use crate::storage::{
-    changes, deliveries, generations, idempotency, keys, notifications, people, pinned_sessions, purchases,
-    questions, reconciliation, sessions, status, throttle,
+    changes, deliveries, generations, idempotency, keys, members, notifications, people, pinned_sessions,
+    purchases, questions, reconciliation, sessions, status, throttle,
 };
 
 /// A browser that was not seen for this long is a stranger again.
@@ -195,6 +195,7 @@ impl Services {
         sessions::delete_expired(&mut tx, now).await?;
         throttle::delete_before(&mut tx, now.minus(DAY)).await?;
         people::delete_expired_links(&mut tx, now).await?;
+        members::delete_expired(&mut tx, now).await?;
         people::forget_devices(&mut tx, now.minus(DEVICES_FOR)).await?;
         idempotency::delete_before(&mut tx, now.minus(DAY)).await?;
         pinned_sessions::delete_expired(&mut tx, now.minus(DAY)).await?;

@@ -16,6 +16,7 @@ pub mod features;
 pub mod generations;
 pub mod jobs;
 pub mod key_states;
+pub mod members;
 pub mod meter;
 pub mod model_lists;
 pub mod overview;

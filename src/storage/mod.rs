@@ -14,6 +14,7 @@ pub mod generations;
 pub mod holds;
 pub mod idempotency;
 pub mod keys;
+pub mod members;
 pub mod model_lists;
 pub mod notifications;
 pub mod people;

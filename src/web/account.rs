@@ -14,14 +14,15 @@ use super::time::{Times, When};
 use super::viewer::Viewer;
 use super::{Console, read, session};
 use crate::crypto::secret::Secret;
-use crate::domain::account::PlatformRole;
+use crate::domain::account::{Membership, PlatformRole};
 use crate::domain::ids::SessionId;
 use crate::services::{Problems, ServiceError};
 
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(web::resource("/account").route(read().to(show)))
         .service(web::resource("/account/password").route(web::post().to(change_password)))
-        .service(web::resource("/account/sessions/{id}/revoke").route(web::post().to(revoke)));
+        .service(web::resource("/account/sessions/{id}/revoke").route(web::post().to(revoke)))
+        .service(web::resource("/account/leave/{slug}").route(web::post().to(leave)));
 }
 
 #[derive(Template)]
@@ -29,6 +30,7 @@ pub fn routes(cfg: &mut ServiceConfig) {
 struct AccountPage {
     chrome: Chrome,
     is_support: bool,
+    places: Vec<Membership>,
     sessions: Vec<SessionRow>,
     problems: Problems,
 }
@@ -63,6 +65,7 @@ async fn page(console: &Console, viewer: &Viewer, problems: Problems) -> Result<
     Ok(AccountPage {
         chrome: Chrome::new(viewer, &Here::Account, "Account", "/account"),
         is_support: viewer.actor.platform_role == Some(PlatformRole::Support),
+        places: viewer.person.memberships.clone(),
         sessions,
         problems,
     })
@@ -95,6 +98,16 @@ fn browser(agent: &str) -> String {
         (Some(name), None) | (None, Some(name)) => name.to_owned(),
         (None, None) => "Unknown browser".to_owned(),
     }
+}
+
+/// Leaves a tenant.
+async fn leave(console: Data<Console>, viewer: Viewer, slug: Path<String>, _: Posted<Nothing>) -> Answer {
+    match console.services.leave(&viewer.actor, &slug).await {
+        Ok(()) => session::notify(&viewer.session, true, format!("You have left {slug}.")),
+        Err(ServiceError::Conflict(message)) => session::notify(&viewer.session, false, message),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(see_other("/account"))
 }
 
 #[derive(Deserialize)]

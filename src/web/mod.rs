@@ -24,7 +24,9 @@ mod finish;
 mod form;
 mod headers;
 mod home;
+mod join;
 mod matrix;
+mod members;
 mod notifications;
 mod page;
 mod place;
@@ -125,6 +127,8 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(features::routes)
         .configure(community::routes)
         .configure(questions::routes)
+        .configure(members::routes)
+        .configure(join::routes)
         .configure(security::routes)
         .configure(billing::routes)
         .configure(notifications::routes)

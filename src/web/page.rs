@@ -178,6 +178,9 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
         if may(Action::ManageTokens) {
             settings.push(item(format!("/t/{slug}/settings/tokens"), "Access tokens"));
         }
+        if may(Action::ManageMembers) {
+            settings.push(item(format!("/t/{slug}/settings/members"), "Members"));
+        }
         if may(Action::SeeKeyDetails) {
             settings.push(item(format!("/t/{slug}/settings/notifications"), "Webhooks and e-mail"));
             settings.push(item(format!("/t/{slug}/settings/security"), "Security"));

@@ -11,7 +11,7 @@ use crate::on_both;
 use crate::support::{World, holder, test_key};
 use crate::visitor::Visitor;
 
-const PASSWORD: &str = "violet ladder 9 reed";
+pub const PASSWORD: &str = "violet ladder 9 reed";
 
 /// A tenant with people in every role, a neighbour, and platform staff.
 pub struct Cast {
@@ -59,6 +59,8 @@ const PAGES: &[(&str, &str)] = &[
     ("/t/acme/activity/questions/01a1fb92-2a86-77d2-84f1-750dabcb3608", "404 404 404 404 404 404"),
     ("/t/acme/activity/questions/01a1fb92-2a86-77d2-84f1-750dabcb3608/article.md", "404 404 404 404 404 404"),
     ("/t/acme/settings/tokens", "403 404 200 403 403 404"),
+    ("/t/acme/settings/members", "403 404 200 403 403 404"),
+    ("/t/acme/settings/members/01a1fb92-2a86-77d2-84f1-750dabcb3608/remove", "403 404 404 403 403 404"),
     ("/t/acme/settings/security", "200 404 200 200 403 404"),
     ("/t/acme/billing", "200 404 200 200 200 404"),
     ("/t/acme/billing/budgets", "200 404 200 200 403 404"),
@@ -118,6 +120,19 @@ const POSTS: &[Post] = &[
     ("/t/acme/settings/tokens", &[("name", "x"), ("days", "")], "403 404 - 403 403 404"),
     ("/t/acme/settings/tokens/01a1fb92-2a86-77d2-84f1-750dabcb3608/revoke", &[], "403 404 - 403 403 404"),
     ("/t/acme/settings/security", &[("key_changers", "admins")], "403 404 - 403 403 404"),
+    ("/t/acme/settings/members", &[("email", "x"), ("role", "member")], "403 404 - 403 403 404"),
+    (
+        "/t/acme/settings/members/01a1fb92-2a86-77d2-84f1-750dabcb3608/role",
+        &[("role", "member")],
+        "403 404 404 403 403 404",
+    ),
+    ("/t/acme/settings/members/01a1fb92-2a86-77d2-84f1-750dabcb3608/remove", &[], "403 404 404 403 403 404"),
+    (
+        "/t/acme/settings/members/invitations/01a1fb92-2a86-77d2-84f1-750dabcb3608/take-back",
+        &[],
+        "403 404 - 403 403 404",
+    ),
+    ("/account/leave/neighbour", &[], "404 404 404 404 404 -"),
     (
         "/t/acme/settings/ai/switch",
         &[("switch", "ai_drafts_enabled"), ("on", "false")],

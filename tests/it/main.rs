@@ -17,6 +17,7 @@ mod gates;
 mod gateway;
 mod generations;
 mod keys;
+mod members;
 mod metering;
 mod notifications;
 mod own_key;

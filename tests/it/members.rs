@@ -1,0 +1,213 @@
+//! Members: invited by a link that works once, given roles, removed at once, and what they knew.
+
+use keyward::domain::clock::DAY;
+use keyward::domain::ids::Owner;
+use keyward::storage::audit;
+
+use crate::console::{Cast, PASSWORD, cast, sign_in};
+use crate::on_both;
+use crate::support::{World, holder, test_key};
+use crate::visitor::{Page, Visitor};
+
+const PAGE: &str = "/t/acme/settings/members";
+
+/// The path of the link that an answer shows.
+fn link(page: &Page) -> String {
+    let at = page.body.find("/join/").expect("a link");
+    page.body[at..].split('<').next().unwrap().to_owned()
+}
+
+async fn invite(admin: &mut Visitor, email: &str, role: &str) -> String {
+    admin.get(PAGE).await;
+    let page = admin.post(PAGE, &[("email", email), ("role", role)]).await;
+    assert_eq!(page.status, 200, "{}", page.body);
+    link(&page)
+}
+
+/// What was done in a tenant, by its names.
+async fn audit_of(world: &World, chain: Owner) -> Vec<String> {
+    let mut tx = world.services.db.read().await.unwrap();
+    let rows = audit::list(&mut tx, chain, 500).await.unwrap();
+    rows.into_iter().map(|row| row.action).collect()
+}
+
+/// The id of a member, as the page of members has it.
+async fn id_of(admin: &mut Visitor, email: &str) -> String {
+    let page = admin.get(PAGE).await.body;
+    let row = page.split("<tr>").find(|row| row.contains(email)).unwrap_or_else(|| panic!("no {email}"));
+    let at = row.find("/settings/members/").unwrap() + "/settings/members/".len();
+    row[at..].split('/').next().unwrap().to_owned()
+}
+
+on_both! {
+    async fn an_invitation_works_once_and_for_its_address_alone(world: World) {
+        let Cast { tenant, .. } = cast(world).await;
+        let mut admin = sign_in(world, "admin").await;
+        admin.get(PAGE).await;
+        for (email, role, message) in [
+            ("no address", "member", "Enter an e-mail address"),
+            ("new@acme.example", "owner", "Choose a role."),
+            ("member@acme.example", "member", "That person is a member already."),
+        ] {
+            let page = admin.post(PAGE, &[("email", email), ("role", role)]).await;
+            assert_eq!(page.status, 422);
+            page.says(message);
+        }
+        let link = invite(&mut admin, "New@Acme.example", "billing_admin").await;
+        admin.get(PAGE).await.says("new@acme.example").says("Billing admin");
+        assert!(!admin.get(PAGE).await.body.contains(&link), "shown only once");
+
+        // Somebody without an account chooses a password, and is in.
+        let mut new = Visitor::new(&world.url);
+        new.get(&link).await.says("admin@acme.example invites new@acme.example to acme Ltd as billing admin.");
+        assert_eq!(new.post(&link, &[("password", "short")]).await.status, 422);
+        assert_eq!(new.post(&link, &[("password", PASSWORD), ("role", "admin")]).await.status, 400, "an extra field");
+        assert_eq!(new.post(&link, &[("password", PASSWORD)]).await.status, 303);
+        assert_eq!(new.get("/t/acme/billing/budgets").await.status, 200);
+        assert_eq!(new.get(PAGE).await.status, 403, "a billing admin");
+        assert_eq!(Visitor::new(&world.url).get(&link).await.status, 404, "used up");
+
+        // Somebody with an account signs in first; nobody else can use the link.
+        let link = invite(&mut admin, "stranger@acme.example", "member").await;
+        Visitor::new(&world.url).get(&link).await.says("Sign in to accept");
+        let mut blind = Visitor::new(&world.url);
+        blind.get(&link).await;
+        blind.get("/sign-in").await;
+        assert_eq!(blind.post(&link, &[("password", PASSWORD)]).await.status, 422);
+        let mut wrong = sign_in(world, "member").await;
+        wrong.get(&link).await.says("You are signed in as member@acme.example.");
+        assert_eq!(wrong.post(&format!("{link}/accept"), &[]).await.status, 403);
+        let mut stranger = sign_in(world, "stranger").await;
+        assert_eq!(stranger.get("/t/acme/billing").await.status, 404);
+        stranger.get(&link).await.says("Accept invitation");
+        let token = stranger.csrf.clone();
+        let twice = [("csrf", token.as_str())];
+        let again = format!("{link}/accept");
+        assert_eq!(stranger.post_exactly(&again, &twice, &[]).await.status, 303);
+        assert_eq!(stranger.post_exactly(&again, &twice, &[]).await.status, 404);
+        assert_eq!(stranger.get("/t/acme/billing").await.status, 200);
+
+        // Taken back, replaced by a newer one, or too old: dead.
+        let taken = invite(&mut admin, "late@acme.example", "member").await;
+        let page = admin.get(PAGE).await.body;
+        let at = page.find("/invitations/").unwrap();
+        let take_back = format!("{PAGE}{}", page[at..].split('"').next().unwrap());
+        assert_eq!(admin.post(&take_back, &[]).await.status, 303);
+        let older = invite(&mut admin, "late@acme.example", "member").await;
+        let newer = invite(&mut admin, "late@acme.example", "member").await;
+        for (link, status) in [(&taken, 404), (&older, 404), (&newer, 200)] {
+            assert_eq!(Visitor::new(&world.url).get(link).await.status, status);
+        }
+        world.clock.advance(8 * DAY);
+        assert_eq!(Visitor::new(&world.url).get(&newer).await.status, 404);
+        let audit = audit_of(world, Owner::Tenant(tenant.id)).await;
+        for action in ["member.invited", "member.added", "member.invitation_taken_back"] {
+            assert!(audit.iter().any(|done| done == action), "{action}: {audit:?}");
+        }
+    }
+}
+
+on_both! {
+    async fn roles_hold_at_once_and_the_last_admin_stays(world: World) {
+        let Cast { tenant, .. } = cast(world).await;
+        let mut admin = sign_in(world, "admin").await;
+        let mut member = sign_in(world, "member").await;
+        assert_eq!(member.get("/t/acme/settings/tokens").await.status, 403);
+        let (own, other) = (id_of_own(world, "admin").await, id_of(&mut admin, "member@acme.example").await);
+        assert_eq!(admin.post(&format!("{PAGE}/{own}/role"), &[("role", "member")]).await.status, 403, "never one's own");
+        assert_eq!(admin.post(&format!("{PAGE}/{own}/remove"), &[]).await.status, 403);
+        admin.get(PAGE).await;
+        admin.post(&format!("{PAGE}/{other}/role"), &[("role", "owner")]).await;
+        admin.get(PAGE).await.says("Choose a role.");
+        assert_eq!(admin.post(&format!("{PAGE}/{other}/role"), &[("role", "admin")]).await.status, 303);
+        assert_eq!(member.get("/t/acme/settings/tokens").await.status, 200);
+        // Two admins who demote each other at the same moment: one stays.
+        member.get(PAGE).await;
+        let (first, second) = (format!("{PAGE}/{other}/role"), format!("{PAGE}/{own}/role"));
+        let fields = [("role", "member")];
+        futures_util::join!(admin.post(&first, &fields), member.post(&second, &fields));
+        let scope = holder(&tenant).scope;
+        let found = world.services.members(&scope).await.unwrap().members;
+        let admins = found.iter().filter(|one| one.role == keyward::domain::account::TenantRole::Admin).count();
+        assert_eq!(admins, 1, "{found:?}");
+        // Whoever is left cannot leave.
+        let last = if found.iter().any(|one| one.email == "admin@acme.example" && one.role == keyward::domain::account::TenantRole::Admin) { &mut admin } else { &mut member };
+        last.get("/account").await;
+        last.post("/account/leave/acme", &[]).await;
+        last.get("/account").await.says("That is the last admin: make somebody else one first.");
+        // People of other tenants are nobody here.
+        let stranger = id_of_own(world, "stranger").await;
+        last.get(PAGE).await;
+        assert_eq!(last.post(&format!("{PAGE}/{stranger}/role"), &[("role", "member")]).await.status, 404);
+        assert_eq!(last.get(&format!("{PAGE}/{stranger}/remove")).await.status, 404);
+    }
+}
+
+async fn id_of_own(world: &World, who: &str) -> String {
+    let email = keyward::domain::account::Email::parse(&format!("{who}@acme.example")).unwrap();
+    let mut tx = world.services.db.read().await.unwrap();
+    keyward::storage::people::find_by_email(&mut tx, &email).await.unwrap().unwrap().id.to_string()
+}
+
+on_both! {
+    async fn who_is_removed_is_out_at_once_and_what_they_knew_is_listed(world: World) {
+        let Cast { tenant, .. } = cast(world).await;
+        let mut admin = sign_in(world, "admin").await;
+        let id = id_of(&mut admin, "billing@acme.example").await;
+        // They paste a key; and as an admin they make two tokens.
+        let mut leaver = sign_in(world, "billing").await;
+        leaver.get("/t/acme/settings/api-keys/new").await;
+        let key = [("api_key", test_key("ok")), ("key_name", "theirs".to_owned())];
+        let key: Vec<(&str, &str)> = key.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(leaver.post("/t/acme/settings/api-keys/new", &key).await.status, 303);
+        admin.get(PAGE).await;
+        admin.post(&format!("{PAGE}/{id}/role"), &[("role", "admin")]).await;
+        let mut tokens = Vec::new();
+        for name in ["Backend", "CI"] {
+            leaver.get("/t/acme/settings/tokens").await;
+            let made = leaver.post("/t/acme/settings/tokens", &[("name", name), ("days", "")]).await.body;
+            let at = made.find("kwt_").unwrap_or_else(|| panic!("{made}"));
+            tokens.push(made[at..].split('<').next().unwrap().to_owned());
+        }
+        assert_eq!(world.message(&tokens[0]).send().await.unwrap().status(), 200);
+        let remove = format!("{PAGE}/{id}/remove");
+        admin.get(&remove).await.says("Backend").says("CI").says("theirs");
+        assert_eq!(admin.post(&remove, &[]).await.status, 303);
+        // Signed out, for they are nowhere else; and their tokens are dead.
+        assert_eq!(leaver.get("/t/acme/settings/api-keys").await.status, 303);
+        for token in &tokens {
+            assert_eq!(world.message(token).send().await.unwrap().status(), 401);
+        }
+        admin.get(PAGE).await.says("Known to people who have left").says("Provider key theirs").says("billing@acme.example");
+        assert!(!admin.get(PAGE).await.body.contains("Access token Backend"));
+        // Rotated, it is known to nobody who left.
+        admin.get("/t/acme/settings/api-keys/theirs/rotate").await;
+        let new = test_key("ok");
+        assert_eq!(admin.post("/t/acme/settings/api-keys/theirs/rotate", &[("api_key", &new)]).await.status, 303);
+        assert!(!admin.get(PAGE).await.body.contains("Known to people who have left"));
+
+        // Tokens that are kept are listed, until they are revoked; who comes back has not left.
+        let id = id_of(&mut admin, "member@acme.example").await;
+        admin.post(&format!("{PAGE}/{id}/role"), &[("role", "admin")]).await;
+        let mut second = sign_in(world, "member").await;
+        second.get("/t/acme/settings/tokens").await;
+        second.post("/t/acme/settings/tokens", &[("name", "Kept"), ("days", "")]).await;
+        admin.get(PAGE).await;
+        assert_eq!(admin.post(&format!("{PAGE}/{id}/remove"), &[("keep_tokens", "true")]).await.status, 303);
+        admin.get(PAGE).await.says("Access token Kept");
+        let link = invite(&mut admin, "member@acme.example", "member").await;
+        let mut back = sign_in(world, "member").await;
+        back.get(&link).await;
+        assert_eq!(back.post(&format!("{link}/accept"), &[]).await.status, 303);
+        assert!(!admin.get(PAGE).await.body.contains("Known to people who have left"));
+        // And leaves by themselves.
+        back.get("/account").await.says("acme Ltd");
+        assert_eq!(back.post("/account/leave/acme", &[]).await.status, 303);
+        assert_ne!(back.get("/t/acme/billing").await.status, 200);
+        admin.get(PAGE).await.says("Access token Kept");
+        let audit = audit_of(world, Owner::Tenant(tenant.id)).await;
+        for action in ["member.removed", "member.left", "member.role_changed"] {
+            assert!(audit.iter().any(|done| done == action), "{action}");
+        }
+    }
+}
