@@ -267,6 +267,9 @@ async fn settle_leftovers(services: &Services) -> Result<(), StartError> {
         let platform = services.directory.platform().await?;
         meter::settle_orphans(&services.db, services.instance, &platform.prices, now, now.plus(1)).await?;
         services.recover_generations(now.plus(1)).await?;
+        let mut tx = services.db.meter().await?;
+        changes::forget_others(&mut tx, services.instance).await?;
+        tx.commit().await?;
     }
     Ok(())
 }

@@ -12,6 +12,8 @@ pub struct JobRun {
     /// When it ended, in microseconds.
     pub ended_at: i64,
     pub took_ms: i64,
+    /// How long it pauses between two runs.
+    pub every_ms: i64,
     pub failed: bool,
 }
 

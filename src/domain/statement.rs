@@ -131,8 +131,9 @@ pub fn lines(sums: &Sums) -> Vec<Line> {
         let text = format!("Subscription, {} plan{}", part.plan, part.when);
         due(text, None, None, part.subscription(sums.month));
     }
-    // Endpoints are counted over the whole month, by the plan that it ends with.
-    let terms = sums.parts.last().map(|part| part.terms).unwrap_or_default();
+    // Endpoints are counted over the whole month, by the plan of it that included most of them.
+    let terms = sums.parts.iter().map(|part| part.terms).max_by_key(|terms| terms.endpoints_included);
+    let terms = terms.unwrap_or_default();
     let over = (sums.endpoints - terms.endpoints_included).max(0);
     if over > 0 && terms.endpoint_fee.0 > 0 {
         let text = format!("Endpoints beyond the {} that are included", terms.endpoints_included);
@@ -299,7 +300,7 @@ mod tests {
     fn a_month_on_two_plans_is_charged_by_its_parts() {
         let terms = |subscription, endpoint_fee, byok_permille| PlanTerms {
             subscription: Nanos(subscription),
-            endpoints_included: 2,
+            endpoints_included: i64::from(endpoint_fee == 7) * 2,
             endpoint_fee: Nanos(endpoint_fee),
             byok_permille,
         };
@@ -309,7 +310,7 @@ mod tests {
         let free = Part { own: Nanos(50_000), ..part("Free", terms(31, 5, 0), rest) };
         let lines = lines(&sums(vec![pro, free]));
         let amounts: Vec<i64> = lines.iter().map(|line| line.amount.0).collect();
-        // A third of 300; two thirds of 31; three endpoints by the plan of the end; 10 % of what ran on Pro.
-        assert_eq!(amounts, [100, 21, 15, 100]);
+        // A third of 300; two thirds of 31; three endpoints by the plan that includes most; 10 % of what ran on Pro.
+        assert_eq!(amounts, [100, 21, 21, 100]);
     }
 }

@@ -83,7 +83,7 @@ impl Assistant for Writer {
             }
             let broken = NotWritten::of(format!("The answer of {} broke off.", used.provider.label()));
             let pieces = match head.body {
-                AnswerBody::Whole(bytes) => stream::iter(text_of(&bytes).map(Ok)).boxed(),
+                AnswerBody::Whole(bytes) => stream::iter(whole(&bytes)).boxed(),
                 AnswerBody::Stream(chunks) => pieces(chunks, broken),
             };
             Ok(Draft { key: used.key, pieces, ticket: gateway.ticket })
@@ -122,6 +122,21 @@ fn refused(head: &Head, used: &Used, product: &str) -> NotWritten {
     NotWritten { reason, link: link.unwrap_or("") }
 }
 
+/// What an answer that came in one piece holds of text.
+fn whole(answer: &[u8]) -> Option<Result<String, NotWritten>> {
+    let mut text = text_of(answer)?;
+    let stopped = serde_json::from_slice::<Value>(answer).ok()?;
+    if stopped["stop_reason"] == CUT_SHORT {
+        text.push_str(CUT);
+    }
+    Some(Ok(text))
+}
+
+/// Why a model stopped that had more to say.
+const CUT_SHORT: &str = "max_tokens";
+/// What then stands at the end of its text.
+const CUT: &str = "\n\n[The model stopped here: it had reached its limit of length.]";
+
 /// What a stream holds of text, and whether it has come to its end.
 #[derive(Default)]
 struct Reading {
@@ -140,6 +155,9 @@ impl Reading {
             match event["type"].as_str() {
                 Some("content_block_delta") => {
                     texts.extend(event["delta"]["text"].as_str().map(str::to_owned));
+                }
+                Some("message_delta") if event["delta"]["stop_reason"] == CUT_SHORT => {
+                    texts.push_back(CUT.to_owned());
                 }
                 Some("message_stop") => *over = true,
                 Some("error") => *failed = true,
@@ -191,6 +209,11 @@ mod tests {
             assert_eq!(Vec::from(reading.texts), ["One ", "twö"]);
             assert!(reading.over && !reading.failed);
         }
+        let cut = r#"{"type":"message","stop_reason":"max_tokens","content":[{"type":"text","text":"One"}]}"#;
+        assert_eq!(whole(cut.as_bytes()), Some(Ok(format!("One{CUT}"))));
+        let mut reading = Reading::default();
+        reading.push(b"data: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"max_tokens\"}}\n");
+        assert_eq!(Vec::from(reading.texts), [CUT]);
         let mut reading = Reading::default();
         reading.push(b"data: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\"}}\n");
         assert!(reading.failed && !reading.over);

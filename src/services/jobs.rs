@@ -91,7 +91,8 @@ async fn every(
         ticks.tick().await;
         let begun = Instant::now();
         let done = job(&services).await;
-        services.runs.note(name, services.clock.now(), begun.elapsed(), done.is_err());
+        let ended = (services.clock.now(), begun.elapsed());
+        services.runs.note(name, ended, pause, done.is_err());
         if let Err(error) = done {
             tracing::error!(
                 error = &error as &dyn std::error::Error,

@@ -1,6 +1,7 @@
 //! Questions that the bot could not answer: what comes in, what is written about them, what people decide.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
@@ -17,8 +18,10 @@ use crate::domain::ids::{QuestionId, RequestId, TenantId};
 use crate::domain::question::{
     MOST_ARTICLE, MOST_CONTEXT, MOST_TEXT, Question, QuestionState, Writing, Written,
 };
-use crate::storage::questions;
+use crate::storage::{Tx, questions};
 
+/// Shorter than `WRITING_TAKES`.
+const LONGEST_WRITING: Duration = Duration::from_mins(4);
 /// Open questions in one tenant.
 const MOST_OPEN: i64 = 10_000;
 /// Questions in one import.
@@ -42,7 +45,10 @@ pub enum Piece {
     Text(String),
     /// It is kept.
     Done,
+    /// Nothing was written, as the question itself says.
     Failed(String),
+    /// The database was away, or somebody had it written again meanwhile.
+    NotKept,
 }
 
 impl Services {
@@ -57,33 +63,15 @@ impl Services {
         new: Vec<NewQuestion>,
     ) -> Result<Vec<(Question, bool)>, ServiceError> {
         let now = self.clock.now();
-        let several = new.len() > 1;
-        let mut judged = Vec::with_capacity(new.len());
-        for (at, one) in new.into_iter().enumerate() {
-            judged.push(judge(tenant, one, now).map_err(|problems| {
-                ServiceError::Invalid(if several { in_line(&problems, at + 1) } else { problems })
-            })?);
-        }
-        let scope = Scope::of_token(tenant);
+        let judged: Result<Vec<_>, _> = new.into_iter().map(|one| judge(tenant, one, now)).collect();
         let mut tx = self.db.write().await?;
-        let open = questions::counts(&mut tx, &scope).await?;
-        let open =
-            open.iter().find(|(state, _)| *state == QuestionState::Open).map_or(0, |(_, count)| *count);
-        if open + i64::try_from(judged.len()).unwrap_or(i64::MAX) > MOST_OPEN {
-            return Err(ServiceError::Conflict(FULL));
-        }
-        let mut kept = Vec::with_capacity(judged.len());
-        for one in &judged {
-            let now = questions::insert(&mut tx, one).await?;
-            let is_new = now.id == one.id;
-            kept.push((now, is_new));
-        }
+        let kept = keep(&mut tx, tenant, &judged.map_err(ServiceError::Invalid)?).await?;
         tx.commit().await?;
         Ok(kept)
     }
 
     /// Keeps the questions of a pasted list: CSV with a line of names, or one question in each line. Gives
-    /// how many there were.
+    /// how many were new, and how many known.
     ///
     /// # Errors
     /// `Invalid` with the first line that is wrong; nothing is kept then.
@@ -93,16 +81,22 @@ impl Services {
         scope: &Scope,
         tenant: &Tenant,
         list: &str,
-    ) -> Result<usize, ServiceError> {
+    ) -> Result<(usize, usize), ServiceError> {
         self.permit(actor, Action::AnswerQuestions, Some(about(tenant)))?;
-        let new = read_list(list)?;
-        let count = self.add_questions(tenant.id, new).await?.len();
+        let now = self.clock.now();
+        let mut judged = Vec::new();
+        for (at, one) in read_list(list)?.into_iter().enumerate() {
+            let one = judge(tenant.id, one, now);
+            judged.push(one.map_err(|problems| ServiceError::Invalid(in_line(&problems, at + 1)))?);
+        }
         let mut tx = self.db.write().await?;
-        let detail = serde_json::json!({ "questions": count });
+        let kept = keep(&mut tx, tenant.id, &judged).await?;
+        let new = kept.iter().filter(|(_, is_new)| *is_new).count();
+        let detail = serde_json::json!({ "new": new, "known": kept.len() - new });
         self.record(&mut tx, scope.owner(), actor, AuditAction::QuestionsImported, "questions", detail)
             .await?;
         tx.commit().await?;
-        Ok(count)
+        Ok((new, kept.len() - new))
     }
 
     /// A question of the tenant.
@@ -141,17 +135,20 @@ impl Services {
         actor: &Actor,
         (scope, tenant): (&Scope, &Tenant),
         id: QuestionId,
-        what: Writing,
+        (what, seen): (Writing, Option<Moment>),
     ) -> Result<mpsc::UnboundedReceiver<Piece>, ServiceError> {
         self.permit(actor, Action::AnswerQuestions, Some(about(tenant)))?;
         let request = RequestId::new();
         let mut tx = self.db.write().await?;
         let question = questions::find(&mut tx, scope, id).await?.ok_or(ServiceError::NotFound)?;
-        if !questions::begin(&mut tx, scope, id, (what, request), self.clock.now()).await? {
-            return Err(ServiceError::Conflict(if question.state == QuestionState::Open {
+        let now = self.clock.now();
+        if !questions::begin(&mut tx, scope, id, (what, request), (seen, now)).await? {
+            return Err(ServiceError::Conflict(if question.state != QuestionState::Open {
+                "Open the question again first."
+            } else if question.is_being_written(now).is_some() {
                 "Something is being written about it already. Wait a moment."
             } else {
-                "Open the question again first."
+                "Somebody changed the article in the meantime: here it is. Nothing was drafted."
             }));
         }
         tx.commit().await?;
@@ -178,29 +175,55 @@ impl Services {
         sender: &mpsc::UnboundedSender<Piece>,
     ) {
         let request = assignment.id;
-        let mut draft = assistant.write(assignment).await;
-        let written = match &mut draft {
-            Err(why) => Err(why.clone()),
-            Ok(draft) => read_to_the_end(draft, sender).await,
-        };
-        let kept = async {
-            let mut tx = self.db.write().await?;
-            let written = written.as_ref().map(|(text, key)| (text.as_str(), key.as_str()));
-            let written = written.map_err(|why| (why.reason.as_str(), why.link));
-            questions::end(&mut tx, id, (what, request), written, self.clock.now()).await?;
-            tx.commit().await
-        };
-        let kept = kept.await;
-        // Only now: a process that stops waits for it.
-        drop(draft);
-        let _ = sender.send(match (kept, written) {
-            (Err(error), _) => {
-                tracing::error!(error = &error as &dyn std::error::Error, question = %id, "what was written about a question could not be kept");
-                Piece::Failed("It could not be kept. Try again in a moment.".to_owned())
-            }
-            (Ok(()), Err(why)) => Piece::Failed(why.reason),
-            (Ok(()), Ok(_)) => Piece::Done,
+        // Longer than that, and it counts as lost: another may have begun.
+        let written = tokio::time::timeout(LONGEST_WRITING, async {
+            let mut draft = assistant.write(assignment).await?;
+            let written = read_to_the_end(&mut draft, sender).await?;
+            Ok((written, draft.ticket))
         });
+        let written = written
+            .await
+            .unwrap_or_else(|_| Err(NotWritten::of("It took longer than four minutes. Try again later.")));
+        // Held until it is kept: a process that stops waits for it.
+        let (written, _ticket) = match written {
+            Ok((written, ticket)) => (Ok(written), Some(ticket)),
+            Err(why) => (Err(why), None),
+        };
+        let kept = self.keep_written(id, (what, request), &written).await;
+        let _ = sender.send(match (kept, &written) {
+            (false, _) => Piece::NotKept,
+            (true, Err(why)) => Piece::Failed(why.reason.clone()),
+            (true, Ok(_)) => Piece::Done,
+        });
+    }
+
+    /// What is written is paid for: it is tried for a while. False if it is not kept.
+    async fn keep_written(
+        &self,
+        id: QuestionId,
+        (what, request): (Writing, RequestId),
+        written: &Result<(String, String), NotWritten>,
+    ) -> bool {
+        let written = match written {
+            Ok((text, key)) => Ok((text.as_str(), key.as_str())),
+            Err(why) => Err((why.reason.as_str(), why.link)),
+        };
+        for wait in [1, 2, 4, 8, 0] {
+            let kept = async {
+                let mut tx = self.db.write().await?;
+                let kept = questions::end(&mut tx, id, (what, request), written, self.clock.now()).await?;
+                tx.commit().await?;
+                Ok::<_, crate::storage::StorageError>(kept)
+            };
+            match kept.await {
+                Ok(kept) => return kept,
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, question = %id, "what was written about a question cannot be kept yet");
+                    tokio::time::sleep(Duration::from_secs(wait)).await;
+                }
+            }
+        }
+        false
     }
 
     /// Keeps an article as a person has changed it.
@@ -257,6 +280,27 @@ impl Services {
         tx.commit().await?;
         Ok(())
     }
+}
+
+/// Keeps questions, unless there are too many then.
+async fn keep(
+    tx: &mut Tx,
+    tenant: TenantId,
+    new: &[Question],
+) -> Result<Vec<(Question, bool)>, ServiceError> {
+    let mut kept = Vec::with_capacity(new.len());
+    for one in new {
+        let now = questions::insert(tx, one).await?;
+        let is_new = now.id == one.id;
+        kept.push((now, is_new));
+    }
+    if kept.iter().any(|(_, is_new)| *is_new) {
+        let counts = questions::counts(tx, &Scope::of_token(tenant)).await?;
+        if counts.iter().any(|(state, count)| *state == QuestionState::Open && *count > MOST_OPEN) {
+            return Err(ServiceError::Conflict(FULL));
+        }
+    }
+    Ok(kept)
 }
 
 fn about(tenant: &Tenant) -> About {
@@ -334,12 +378,19 @@ fn in_line(problems: &Problems, number: usize) -> Problems {
 fn read_list(list: &str) -> Result<Vec<NewQuestion>, ServiceError> {
     let wrong = |message: String| ServiceError::Invalid(Problems::field("list", message));
     let list = list.trim_start_matches('\u{feff}').trim();
-    let has_names = list.lines().next().is_some_and(|line| {
-        let names: Vec<String> =
-            line.split(',').map(|name| name.trim().trim_matches('"').to_lowercase()).collect();
-        names.iter().any(|name| name == "question")
-            && names.iter().all(|name| COLUMNS.contains(&name.as_str()))
-    });
+    let first = list.lines().next().unwrap_or_default().to_lowercase();
+    let cells = |separators: &[char]| {
+        let cells = first.split(separators).map(|cell| cell.trim().trim_matches('"'));
+        cells.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let names_columns = cells(&[',', ';', '\t']).iter().any(|cell| cell == "question");
+    let has_names = cells(&[',']).iter().all(|name| COLUMNS.contains(&name.as_str()));
+    if names_columns && !has_names {
+        return Err(wrong(
+            "The first line may name the columns question, asked, context and reference, with commas between them.".to_owned(),
+        ));
+    }
+    let has_names = names_columns && has_names;
     let new: Vec<NewQuestion> = if has_names {
         let mut reader = csv::ReaderBuilder::new().trim(csv::Trim::All).from_reader(list.as_bytes());
         let names: Vec<String> = match reader.headers() {
@@ -395,6 +446,9 @@ mod tests {
             assert!(matches!(read_list(bad), Err(ServiceError::Invalid(_))), "{bad}");
         }
         assert!(read_list(&"Why?\n".repeat(501)).is_err());
+        for unknown in ["id,question\n1,Why?", "question;asked\nWhy?;3", "Question\tAsked\nWhy?\t3"] {
+            assert!(matches!(read_list(unknown), Err(ServiceError::Invalid(_))), "{unknown}");
+        }
         // A question that happens to hold the word is no line of names.
         assert_eq!(read_list("question, please?\nnext").unwrap().len(), 2);
     }

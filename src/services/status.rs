@@ -23,9 +23,16 @@ const SLOW: Duration = Duration::from_secs(1);
 pub struct Runs(Mutex<BTreeMap<&'static str, JobRun>>);
 
 impl Runs {
-    pub fn note(&self, name: &'static str, ended_at: Moment, took: Duration, failed: bool) {
-        let took_ms = i64::try_from(took.as_millis()).unwrap_or(i64::MAX);
-        let run = JobRun { name: name.to_owned(), ended_at: ended_at.0, took_ms, failed };
+    pub fn note(
+        &self,
+        name: &'static str,
+        (ended_at, took): (Moment, Duration),
+        every: Duration,
+        failed: bool,
+    ) {
+        let ms = |time: Duration| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let (took_ms, every_ms) = (ms(took), ms(every));
+        let run = JobRun { name: name.to_owned(), ended_at: ended_at.0, took_ms, every_ms, failed };
         if let Ok(mut runs) = self.0.lock() {
             runs.insert(name, run);
         }
@@ -62,6 +69,8 @@ pub enum Trouble {
     Silent(InstanceId),
     /// A job that failed the last time.
     FailedJob(InstanceId, String),
+    /// A job that has not run for several times as long as it pauses.
+    LateJob(InstanceId, String),
     /// It does not follow what other processes change.
     Stale(InstanceId),
     /// Processes of different versions.
@@ -84,6 +93,9 @@ impl Status {
         for process in &alive {
             let failed = process.jobs.iter().filter(|run| run.failed);
             troubles.extend(failed.map(|run| Trouble::FailedJob(process.id, run.name.clone())));
+            let pause = |run: &JobRun| run.every_ms.saturating_mul(3_000).saturating_add(MINUTE);
+            let late = process.jobs.iter().filter(|run| self.now.since(Moment(run.ended_at)) > pause(run));
+            troubles.extend(late.map(|run| Trouble::LateJob(process.id, run.name.clone())));
             if process.followed_at.is_some_and(|at| process.beat_at.since(at) > DEAD_AFTER) {
                 troubles.push(Trouble::Stale(process.id));
             }
@@ -114,8 +126,6 @@ impl Services {
     /// `Denied` for who is no super admin.
     pub async fn status(&self, actor: &Actor) -> Result<Status, ServiceError> {
         self.permit(actor, Action::SeePlatform, None)?;
-        // As fresh as can be for the process that answers.
-        self.beat().await?;
         let now = self.clock.now();
         let begun = Instant::now();
         let mut tx = self.db.read().await?;
@@ -133,7 +143,15 @@ impl Services {
             deliveries: status::deliveries(&mut tx, now).await?,
             has_mail: self.mailer.is_some(),
             payments: self.payments.as_ref().map(|payments| payments.method()),
-            processes: status::processes(&mut tx).await?,
+            processes: status::processes(&mut tx)
+                .await?
+                .into_iter()
+                // Of the process that answers all is known but whether its heart beats.
+                .map(|known| match known {
+                    own if own.id == self.instance => self.process(own.beat_at),
+                    other => other,
+                })
+                .collect(),
             own: self.instance,
         })
     }

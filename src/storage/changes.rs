@@ -93,6 +93,12 @@ pub async fn end(tx: &mut Tx, instance: InstanceId) -> Result<(), StorageError> 
     Ok(())
 }
 
+/// Forgets all processes but this one: those of a database that has one server.
+pub async fn forget_others(tx: &mut Tx, own: InstanceId) -> Result<(), StorageError> {
+    execute!(tx, "DELETE FROM instance WHERE id <> $1", own.0)?;
+    Ok(())
+}
+
 /// Forgets processes that died long ago.
 pub async fn delete_dead(tx: &mut Tx, before: Moment) -> Result<u64, StorageError> {
     execute!(tx, "DELETE FROM instance WHERE beat_at < $1", before.0)

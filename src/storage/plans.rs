@@ -67,10 +67,14 @@ pub async fn hold(tx: &mut Tx, id: PlanId) -> Result<bool, StorageError> {
 
 /// Moves a plan's tenants to another one, and gives how many.
 pub async fn move_tenants(tx: &mut Tx, from: PlanId, to: PlanId, now: Moment) -> Result<u64, StorageError> {
-    let sql = "INSERT INTO plan_change (tenant_id, at, plan_id)
-               SELECT id, CAST($1 AS BIGINT), $2 FROM tenant WHERE plan_id = $3
-               ON CONFLICT (tenant_id, at) DO UPDATE SET plan_id = excluded.plan_id";
-    execute!(tx, sql, now.0, to.0, from.0)?;
+    // Whoever is being moved elsewhere at this moment is waited for, and not moved.
+    let lock = if matches!(tx, Tx::Postgres(_)) { "FOR UPDATE" } else { "" };
+    let sql = format!(
+        "INSERT INTO plan_change (tenant_id, at, plan_id)
+         SELECT t.id, CAST($1 AS BIGINT), $2 FROM (SELECT id FROM tenant WHERE plan_id = $3 {lock}) t WHERE true
+         ON CONFLICT (tenant_id, at) DO UPDATE SET plan_id = excluded.plan_id"
+    );
+    execute!(tx, AssertSqlSafe(sql), now.0, to.0, from.0)?;
     execute!(tx, "UPDATE tenant SET plan_id = $1 WHERE plan_id = $2", to.0, from.0)
 }
 

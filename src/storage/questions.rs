@@ -135,19 +135,22 @@ pub async fn counts(tx: &mut Tx, scope: &Scope) -> Result<Vec<(QuestionState, i6
         .collect()
 }
 
-/// Says that something is being written by this request; false if something is already.
+/// Says that something is being written by this request; false if something is already, or if an article
+/// that it would replace is not the one that was `seen`.
 pub async fn begin(
     tx: &mut Tx,
     scope: &Scope,
     id: QuestionId,
     (what, request): (Writing, RequestId),
-    now: Moment,
+    (seen, now): (Option<Moment>, Moment),
 ) -> Result<bool, StorageError> {
     let sql = "UPDATE question SET writing = $1, writing_since = $2, writing_request = $3
-               WHERE id = $4 AND tenant_id = $5 AND state = 'open' AND (writing IS NULL OR writing_since < $6)";
+               WHERE id = $4 AND tenant_id = $5 AND state = 'open' AND (writing IS NULL OR writing_since < $6)
+                 AND ($1 = 'suggestion' OR COALESCE(article_at, -1) = $7)";
     let lost = now.minus(WRITING_TAKES);
     let owner = scope.owner().as_uuid();
-    Ok(execute!(tx, sql, what.as_str(), now.0, request.0, id.0, owner, lost.0)? > 0)
+    let seen = seen.map_or(-1, |at| at.0);
+    Ok(execute!(tx, sql, what.as_str(), now.0, request.0, id.0, owner, lost.0, seen)? > 0)
 }
 
 /// Keeps what this request wrote, unless another has begun since.
@@ -185,7 +188,11 @@ pub async fn save_article(
     text: &str,
     (seen, now): (Option<Moment>, Moment),
 ) -> Result<bool, StorageError> {
-    let sql = "UPDATE question SET article = $1, article_at = $2
+    // What was lost on its way does not come back over it.
+    let sql = "UPDATE question SET article = $1, article_at = $2,
+                   writing_request = CASE WHEN writing = 'article' THEN NULL ELSE writing_request END,
+                   writing_since = CASE WHEN writing = 'article' THEN NULL ELSE writing_since END,
+                   writing = CASE WHEN writing = 'article' THEN NULL ELSE writing END
                WHERE id = $3 AND tenant_id = $4 AND COALESCE(article_at, -1) = $5
                  AND (writing IS NULL OR writing <> 'article' OR writing_since < $6)";
     let owner = scope.owner().as_uuid();

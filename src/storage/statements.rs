@@ -158,8 +158,8 @@ pub async fn sums(
         } else {
             own_use(tx, scope, part).await?
         };
-        // Those in force when the month ends; a running one ends with those of today.
-        let terms = terms(tx, id, period.end.minus(1)).await?;
+        // Those in force when it ends; a running month ends with those of today.
+        let terms = terms(tx, id, part.end.minus(1)).await?;
         let when = if part == period { String::new() } else { when(part) };
         parts.push(Part { plan, terms, period: part, when, own });
     }

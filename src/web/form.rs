@@ -1,4 +1,4 @@
-//! Forms as they arrive: at most 64 KiB, with a token of this session, and with no field that
+//! Forms as they arrive: at most 64 KiB unless said otherwise, with a token of this session, and with no field that
 //! the page does not have. A handler that takes `Posted` cannot forget any of it.
 
 use actix_session::SessionExt;
@@ -18,6 +18,10 @@ use crate::crypto::secret::Secret;
 use crate::services::{Problems, ServiceError};
 
 const LIMIT: usize = 64 * 1_024;
+
+/// Another limit in bytes, for a form with a long text: encoded, a letter may take nine.
+#[derive(Clone, Copy)]
+pub struct Limit(pub usize);
 
 /// Fields that never go back into a page, beside the token and the present password.
 const SECRET: [&str; 3] = ["password", "new_password", "api_key"];
@@ -57,7 +61,8 @@ impl<T: DeserializeOwned + 'static> FromRequest for Posted<T> {
             if !request.content_type().eq_ignore_ascii_case("application/x-www-form-urlencoded") {
                 return Err(WebError::BadForm);
             }
-            let body = read(payload).await?;
+            let limit = request.app_data::<Limit>().map_or(LIMIT, |limit| limit.0);
+            let body = read(payload, limit).await?;
             let pairs: Vec<(String, String)> =
                 serde_html_form::from_bytes(&body).map_err(|_| WebError::BadForm)?;
             let sent = pairs.iter().find(|(name, _)| name == "csrf").map_or("", |(_, token)| token);
@@ -67,11 +72,11 @@ impl<T: DeserializeOwned + 'static> FromRequest for Posted<T> {
     }
 }
 
-async fn read(mut payload: Payload) -> Result<BytesMut, WebError> {
+async fn read(mut payload: Payload, limit: usize) -> Result<BytesMut, WebError> {
     let mut body = BytesMut::new();
     while let Some(chunk) = payload.next().await {
         let chunk = chunk.map_err(|_| WebError::BadForm)?;
-        if body.len() + chunk.len() > LIMIT {
+        if body.len() + chunk.len() > limit {
             return Err(WebError::TooLarge);
         }
         body.extend_from_slice(&chunk);

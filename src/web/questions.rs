@@ -14,7 +14,7 @@ use super::banner::Banner;
 use super::error::WebError;
 use super::features::{GateLine, costs, gate_line};
 use super::figures::{count, counted};
-use super::form::{Failure, Nothing, Posted};
+use super::form::{Failure, Limit, Nothing, Posted};
 use super::page::{Answer, Chrome, Page, see_other};
 use super::place::Place;
 use super::prose::Link;
@@ -33,11 +33,11 @@ const ON_A_PAGE: i64 = 50;
 pub fn routes(cfg: &mut ServiceConfig) {
     let at = |rest: &str| web::resource(format!("/t/{{tenant}}/activity/questions{rest}"));
     cfg.service(at("").route(read().to(index)))
-        .service(at("/import").route(web::post().to(import)))
+        .service(at("/import").app_data(Limit(640 * 1_024)).route(web::post().to(import)))
         .service(at("/{id}").route(read().to(show)))
         .service(at("/{id}/suggest").route(web::post().to(suggest)))
         .service(at("/{id}/draft").route(web::post().to(draft)))
-        .service(at("/{id}/article").route(web::post().to(save)))
+        .service(at("/{id}/article").app_data(Limit(320 * 1_024)).route(web::post().to(save)))
         .service(at("/{id}/article.md").route(read().to(export)))
         .service(at("/{id}/decide").route(web::post().to(decide)));
 }
@@ -190,9 +190,12 @@ async fn import(console: Data<Console>, place: Place, posted: Posted<ImportForm>
     let (tenant, scope) = (place.tenant()?.tenant.clone(), place.holder.scope);
     let list = posted.fields.list;
     match console.services.import_questions(&place.viewer.actor, &scope, &tenant, &list).await {
-        Ok(taken) => {
-            let number = i64::try_from(taken).unwrap_or(i64::MAX);
-            let text = format!("{} taken in.", counted(number, "question", "questions"));
+        Ok((new, known)) => {
+            let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+            let mut text = format!("{} taken in.", counted(number(new), "question", "questions"));
+            if known > 0 {
+                text = format!("{text} {} known already.", counted(number(known), "was", "were"));
+            }
             session::notify(&place.viewer.session, true, text);
             Ok(see_other(&address(&place)))
         }
@@ -308,7 +311,14 @@ async fn suggest(
     path: Path<QuestionPath>,
     _: Posted<Nothing>,
 ) -> Answer {
-    write(&console, &place, &request, &path.id, Writing::Suggestion).await
+    write(&console, &place, &request, &path.id, (Writing::Suggestion, None)).await
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct DraftForm {
+    /// When the article was last changed that this one puts itself in the place of.
+    seen: String,
 }
 
 async fn draft(
@@ -316,29 +326,41 @@ async fn draft(
     place: Place,
     request: HttpRequest,
     path: Path<QuestionPath>,
-    _: Posted<Nothing>,
+    posted: Posted<DraftForm>,
 ) -> Answer {
-    write(&console, &place, &request, &path.id, Writing::Article).await
+    let seen = posted.fields.seen.parse().ok().map(Moment);
+    write(&console, &place, &request, &path.id, (Writing::Article, seen)).await
 }
 
+const NOT_KEPT: &str = "What was written could not be kept. Try again in a moment.";
+
 /// Has something written. A script that asks for events is shown it as it comes; others wait for it.
-async fn write(console: &Console, place: &Place, request: &HttpRequest, id: &str, what: Writing) -> Answer {
+async fn write(
+    console: &Console,
+    place: &Place,
+    request: &HttpRequest,
+    id: &str,
+    (what, seen): (Writing, Option<Moment>),
+) -> Answer {
     place.demand(Action::AnswerQuestions)?;
     let id = QuestionId::parse(id).ok_or(WebError::NotFound)?;
     let (tenant, scope) = (&place.tenant()?.tenant, place.holder.scope);
     let here = format!("{}/{id}", address(place));
-    let actor = &place.viewer.actor;
-    let begun = console.services.write_about(&console.assistant, actor, (&scope, tenant), id, what).await;
-    let mut pieces = match begun {
-        Ok(pieces) => pieces,
-        Err(ServiceError::Conflict(message)) => {
-            session::notify(&place.viewer.session, false, message);
-            return Ok(see_other(&here));
-        }
-        Err(error) => return Err(error.into()),
-    };
+    let (actor, session) = (&place.viewer.actor, &place.viewer.session);
     let accepted = request.headers().get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    if accepted.starts_with("text/event-stream") {
+    let is_script = accepted.starts_with("text/event-stream");
+    let services = &console.services;
+    let mut pieces =
+        match services.write_about(&console.assistant, actor, (&scope, tenant), id, (what, seen)).await {
+            Ok(pieces) => pieces,
+            Err(ServiceError::Conflict(message)) => {
+                session::notify(session, false, message);
+                // A script would follow the redirect, and so use the notice up.
+                return Ok(if is_script { HttpResponse::NoContent().finish() } else { see_other(&here) });
+            }
+            Err(error) => return Err(error.into()),
+        };
+    if is_script {
         return Ok(HttpResponse::Ok()
             .content_type("text/event-stream")
             // Compressed, it would come in one piece.
@@ -346,16 +368,12 @@ async fn write(console: &Console, place: &Place, request: &HttpRequest, id: &str
             .streaming(events(pieces)));
     }
     while let Some(piece) = pieces.recv().await {
-        // What failed is told by the question itself.
-        if piece == Piece::Done {
-            session::notify(
-                &place.viewer.session,
-                true,
-                match what {
-                    Writing::Suggestion => "Here is a suggestion.",
-                    Writing::Article => "Here is a draft.",
-                },
-            );
+        match (piece, what) {
+            (Piece::Done, Writing::Suggestion) => session::notify(session, true, "Here is a suggestion."),
+            (Piece::Done, Writing::Article) => session::notify(session, true, "Here is a draft."),
+            (Piece::NotKept, _) => session::notify(session, false, NOT_KEPT),
+            // Told by the question itself.
+            (Piece::Text(_) | Piece::Failed(_), _) => {}
         }
     }
     Ok(see_other(&here))
@@ -369,6 +387,7 @@ fn events(
             Piece::Text(text) => serde_json::json!({ "text": text }),
             Piece::Done => serde_json::json!({ "done": true }),
             Piece::Failed(reason) => serde_json::json!({ "failed": reason }),
+            Piece::NotKept => serde_json::json!({ "failed": NOT_KEPT }),
         };
         Some((Ok(Bytes::from(format!("data: {event}\n\n"))), pieces))
     })

@@ -40,6 +40,8 @@ struct ProcessRow {
     started: When,
     beat: When,
     under_way: String,
+    /// Through when it follows what other processes change.
+    follows: Option<When>,
     jobs: Vec<JobRow>,
 }
 
@@ -132,6 +134,7 @@ fn row(process: &Process, status: &Status, times: &Times) -> ProcessRow {
         started: times.when(process.started_at),
         beat: times.when(process.beat_at),
         under_way: count(process.under_way),
+        follows: process.followed_at.map(|at| times.when(at)),
         jobs,
     }
 }
@@ -149,6 +152,10 @@ fn sentence(trouble: &Trouble, status: &Status, times: &Times) -> Prose {
         )),
         Trouble::FailedJob(id, job) => Prose::of(format!(
             "Process {} could not {job}. Its log says why; it tries again by itself.",
+            short(*id)
+        )),
+        Trouble::LateJob(id, job) => Prose::of(format!(
+            "Process {} has not tried for long to {job}. Start it again; its log may say why.",
             short(*id)
         )),
         Trouble::Stale(id) => Prose::of(format!(

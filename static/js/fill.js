@@ -8,7 +8,16 @@ export function startFill(root) {
     input.addEventListener("change", async () => {
       const [file] = input.files;
       if (!file) return;
-      target.value = await file.text();
+      const text = await file.text();
+      const fits = target.maxLength < 0 || text.length <= target.maxLength;
+      input.setCustomValidity(fits ? "" : "That file is too long. Split it.");
+      if (!fits) {
+        input.reportValidity();
+        input.value = "";
+        input.setCustomValidity("");
+        return;
+      }
+      target.value = text;
       target.focus();
     });
   }

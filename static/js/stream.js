@@ -1,6 +1,7 @@
 // <form data-stream="#target">: what the server writes is shown in #target as it comes, and the page
-// is read anew when it is all there. The form's data-busy is what its button says meanwhile. Started
-// before submit.js, which leaves a prevented submission alone.
+// is read anew when it is all there, unless a text on it was changed and not saved. The form's
+// data-busy is what its button says meanwhile. Started before submit.js, which leaves a prevented
+// submission alone.
 export function startStream(root) {
   for (const form of root.querySelectorAll("form[data-stream]")) {
     const target = root.querySelector(form.dataset.stream);
@@ -11,37 +12,49 @@ export function startStream(root) {
 async function onSubmit(event, form, target) {
   event.preventDefault();
   if (form.hasAttribute("aria-busy")) return;
-  form.setAttribute("aria-busy", "true");
   const button = event.submitter ?? form.querySelector("button");
+  const label = button.textContent;
+  form.setAttribute("aria-busy", "true");
   button.setAttribute("aria-disabled", "true");
   button.textContent = form.dataset.busy;
+  // Read out when it is whole, not with every piece.
+  target.setAttribute("aria-busy", "true");
   const field = target instanceof HTMLTextAreaElement;
-  const show = (text) => {
-    target.hidden = false;
-    if (field) target.value = text;
-    else target.textContent = text;
-  };
+  let text = "";
   try {
     const answer = await fetch(form.action, {
       method: "POST",
       body: new URLSearchParams(new FormData(form)),
       headers: { accept: "text/event-stream" },
     });
-    if (!answer.headers.get("content-type")?.startsWith("text/event-stream")) {
-      location.assign(answer.url.split("#")[0]);
-      return;
-    }
-    document.querySelector(`[data-empty="${form.dataset.stream}"]`)?.remove();
-    let text = "";
-    for await (const event of events(answer.body)) {
-      if (!event.text) continue;
-      text += event.text;
-      show(text);
+    if (answer.headers.get("content-type")?.startsWith("text/event-stream")) {
+      document.querySelector(`[data-empty="${form.dataset.stream}"]`)?.remove();
+      for await (const event of events(answer.body)) {
+        if (!event.text) continue;
+        text += event.text;
+        target.hidden = false;
+        if (field) target.value = text;
+        else target.textContent = text;
+      }
     }
   } finally {
-    // However it ended, the question tells.
-    location.reload();
+    target.removeAttribute("aria-busy");
+    if (text && hasUnsaved(target)) {
+      form.removeAttribute("aria-busy");
+      button.removeAttribute("aria-disabled");
+      button.textContent = label;
+    } else {
+      // However it ended, the page tells, from the text on.
+      history.replaceState(null, "", form.dataset.stream);
+      location.reload();
+    }
   }
+}
+
+// Whether another text of the page would be lost.
+function hasUnsaved(target) {
+  const texts = [...document.querySelectorAll("textarea")];
+  return texts.some((one) => one !== target && one.value !== one.defaultValue);
 }
 
 async function* events(body) {

@@ -102,7 +102,7 @@ async fn an_answer_is_suggested_on_the_shared_key_and_an_article_drafted_on_the_
     assert_eq!(on_own.len(), 1);
     assert_eq!(on_own[0]["credential_sha256"], sha256(&own).as_str());
     assert_ne!(on_shared[0]["credential_sha256"], on_own[0]["credential_sha256"]);
-    browser.run("document.querySelector('#article-text').value = '# Webhooks'").await;
+    browser.run("document.querySelector('#article').value = '# Webhooks'").await;
     browser.press("Save article").await;
     browser.sees("Article saved.").await;
     browser.press("Suggest another").await;

@@ -215,6 +215,10 @@ on_both! {
         assert_eq!(markdown.body, "# Webhooks: retries & more\n\nThey retry for **a day**.\n");
         assert_eq!(markdown.headers["content-disposition"], "attachment; filename=\"webhooks-retries-more.md\"");
         assert_eq!(markdown.headers["content-type"], "text/markdown; charset=utf-8");
+        // A draft would be put in the place of a text that its asker has not seen.
+        world.add_feature(&cast.tenant, "kb-drafts").await;
+        member.post(&format!("{here}/draft"), &[("seen", "")]).await;
+        member.get(&here).await.says("Somebody changed the article in the meantime: here it is.");
         // Saved again from the page that came back, it is theirs.
         let seen = lost.body.split("name=\"seen\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
         assert_eq!(member.post(&save, &[("article", "# Mine"), ("seen", &seen)]).await.status, 303);
@@ -230,6 +234,10 @@ on_both! {
         member.get(&format!("{PAGE}?show=answered")).await.says("Does the webhook retry?");
         member.post(&decide, &[("state", "answered")]).await;
         member.get(&here).await.says("Somebody decided that in the meantime.");
+        // As long as an article may be, of letters that take nine bytes each in a form.
+        let long = "条".repeat(10_000);
+        let seen = member.get(&here).await.body.split("name=\"seen\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        assert_eq!(member.post(&save, &[("article", &long), ("seen", &seen)]).await.status, 303);
         // What is answered is not written about, until it is open again.
         member.post(&format!("{here}/suggest"), &[]).await;
         member.get(&here).await.says("Open the question again first.");
@@ -283,7 +291,7 @@ on_both! {
         let import = format!("{PAGE}/import");
         let list = "question,asked,reference\n\"When, exactly?\",12,q-2\nWhy?,9,q-1\nHow?,,\n";
         assert_eq!(member.post(&import, &[("list", list)]).await.status, 303);
-        member.get(PAGE).await.says("3 questions taken in.");
+        member.get(PAGE).await.says("2 questions taken in. 1 was known already.");
         let texts = [("When, exactly?".to_owned(), 12), ("Why?".to_owned(), 9), ("How?".to_owned(), 1)];
         assert_eq!(open_questions(world, &cast.tenant).await, texts);
         // All or nothing, and what was typed is still there.
@@ -292,6 +300,7 @@ on_both! {
             ("question,asked\nGood?,1\nBad?,many\n", "Question 2: asked is no whole number."),
             ("question,asked\nGood?,1\nBad?,0\n", "Question 2: asked: Use a whole number"),
             ("question,asked\nGood?,1\nBad?\n", "Question 2: the line has not as many columns"),
+            ("question;asked\nGood?;1\n", "The first line may name the columns question, asked, context and reference"),
         ] {
             let page = member.post(&import, &[("list", bad)]).await;
             assert_eq!(page.status, 422);

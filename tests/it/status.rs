@@ -46,11 +46,14 @@ on_both! {
         page.says(&format!("Keyward {}", env!("CARGO_PKG_VERSION")));
 
         let now = world.clock.now();
-        world.services.runs.note("sum days", now, Duration::from_millis(1_234), true);
+        world.services.runs.note("sum days", (now, Duration::from_millis(1_234)), Duration::from_mins(10), true);
         let page = root.get(PAGE).await;
         page.says("could not sum days. Its log says why").says("1,234 ms");
         assert!(!page.body.contains("Everything works."));
-        world.services.runs.note("sum days", now, Duration::from_millis(5), false);
+        let (took, pause) = (Duration::from_millis(5), Duration::from_mins(10));
+        world.services.runs.note("sum days", (now.minus(HOUR), took), pause, false);
+        root.get(PAGE).await.says("has not tried for long to sum days.");
+        world.services.runs.note("sum days", (now, took), pause, false);
         root.get(PAGE).await.says("Everything works.");
 
         let silent = other(world, env!("CARGO_PKG_VERSION"), 2 * MINUTE).await.to_string();
