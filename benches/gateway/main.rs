@@ -13,6 +13,7 @@ mod installation;
 mod load;
 mod pages;
 mod process;
+mod queue;
 mod reading;
 mod report;
 
@@ -58,6 +59,7 @@ enum Part {
     Gateway,
     Credits,
     Memory,
+    Queue,
     Pages,
 }
 
@@ -136,6 +138,9 @@ fn measure(args: &Args) -> Result<(), Failure> {
         }
         if wanted(Part::Credits) {
             credits::measure(&plan, &mut aims).await?;
+        }
+        if wanted(Part::Queue) {
+            queue::measure(&mut aims).await?;
         }
         if wanted(Part::Pages) {
             pages::measure(&plan, &mut aims).await?;
