@@ -22,6 +22,9 @@ pub enum Action {
     AnswerQuestions,
     SeeUsage,
     SeeUsageTotals,
+    /// Read the tenant's audit log: all of it, or what is about billing.
+    SeeAudit,
+    SeeBillingAudit,
     ManageTokens,
     /// Invite people, change what they may do, and remove them.
     ManageMembers,
@@ -45,6 +48,8 @@ impl Action {
         Self::AnswerQuestions,
         Self::SeeUsage,
         Self::SeeUsageTotals,
+        Self::SeeAudit,
+        Self::SeeBillingAudit,
         Self::ManageTokens,
         Self::ManageMembers,
         Self::ManageWebhooks,
@@ -109,13 +114,18 @@ pub fn permitted(actor: &Actor, action: Action, about: Option<About>) -> bool {
             super_admin || matches!(role, Some(Admin | BillingAdmin | Member))
         }
         Action::SeeKeyDetails | Action::SeeUsage => super_admin || matches!(role, Some(Admin | BillingAdmin)),
+        Action::SeeBillingAudit => {
+            about.is_some() && (super_admin || matches!(role, Some(Admin | BillingAdmin)))
+        }
         Action::ChangeKeys => match about.map(|about| about.key_changers) {
             Some(KeyChangers::Admins) => matches!(role, Some(Admin | BillingAdmin)),
             Some(KeyChangers::SuperAdmins) => super_admin,
             None => false,
         },
         Action::DisableKeys => about.is_some() && (super_admin || matches!(role, Some(Admin | BillingAdmin))),
-        Action::ChangeFeatures => about.is_some() && (super_admin || matches!(role, Some(Admin))),
+        Action::ChangeFeatures | Action::SeeAudit => {
+            about.is_some() && (super_admin || matches!(role, Some(Admin)))
+        }
         Action::RuleGenerations | Action::AnswerQuestions => matches!(role, Some(Admin | Member)),
         Action::ChangeBilling => matches!(role, Some(Admin | BillingAdmin)),
         Action::ManageTokens | Action::ManageMembers | Action::ManageWebhooks | Action::ChangeKeyChangers => {
@@ -169,6 +179,8 @@ mod tests {
             (Action::RuleGenerations, KeyChangers::Admins, "no no yes no yes no"),
             (Action::AnswerQuestions, KeyChangers::Admins, "no no yes no yes no"),
             (Action::SeeUsage, KeyChangers::Admins, "yes no yes yes no no"),
+            (Action::SeeAudit, KeyChangers::Admins, "yes no yes no no no"),
+            (Action::SeeBillingAudit, KeyChangers::Admins, "yes no yes yes no no"),
             (Action::SeeUsageTotals, KeyChangers::Admins, "yes no yes yes yes no"),
             (Action::ManageTokens, KeyChangers::Admins, "no no yes no no no"),
             (Action::ManageMembers, KeyChangers::Admins, "no no yes no no no"),

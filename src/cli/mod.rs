@@ -1,6 +1,7 @@
 //! Commands. Each prints what a person needs to know next; errors are one sentence with their causes.
 
 mod accounts;
+mod audit;
 mod demo;
 mod demo_data;
 pub mod demo_samples;
@@ -55,6 +56,9 @@ enum Command {
     /// Import prices
     #[command(subcommand)]
     Prices(prices::Prices),
+    /// Check that the audit log is whole
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Check settings, database, keyring and providers
     Doctor(Settings),
 }
@@ -119,6 +123,7 @@ async fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::MasterKey(command) => command.run().await?,
         Command::Endpoint(command) => command.run().await?,
         Command::Prices(command) => command.run().await?,
+        Command::Audit(command) => return command.run().await,
         Command::Doctor(settings) => return doctor::run(&settings).await,
     }
     Ok(ExitCode::SUCCESS)

@@ -160,11 +160,12 @@ pub enum WeakPassword {
     TooPlain,
 }
 
-/// A password's least demands: length, and not one character or run over and over.
+/// A password's least demands: length, and that it would take more than ten thousand million guesses by
+/// what is common in passwords. `known` is what a guesser knows of the person: their address.
 ///
 /// # Errors
 /// The demand that it fails.
-pub fn judge_password(password: &str) -> Result<(), WeakPassword> {
+pub fn judge_password(password: &str, known: &[&str]) -> Result<(), WeakPassword> {
     let length = password.chars().count();
     if length < 12 {
         return Err(WeakPassword::TooShort);
@@ -172,13 +173,10 @@ pub fn judge_password(password: &str) -> Result<(), WeakPassword> {
     if length > 256 {
         return Err(WeakPassword::TooLong);
     }
-    let mut distinct: Vec<char> = password.to_lowercase().chars().collect();
-    distinct.sort_unstable();
-    distinct.dedup();
-    if distinct.len() < 5 {
-        return Err(WeakPassword::TooPlain);
-    }
-    Ok(())
+    let parts = known.iter().flat_map(|text| text.split(['@', '.', '-', '_', '+'])).chain(["keyward"]);
+    let inputs: Vec<&str> = known.iter().copied().chain(parts).filter(|part| part.len() > 2).collect();
+    let least = zxcvbn::Score::Four;
+    if zxcvbn::zxcvbn(password, &inputs).score() < least { Err(WeakPassword::TooPlain) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -205,9 +203,22 @@ mod tests {
 
     #[test]
     fn passwords_need_length_and_variety() {
-        assert_eq!(judge_password("short"), Err(WeakPassword::TooShort));
-        assert_eq!(judge_password("abababababab"), Err(WeakPassword::TooPlain));
-        assert_eq!(judge_password(&"abcdefg".repeat(40)), Err(WeakPassword::TooLong));
-        assert_eq!(judge_password("violet ladder 9 reed"), Ok(()));
+        let judge = |password: &str| judge_password(password, &["ada.lovelace@acme.example"]);
+        assert_eq!(judge("short"), Err(WeakPassword::TooShort));
+        assert_eq!(judge(&"abcdefg".repeat(40)), Err(WeakPassword::TooLong));
+        for guessed in [
+            "abababababab",
+            "password1234",
+            "qwertyuiop12",
+            "lovelace@acme",
+            "ada.lovelace1",
+            "123456789012",
+            "keywardkeyward",
+        ] {
+            assert_eq!(judge(guessed), Err(WeakPassword::TooPlain), "{guessed}");
+        }
+        for good in ["violet ladder 9 reed", "amber tunnel 4 crane", "correct horse battery staple"] {
+            assert_eq!(judge(good), Ok(()), "{good}");
+        }
     }
 }

@@ -9,6 +9,8 @@ use super::words;
 words! {
     pub enum AuditAction {
         SignedIn = "user.signed_in",
+        SignedOutEverywhere = "user.signed_out_everywhere",
+        ResetAsked = "user.reset_asked",
         SignInFailed = "user.sign_in_failed",
         SignedOut = "user.signed_out",
         Confirmed = "user.confirmed",
@@ -85,7 +87,17 @@ words! {
         TokenCreated = "token.created",
         TokenRevoked = "token.revoked",
         UsageExported = "usage.exported",
+        AuditExported = "log.exported",
         PolicyRefused = "policy.refused",
+    }
+}
+
+impl AuditAction {
+    /// Whether it is about what things cost and who pays: what billing admins may read.
+    #[must_use]
+    pub fn is_about_billing(self) -> bool {
+        const KINDS: [&str; 6] = ["billing", "credits", "budget", "breaker", "report_key", "usage"];
+        self.as_str().split('.').next().is_some_and(|kind| KINDS.contains(&kind))
     }
 }
 

@@ -16,6 +16,9 @@ use crate::services::{ServiceError, Services};
 
 /// How often the queue is looked at when nobody says that there is something in it.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long an item may take. A provider that hangs must not keep the others' turns; what it was sent
+/// may be on the bill.
+const PATIENCE: Duration = Duration::from_mins(2);
 /// The longest answer that is read.
 const MOST_ANSWER: usize = 1_024 * 1_024;
 
@@ -50,7 +53,10 @@ async fn take(gateway: &Gateway, free: &Arc<Semaphore>) -> Result<usize, Service
         let Ok(permit) = Arc::clone(free).acquire_owned().await else { break };
         let gateway = gateway.clone();
         gateway.services.runtime.clone().spawn(async move {
-            let outcome = write(&gateway, &one).await;
+            let written = tokio::time::timeout(PATIENCE, write(&gateway, &one)).await;
+            let outcome = written.unwrap_or_else(|_| Outcome::Failed {
+                reason: "The provider took longer than two minutes. It may be on the bill, so it is not tried again by itself.".to_owned(),
+            });
             // What is written is paid for: it is kept until the database takes it.
             while let Err(error) = gateway.services.end_generation(&one, &outcome).await {
                 tracing::error!(error = &error as &dyn std::error::Error, id = %one.id, "a generation cannot be ended yet");

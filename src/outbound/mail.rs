@@ -29,6 +29,7 @@ pub struct MailFailure {
 }
 
 /// The operator's mail server.
+#[derive(Clone)]
 pub struct Mailer {
     transport: AsyncSmtpTransport<Tokio1Executor>,
     from: Mailbox,

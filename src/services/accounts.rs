@@ -1,14 +1,13 @@
-//! People: signing in, confirming a password, first set-up, and users made by the operator.
+//! People: signing in, confirming a password, sessions, and users made by the operator.
 
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::crypto::secret::Secret;
-use crate::crypto::token;
 use crate::domain::account::{self, Email, Membership, PlatformRole, TenantRole, User};
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
-use crate::domain::clock::{DAY, HOUR, MINUTE, Moment, SECOND};
+use crate::domain::clock::{HOUR, MINUTE, Moment, SECOND};
 use crate::domain::ids::{Owner, SessionId, TenantId, UserId};
-use crate::storage::people::{self, Link, LinkPurpose};
+use crate::storage::people::{self, LinkPurpose};
 use crate::storage::sessions::StoredSession;
 use crate::storage::{Tx, audit, sessions, throttle};
 
@@ -31,15 +30,12 @@ pub struct Person {
 /// Failures of an account or a known browser that cost no delay.
 const FREE_FAILURES: i32 = 4;
 /// Many people can share an address.
-const FREE_FAILURES_OF_ADDRESS: i32 = 30;
+pub(super) const FREE_FAILURES_OF_ADDRESS: i32 = 30;
 const LONGEST_DELAY: i64 = 15 * MINUTE;
 const FORGET_AFTER: i64 = 12 * HOUR;
 
 /// Stands for a password that is not chosen yet; no password hashes to it.
 const NO_PASSWORD: &str = "!";
-
-/// How long a one-time link works.
-pub const LINK_FOR: i64 = DAY;
 
 impl Services {
     /// Signs a person in. Whether it is the account or the password that is wrong cannot be told
@@ -83,11 +79,46 @@ impl Services {
             throttle::clear(&mut tx, bucket).await?;
         }
         people::remember_device(&mut tx, user.id, &device, now).await?;
+        let is_news = !known && people::has_devices(&mut tx, user.id, &device).await?;
         let memberships = people::memberships(&mut tx, user.id).await?;
         let detail = serde_json::json!({ "known_browser": known });
         self.record_person(&mut tx, Some(user.id), &user.email, from, AuditAction::SignedIn, detail).await?;
         tx.commit().await?;
+        if is_news {
+            let words = format!(
+                "Somebody signed in to your account from a browser that was not seen before, at {}, from the address {}.\n\nIf that was you, there is nothing to do. If not, sign in, choose another password under Account, and end all sessions there:\n{}/account\n",
+                now.rfc3339(),
+                from.address,
+                self.options.public_url
+            );
+            self.send_aside(&user.email, "New sign-in to your account", words);
+        }
         Ok(Person { user, memberships })
+    }
+
+    /// Sends a letter, if a mail server is set, while the caller goes on: how long it takes says nothing.
+    pub(super) fn send_aside(&self, to: &str, subject: &'static str, words: String) {
+        let Some(mailer) = self.mailer.clone() else { return };
+        let (to, id) = (to.to_owned(), uuid::Uuid::now_v7().to_string());
+        self.runtime.spawn(async move {
+            if let Err(failure) = mailer.send(&to, &id, subject, &words).await {
+                tracing::warn!(why = %failure.text, subject, "a letter could not be sent");
+            }
+        });
+    }
+
+    /// Ends all of one's sessions.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn sign_out_everywhere(&self, actor: &Actor) -> Result<(), ServiceError> {
+        let mut tx = self.db.write().await?;
+        sessions::revoke_all(&mut tx, actor.user_id).await?;
+        let detail = serde_json::json!({});
+        let action = AuditAction::SignedOutEverywhere;
+        self.record(&mut tx, Owner::Platform, actor, action, &actor.email, detail).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
     /// Checks a signed-in person's password again, under the same throttle.
@@ -132,7 +163,7 @@ impl Services {
     }
 
     /// Counts an attempt before it is made, so that many at once cannot slip past the count.
-    async fn take_attempt(&self, buckets: &[(String, i32)]) -> Result<(), ServiceError> {
+    pub(super) async fn take_attempt(&self, buckets: &[(String, i32)]) -> Result<(), ServiceError> {
         let now = self.clock.now();
         let mut tx = self.db.write().await?;
         let mut wait = 0;
@@ -154,7 +185,7 @@ impl Services {
         Ok(())
     }
 
-    async fn record_person(
+    pub(super) async fn record_person(
         &self,
         tx: &mut Tx,
         user_id: Option<UserId>,
@@ -208,7 +239,7 @@ impl Services {
         present: Secret,
         new: Secret,
     ) -> Result<(), ServiceError> {
-        if let Err(weak) = account::judge_password(new.expose()) {
+        if let Err(weak) = account::judge_password(new.expose(), &[&actor.email]) {
             return Err(ServiceError::Invalid(Problems::field("new_password", weak.to_string())));
         }
         self.confirm(actor, present).await?;
@@ -248,112 +279,6 @@ impl Services {
         Ok(())
     }
 
-    /// A one-time link for the first super admin, while there is no user at all.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn first_admin_link(&self) -> Result<Option<String>, ServiceError> {
-        let mut tx = self.db.write().await?;
-        if people::count(&mut tx).await? > 0 {
-            return Ok(None);
-        }
-        let link = self.new_link(&mut tx, LinkPurpose::FirstAdmin, None).await?;
-        tx.commit().await?;
-        Ok(Some(link))
-    }
-
-    async fn new_link(
-        &self,
-        tx: &mut Tx,
-        purpose: LinkPurpose,
-        user_id: Option<UserId>,
-    ) -> Result<String, ServiceError> {
-        let text = token::random_text();
-        let expires_at = self.clock.now().plus(LINK_FOR);
-        people::drop_links(tx, purpose, user_id).await?;
-        people::insert_link(tx, &token::hash(&text), Link { purpose, user_id, expires_at }).await?;
-        Ok(format!("{}/setup/{text}", self.options.public_url))
-    }
-
-    /// What a one-time link is for and, for a password, whose.
-    ///
-    /// # Errors
-    /// `NotFound` when it is used up, expired or was never made.
-    pub async fn link(&self, text: &str) -> Result<(LinkPurpose, Option<User>), ServiceError> {
-        let mut tx = self.db.read().await?;
-        let link = self.find_link(&mut tx, text).await?;
-        let user = match link.user_id {
-            Some(id) => people::find(&mut tx, id).await?,
-            None => None,
-        };
-        tx.rollback().await?;
-        Ok((link.purpose, user))
-    }
-
-    async fn find_link(&self, tx: &mut Tx, text: &str) -> Result<Link, ServiceError> {
-        let found = people::find_link(tx, &token::hash(text)).await?;
-        found.filter(|link| link.expires_at > self.clock.now()).ok_or(ServiceError::NotFound)
-    }
-
-    /// Uses a one-time link: makes the first super admin, or sets a user's password.
-    ///
-    /// # Errors
-    /// `NotFound` for a link that does not work any more, `Invalid` for what was typed.
-    pub async fn use_link(
-        &self,
-        text: &str,
-        email: &str,
-        password: Secret,
-        from: &Origin,
-    ) -> Result<Person, ServiceError> {
-        let (purpose, owner) = self.link(text).await?;
-        let mut problems = Problems::default();
-        let email = Email::parse(email);
-        if purpose == LinkPurpose::FirstAdmin && email.is_none() {
-            problems.add("email", "Enter an e-mail address, such as ada@example.com.");
-        }
-        if let Err(weak) = account::judge_password(password.expose()) {
-            problems.add("password", weak.to_string());
-        }
-        problems.or_ok()?;
-        let hash = self.passwords.hash(password).await?;
-
-        let now = self.clock.now();
-        let mut tx = self.db.write().await?;
-        if !people::take_link(&mut tx, &token::hash(text)).await? {
-            return Err(ServiceError::NotFound);
-        }
-        let user = match (purpose, owner, email) {
-            (LinkPurpose::ResetPassword, Some(user), _) => {
-                people::set_password(&mut tx, user.id, &hash).await?;
-                sessions::revoke_all(&mut tx, user.id).await?;
-                user
-            }
-            (LinkPurpose::FirstAdmin, None, Some(email)) if people::count(&mut tx).await? == 0 => {
-                let user = User {
-                    id: UserId::new(),
-                    email: email.as_str().to_owned(),
-                    platform_role: Some(PlatformRole::SuperAdmin),
-                    disabled_at: None,
-                    created_at: now,
-                };
-                people::insert(&mut tx, &user, &hash).await?;
-                user
-            }
-            _ => return Err(ServiceError::NotFound),
-        };
-        people::remember_device(&mut tx, user.id, &self.root.blind("device", &from.device), now).await?;
-        let memberships = people::memberships(&mut tx, user.id).await?;
-        let action = match purpose {
-            LinkPurpose::FirstAdmin => AuditAction::UserCreated,
-            LinkPurpose::ResetPassword => AuditAction::PasswordReset,
-        };
-        let detail = serde_json::json!({ "by": "one-time link" });
-        self.record_person(&mut tx, Some(user.id), &user.email, from, action, detail).await?;
-        tx.commit().await?;
-        Ok(Person { user, memberships })
-    }
-
     /// Makes a user for the operator. Without a password, gives a one-time link to choose one.
     ///
     /// # Errors
@@ -366,7 +291,9 @@ impl Services {
         place: Option<(TenantId, TenantRole)>,
         password: Option<Secret>,
     ) -> Result<Option<String>, ServiceError> {
-        if let Some(weak) = password.as_ref().and_then(|given| account::judge_password(given.expose()).err())
+        if let Some(weak) = password
+            .as_ref()
+            .and_then(|given| account::judge_password(given.expose(), &[email.as_str()]).err())
         {
             return Err(ServiceError::Invalid(Problems::field("password", weak.to_string())));
         }
@@ -433,26 +360,6 @@ impl Services {
         Ok(link)
     }
 
-    /// A one-time link by which a user chooses a new password. The old one works until then.
-    ///
-    /// # Errors
-    /// `NotFound` when there is no such user.
-    pub async fn reset_link(&self, by: &AuditActor, email: &Email) -> Result<String, ServiceError> {
-        let now = self.clock.now();
-        let mut tx = self.db.write().await?;
-        let user = people::find_by_email(&mut tx, email).await?.ok_or(ServiceError::NotFound)?;
-        if user.disabled_at.is_some() {
-            return Err(ServiceError::Conflict(
-                "this user is disabled; `keyward user enable` lets them in again",
-            ));
-        }
-        let link = self.new_link(&mut tx, LinkPurpose::ResetPassword, Some(user.id)).await?;
-        let detail = serde_json::json!({ "link": "made" });
-        self.record_operator(&mut tx, by, AuditAction::PasswordReset, &user.email, detail, now).await?;
-        tx.commit().await?;
-        Ok(link)
-    }
-
     /// Lets a user in again who was locked out.
     ///
     /// # Errors
@@ -492,7 +399,7 @@ impl Services {
         Ok(())
     }
 
-    async fn record_operator(
+    pub(super) async fn record_operator(
         &self,
         tx: &mut Tx,
         by: &AuditActor,
@@ -508,7 +415,7 @@ impl Services {
 
 /// The part of an address that one customer of a network has: all of an IPv4 address, the first
 /// 64 bits of an IPv6 one.
-fn network(address: &str) -> String {
+pub(super) fn network(address: &str) -> String {
     match address.parse() {
         Ok(std::net::Ipv6Addr::UNSPECIFIED) | Err(_) => address.to_owned(),
         Ok(v6) => match v6.to_ipv4_mapped() {

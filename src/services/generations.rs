@@ -13,8 +13,9 @@ use crate::domain::generation::{
 use crate::domain::ids::{GenerationId, TenantId};
 use crate::storage::generations::{self, Ended};
 
-/// Items that may wait for their turn in one tenant.
+/// Items that may wait in one tenant: for their turn, and for a decision of any kind.
 const MOST_QUEUED: i64 = 10_000;
+const MOST_UNDECIDED: i64 = 20_000;
 const INTERRUPTED: &str = "Keyward stopped while it was being written. It may be on the bill, so it is not written again by itself.";
 const DECIDED: &str = "Somebody decided that in the meantime.";
 
@@ -48,6 +49,7 @@ impl Services {
         tenant: TenantId,
         new: NewGeneration,
     ) -> Result<(Generation, bool), ServiceError> {
+        use GenerationState::{Failed, Queued, Running, Waiting};
         let scope = Scope::of_token(tenant);
         let one = judge(tenant, new, self.clock.now())?;
         let mut tx = self.db.write().await?;
@@ -56,10 +58,17 @@ impl Services {
         {
             return Ok((known, false));
         }
-        let queued = generations::counts(&mut tx, &scope).await?;
-        let queued = queued.iter().find(|(state, _)| *state == GenerationState::Queued);
-        if queued.is_some_and(|(_, count)| *count >= MOST_QUEUED) {
+        let counts = generations::counts(&mut tx, &scope).await?;
+        let count = |states: &[GenerationState]| -> i64 {
+            counts.iter().filter(|(state, _)| states.contains(state)).map(|(_, count)| *count).sum()
+        };
+        if count(&[Queued]) >= MOST_QUEUED {
             return Err(ServiceError::Conflict("The queue is full: 10,000 items wait already."));
+        }
+        if count(&[Queued, Running, Waiting, Failed]) >= MOST_UNDECIDED {
+            return Err(ServiceError::Conflict(
+                "20,000 items wait for a decision already: approve or reject some.",
+            ));
         }
         if !generations::insert(&mut tx, &one).await? {
             // Two at once: the other one is there now.

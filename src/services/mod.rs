@@ -3,6 +3,7 @@
 
 pub mod accounts;
 pub mod assistant;
+pub mod audit_log;
 pub mod billing;
 pub mod breaker;
 pub mod budgets;
@@ -16,6 +17,7 @@ pub mod features;
 pub mod generations;
 pub mod jobs;
 pub mod key_states;
+pub mod links;
 pub mod members;
 pub mod meter;
 pub mod model_lists;

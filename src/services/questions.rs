@@ -383,7 +383,10 @@ fn read_list(list: &str) -> Result<Vec<NewQuestion>, ServiceError> {
         let cells = first.split(separators).map(|cell| cell.trim().trim_matches('"'));
         cells.map(str::to_owned).collect::<Vec<_>>()
     };
-    let names_columns = cells(&[',', ';', '\t']).iter().any(|cell| cell == "question");
+    let first_cells = cells(&[',', ';', '\t']);
+    // A name of a column has no marks in it: a question has.
+    let is_name = |cell: &String| cell.chars().all(|c| c.is_alphanumeric() || matches!(c, ' ' | '_' | '-'));
+    let names_columns = first_cells.iter().any(|cell| cell == "question") && first_cells.iter().all(is_name);
     let has_names = cells(&[',']).iter().all(|name| COLUMNS.contains(&name.as_str()));
     if names_columns && !has_names {
         return Err(wrong(

@@ -1,23 +1,27 @@
 //! The audit log: append-only, one keyed chain for each tenant and one for the platform.
 
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
-use super::{StorageError, Tx, execute, fetch_all, fetch_one};
+use super::{StorageError, Tx, execute, fetch_all, fetch_one, fetch_optional};
 use crate::crypto::root::RootKeys;
 use crate::domain::audit::AuditEvent;
 use crate::domain::clock::Moment;
 use crate::domain::ids::Owner;
 
 /// An entry as stored, with its place in its chain.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, sqlx::FromRow)]
 pub struct AuditRow {
     pub seq: i64,
-    pub at: Moment,
+    pub at: i64,
+    pub actor_id: Option<Uuid>,
     pub actor: String,
     pub action: String,
     pub target: String,
     pub detail: String,
     pub address: Option<String>,
+    pub request_id: Option<Uuid>,
+    link: Vec<u8>,
 }
 
 /// Appends an entry to the owner's chain. The chain's head stays locked until the commit, so
@@ -38,75 +42,188 @@ pub async fn append(
     // Taking the next number locks the head in both databases.
     let sql = "UPDATE chain_head SET seq = seq + 1 WHERE chain = $1 RETURNING seq, link";
     let (seq, previous) = fetch_one!(tx, (i64, Vec<u8>), sql, chain)?;
-    let detail = event.detail.to_string();
-    let link = link(root, &previous, chain, seq, event, &detail);
-    let actor = &event.actor;
+    let row = AuditRow {
+        seq,
+        at: event.at.0,
+        actor_id: event.actor.user_id.map(|id| id.0),
+        actor: event.actor.name.clone(),
+        action: event.action.as_str().to_owned(),
+        target: event.target.clone(),
+        detail: event.detail.to_string(),
+        address: event.actor.address.clone(),
+        request_id: event.actor.request_id,
+        link: Vec::new(),
+    };
+    let link = link(root, &previous, chain, &row);
     execute!(
         tx,
         "INSERT INTO audit_log (chain, seq, at, actor_id, actor, action, target, detail, address, request_id, link)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         chain,
         seq,
-        event.at.0,
-        actor.user_id.map(|id| id.0),
-        &actor.name,
-        event.action.as_str(),
-        &event.target,
-        &detail,
-        actor.address.as_deref(),
-        actor.request_id,
+        row.at,
+        row.actor_id,
+        &row.actor,
+        &row.action,
+        &row.target,
+        &row.detail,
+        row.address.as_deref(),
+        row.request_id,
         &link[..]
     )?;
     execute!(tx, "UPDATE chain_head SET link = $1 WHERE chain = $2", &link[..], chain)?;
     Ok(())
 }
 
-fn link(
-    root: &RootKeys,
-    previous: &[u8],
-    chain: Uuid,
-    seq: i64,
-    event: &AuditEvent,
-    detail: &str,
-) -> [u8; 32] {
-    let actor = &event.actor;
+fn link(root: &RootKeys, previous: &[u8], chain: Uuid, row: &AuditRow) -> [u8; 32] {
     root.audit_link(
         previous,
         &[
             chain.as_bytes(),
-            &seq.to_be_bytes(),
-            &event.at.0.to_be_bytes(),
-            actor.user_id.map_or(Uuid::nil(), |id| id.0).as_bytes(),
-            actor.name.as_bytes(),
-            event.action.as_str().as_bytes(),
-            event.target.as_bytes(),
-            detail.as_bytes(),
-            actor.address.as_deref().unwrap_or_default().as_bytes(),
-            actor.request_id.unwrap_or_default().as_bytes(),
+            &row.seq.to_be_bytes(),
+            &row.at.to_be_bytes(),
+            row.actor_id.unwrap_or_default().as_bytes(),
+            row.actor.as_bytes(),
+            row.action.as_bytes(),
+            row.target.as_bytes(),
+            row.detail.as_bytes(),
+            row.address.as_deref().unwrap_or_default().as_bytes(),
+            row.request_id.unwrap_or_default().as_bytes(),
         ],
     )
 }
 
+const COLUMNS: &str = "seq, at, actor_id, actor, action, target, detail, address, request_id, link";
+
 /// The newest entries of a chain.
 pub async fn list(tx: &mut Tx, chain: Owner, limit: i64) -> Result<Vec<AuditRow>, StorageError> {
-    let rows = fetch_all!(
-        tx,
-        (i64, i64, String, String, String, String, Option<String>),
-        "SELECT seq, at, actor, action, target, detail, address FROM audit_log
-         WHERE chain = $1 ORDER BY seq DESC LIMIT $2",
-        chain.as_uuid(),
-        limit
-    )?;
-    Ok(rows
+    let all = Filter { from: Moment(i64::MIN), to: Moment(i64::MAX), ..Filter::default() };
+    page(tx, chain, &all, None, limit).await
+}
+
+/// Which entries are looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// One of these; any where there is none.
+    pub actions: Vec<&'static str>,
+    /// A part of the actor's name.
+    pub actor: String,
+    pub from: Moment,
+    pub to: Moment,
+}
+
+/// Entries of a chain that pass a filter, the newest first, before `before` where that is given.
+pub async fn page(
+    tx: &mut Tx,
+    chain: Owner,
+    filter: &Filter,
+    before: Option<i64>,
+    limit: i64,
+) -> Result<Vec<AuditRow>, StorageError> {
+    // Names of actions are words of Keyward's own.
+    let names: Vec<String> = filter.actions.iter().map(|name| format!("'{name}'")).collect();
+    let actions =
+        if names.is_empty() { String::new() } else { format!("AND action IN ({})", names.join(", ")) };
+    let sql = format!(
+        "SELECT {COLUMNS} FROM audit_log WHERE chain = $1 AND seq < $2 AND at >= $3 AND at < $4
+         AND ($5 = '' OR LOWER(actor) LIKE $6 ESCAPE '\\') {actions} ORDER BY seq DESC LIMIT $7"
+    );
+    let before = before.unwrap_or(i64::MAX);
+    let like = super::containing(&filter.actor);
+    let (from, to) = (filter.from.0, filter.to.0);
+    let sql = AssertSqlSafe(sql);
+    fetch_all!(tx, AuditRow, sql, chain.as_uuid(), before, from, to, &filter.actor, like, limit)
+}
+
+/// The head of a chain: its last number and link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    pub chain: Uuid,
+    pub seq: i64,
+    pub link: Vec<u8>,
+}
+
+/// The head of every chain.
+pub async fn heads(tx: &mut Tx) -> Result<Vec<Head>, StorageError> {
+    let rows =
+        fetch_all!(tx, (Uuid, i64, Vec<u8>), "SELECT chain, seq, link FROM chain_head ORDER BY chain")?;
+    Ok(rows.into_iter().map(|(chain, seq, link)| Head { chain, seq, link }).collect())
+}
+
+/// The first thing that is wrong with a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// There is no entry of this number, and there are later ones.
+    Missing(i64),
+    /// The entry is not what it was when it was written, or not in its place.
+    Altered(i64),
+    /// The entries end before the number that the head has.
+    CutShort { last: i64, head: i64 },
+    /// There are entries, and no head.
+    NoHead,
+    /// The head is not that of the last entry.
+    HeadAltered,
+}
+
+/// Entries that are read at once.
+const PIECE: i64 = 1_000;
+
+/// Checks the entries of every chain against each other and against the chain's head. Gives how many
+/// entries there are, and what is wrong first in each chain in which anything is.
+pub async fn verify(tx: &mut Tx, root: &RootKeys) -> Result<(i64, Vec<(Uuid, Damage)>), StorageError> {
+    let heads = heads(tx).await?;
+    let mut chains: Vec<Uuid> = fetch_all!(tx, (Uuid,), "SELECT DISTINCT chain FROM audit_log")?
         .into_iter()
-        .map(|(seq, at, actor, action, target, detail, address)| AuditRow {
-            seq,
-            at: Moment(at),
-            actor,
-            action,
-            target,
-            detail,
-            address,
-        })
-        .collect())
+        .map(|row| row.0)
+        .collect();
+    chains.extend(heads.iter().map(|head| head.chain));
+    chains.sort_unstable();
+    chains.dedup();
+    let (mut entries, mut damaged) = (0, Vec::new());
+    for chain in chains {
+        let head = heads.iter().find(|head| head.chain == chain);
+        let (count, damage) = verify_chain(tx, root, chain, head).await?;
+        entries += count;
+        damaged.extend(damage.map(|damage| (chain, damage)));
+    }
+    Ok((entries, damaged))
+}
+
+async fn verify_chain(
+    tx: &mut Tx,
+    root: &RootKeys,
+    chain: Uuid,
+    head: Option<&Head>,
+) -> Result<(i64, Option<Damage>), StorageError> {
+    let sql = format!("SELECT {COLUMNS} FROM audit_log WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT $3");
+    let (mut last, mut previous, mut count) = (0_i64, Vec::new(), 0);
+    loop {
+        let rows = fetch_all!(tx, AuditRow, AssertSqlSafe(sql.as_str()), chain, last, PIECE)?;
+        if rows.is_empty() {
+            break;
+        }
+        for row in rows {
+            count += 1;
+            if row.seq != last + 1 {
+                return Ok((count, Some(Damage::Missing(last + 1))));
+            }
+            if link(root, &previous, chain, &row)[..] != row.link[..] {
+                return Ok((count, Some(Damage::Altered(row.seq))));
+            }
+            (last, previous) = (row.seq, row.link);
+        }
+    }
+    let damage = match head {
+        None => Some(Damage::NoHead),
+        Some(head) if head.seq > last => Some(Damage::CutShort { last, head: head.seq }),
+        Some(head) if head.seq != last || head.link != previous => Some(Damage::HeadAltered),
+        Some(_) => None,
+    };
+    Ok((count, damage))
+}
+
+/// The link of one entry.
+pub async fn link_of(tx: &mut Tx, chain: Uuid, seq: i64) -> Result<Option<Vec<u8>>, StorageError> {
+    let sql = "SELECT link FROM audit_log WHERE chain = $1 AND seq = $2";
+    Ok(fetch_optional!(tx, (Vec<u8>,), sql, chain, seq)?.map(|row| row.0))
 }

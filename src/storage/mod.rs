@@ -60,6 +60,12 @@ impl StorageError {
     }
 }
 
+/// The pattern of a text that holds another, for LIKE with `ESCAPE '\\'`.
+fn containing(search: &str) -> String {
+    let escaped = search.to_lowercase().replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
+    format!("%{escaped}%")
+}
+
 /// Compiles one body for both databases. The body sees `$conn` as a connection of either.
 macro_rules! on_backend {
     ($tx:expr, $conn:ident => $body:expr) => {

@@ -129,6 +129,12 @@ pub async fn is_known_device(tx: &mut Tx, user: UserId, device: &str) -> Result<
     Ok(fetch_optional!(tx, (i64,), sql, user.0, device)?.is_some())
 }
 
+/// Whether the account has signed in from any other browser before.
+pub async fn has_devices(tx: &mut Tx, user: UserId, but: &str) -> Result<bool, StorageError> {
+    let sql = "SELECT seen_at FROM known_device WHERE user_id = $1 AND device <> $2 LIMIT 1";
+    Ok(fetch_optional!(tx, (i64,), sql, user.0, but)?.is_some())
+}
+
 pub async fn remember_device(
     tx: &mut Tx,
     user: UserId,

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{StorageError, Tx, execute, fetch_all, fetch_one, fetch_optional, word};
+use super::{StorageError, Tx, containing, execute, fetch_all, fetch_one, fetch_optional, word};
 use crate::access::scope::Scope;
 use crate::domain::account::{KeyChangers, Slug, Tenant, TenantState};
 use crate::domain::billing::{Funding, LimitPolicy, ModeChange, NoKeyPolicy, PaymentPolicy, UsageMode};
@@ -83,7 +83,7 @@ pub async fn list(
         let sql = "SELECT * FROM tenant ORDER BY name, id LIMIT $1 OFFSET $2";
         fetch_all!(tx, Row, sql, limit, skip)?
     } else {
-        let pattern = pattern(search);
+        let pattern = containing(search);
         let sql = "SELECT * FROM tenant
                    WHERE LOWER(name) LIKE $1 ESCAPE '\\' OR slug LIKE $1 ESCAPE '\\'
                    ORDER BY name, id LIMIT $2 OFFSET $3";
@@ -95,12 +95,7 @@ pub async fn list(
 /// How many tenants `list` would find without a limit.
 pub async fn count(tx: &mut Tx, search: &str) -> Result<i64, StorageError> {
     let sql = "SELECT COUNT(*) FROM tenant WHERE LOWER(name) LIKE $1 ESCAPE '\\' OR slug LIKE $1 ESCAPE '\\'";
-    Ok(fetch_one!(tx, (i64,), sql, &pattern(search))?.0)
-}
-
-fn pattern(search: &str) -> String {
-    let escaped = search.to_lowercase().replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
-    format!("%{escaped}%")
+    Ok(fetch_one!(tx, (i64,), sql, &containing(search))?.0)
 }
 
 /// Every tenant, for jobs.

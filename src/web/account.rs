@@ -22,6 +22,7 @@ pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(web::resource("/account").route(read().to(show)))
         .service(web::resource("/account/password").route(web::post().to(change_password)))
         .service(web::resource("/account/sessions/{id}/revoke").route(web::post().to(revoke)))
+        .service(web::resource("/account/sign-out-everywhere").route(web::post().to(sign_out_everywhere)))
         .service(web::resource("/account/leave/{slug}").route(web::post().to(leave)));
 }
 
@@ -98,6 +99,12 @@ fn browser(agent: &str) -> String {
         (Some(name), None) | (None, Some(name)) => name.to_owned(),
         (None, None) => "Unknown browser".to_owned(),
     }
+}
+
+async fn sign_out_everywhere(console: Data<Console>, viewer: Viewer, _: Posted<Nothing>) -> Answer {
+    console.services.sign_out_everywhere(&viewer.actor).await?;
+    viewer.session.purge();
+    Ok(see_other("/sign-in"))
 }
 
 /// Leaves a tenant.

@@ -10,11 +10,11 @@ use super::banner::Banner;
 use super::error::WebError;
 use super::features::{GateLine, costs, gate_line};
 use super::figures::{count, counted};
-use super::form::{Nothing, Posted};
-use super::page::{Answer, Chrome, Page};
+use super::form::{Failure, Nothing, Posted};
+use super::page::{Answer, Chrome, Page, see_other};
 use super::place::Place;
 use super::time::When;
-use super::{Console, confirm, read, spending};
+use super::{Console, confirm, read, session, spending};
 use crate::access::policy::Action;
 use crate::domain::generation::{FEATURE, Generation, GenerationState};
 use crate::domain::ids::GenerationId;
@@ -81,6 +81,8 @@ struct CommunityPage {
     chrome: Chrome,
     here: String,
     banners: Vec<Banner>,
+    /// A text that was not approved: why, and what was typed.
+    kept: Option<(String, String)>,
     /// Gates that are closed.
     gates: Vec<GateLine>,
     /// Dollars and requests of the last thirty days, for whoever may see them.
@@ -152,6 +154,10 @@ struct Asked {
 }
 
 async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> Answer {
+    Page::new(page(&console, &place, &asked).await?).answer()
+}
+
+async fn page(console: &Console, place: &Place, asked: &Asked) -> Result<CommunityPage, WebError> {
     let services = &console.services;
     let show = Show::ALL.into_iter().find(|show| show.word() == asked.show).unwrap_or(Show::Waiting);
     let scope = &place.holder.scope;
@@ -161,14 +167,14 @@ async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> Answ
     if more {
         found.pop();
     }
-    let here = address(&place);
+    let here = address(place);
     let next = found.last().filter(|_| more);
     let more = next.map(|last| format!("{here}?show={}&before={}", show.word(), last.id));
     let standing = services.standing_with_money(scope).await?;
     let gates = match standing.features().into_iter().find(|(feature, _)| feature.slug == FEATURE) {
         Some((_, decision)) => {
             let closed = decision.gates.iter().filter(|gate| gate.closed.is_some());
-            closed.map(|gate| gate_line(gate, &standing, &place)).collect()
+            closed.map(|gate| gate_line(gate, &standing, place)).collect()
         }
         None => vec![GateLine::closed(format!(
             "{} has no feature named {FEATURE} yet. What comes in waits for it.",
@@ -176,10 +182,10 @@ async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> Answ
         ))],
     };
     let keys = services.keys(place.holder).await?;
-    let mut banners = status_banners(&console, &place, &standing, keys.iter());
-    banners.extend(spending::banners(&console, &place).await?);
+    let mut banners = status_banners(console, place, &standing, keys.iter());
+    banners.extend(spending::banners(console, place).await?);
     let cost = if place.may(Action::SeeUsage) {
-        Some(costs(&console, &place).await?.get(FEATURE).copied().unwrap_or_default())
+        Some(costs(console, place).await?.get(FEATURE).copied().unwrap_or_default())
     } else {
         None
     };
@@ -187,8 +193,9 @@ async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> Answ
         let of = counts.iter().filter(|(state, _)| show.states().contains(state));
         count(of.map(|(_, count)| *count).sum())
     };
-    let page = CommunityPage {
+    Ok(CommunityPage {
         chrome: place.chrome("Community manager", &here),
+        kept: None,
         banners,
         gates,
         cost: cost.map(|(cost, requests)| (Nanos(cost).shown(), counted(requests, "request", "requests"))),
@@ -201,7 +208,7 @@ async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> Answ
                 current: tab == show,
             })
             .collect(),
-        items: found.into_iter().map(|one| Item::of(one, &place)).collect(),
+        items: found.into_iter().map(|one| Item::of(one, place)).collect(),
         empty: match show {
             Show::Waiting => {
                 "Nothing waits for you. Posts and threads come in by the API, are written about, and wait here until you approve them."
@@ -213,8 +220,7 @@ async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> Answ
         more,
         may_rule: place.may(Action::RuleGenerations),
         here,
-    };
-    Page::new(page).answer()
+    })
 }
 
 #[derive(Deserialize)]
@@ -231,12 +237,25 @@ struct ApproveForm {
 async fn approve(
     console: Data<Console>,
     place: Place,
-    request: HttpRequest,
     path: Path<ItemPath>,
     posted: Posted<ApproveForm>,
 ) -> Answer {
-    let (form, posted) = posted.split();
-    rule(&console, place, &request, &path.id, posted, Ruling::Approve(form.text)).await
+    place.demand(Action::RuleGenerations)?;
+    let id = GenerationId::parse(&path.id).ok_or(WebError::NotFound)?;
+    let (tenant, scope, text) = (&place.tenant()?.tenant, place.holder.scope, posted.fields.text);
+    let ruling = Ruling::Approve(text.clone());
+    let ruled = console.services.rule_generation(&place.viewer.actor, &scope, tenant, id, &ruling).await;
+    let Err(error) = ruled else {
+        let told = "Approved. Your product can take it from the API now.";
+        session::notify(&place.viewer.session, true, told);
+        return Ok(see_other(&address(&place)));
+    };
+    // What was typed is not lost.
+    let failure = Failure::of(error)?;
+    let why = failure.problems.fields.into_iter().map(|(_, message)| message).chain(failure.problems.summary);
+    let mut page = page(&console, &place, &Asked::default()).await?;
+    page.kept = Some((why.collect::<Vec<_>>().join(" "), text));
+    Page::new(page).status(failure.status).answer()
 }
 
 async fn reject(
@@ -271,9 +290,8 @@ async fn rule(
     let id = GenerationId::parse(id).ok_or(WebError::NotFound)?;
     let (tenant, scope, back) = (place.tenant()?.tenant.clone(), place.holder.scope, address(&place));
     let told = match ruling {
-        Ruling::Approve(_) => "Approved. Your product can take it from the API now.",
         Ruling::Reject => "Rejected.",
-        Ruling::Retry => "It is in the queue again.",
+        Ruling::Retry | Ruling::Approve(_) => "It is in the queue again.",
     };
     let asking = (place.chrome("Confirm it's you", &back), "Save", back.as_str());
     confirm::press(console, &mut place.viewer, request, asking, posted, async |services, actor| {

@@ -8,6 +8,7 @@ mod account;
 mod address;
 mod api_keys;
 mod assets;
+mod audit;
 mod banner;
 mod billing;
 mod catalog;
@@ -127,6 +128,8 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(features::routes)
         .configure(community::routes)
         .configure(questions::routes)
+        .configure(|cfg| audit::routes(cfg, "/t/{tenant}/activity/audit"))
+        .configure(|cfg| audit::routes(cfg, "/platform/audit"))
         .configure(members::routes)
         .configure(join::routes)
         .configure(security::routes)

@@ -201,6 +201,9 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
         if may(Action::SeeUsage) {
             activity.push(item(format!("/t/{slug}/activity/notifications"), "Notifications"));
         }
+        if may(Action::SeeBillingAudit) {
+            activity.push(item(format!("/t/{slug}/activity/audit"), "Audit log"));
+        }
         sections.push(NavSection { title: "Activity", items: activity });
     }
     if viewer.actor.is_super_admin() {
@@ -214,6 +217,7 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
                 item("/platform/users".to_owned(), "Users"),
                 item("/platform/shared-keys".to_owned(), "Shared keys"),
                 item("/platform/tokens".to_owned(), "Service tokens"),
+                item("/platform/audit".to_owned(), "Audit log"),
                 item("/platform/status".to_owned(), "Status"),
             ],
         });

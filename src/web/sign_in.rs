@@ -19,6 +19,7 @@ use crate::services::{Problems, ServiceError};
 
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(web::resource("/sign-in").route(read().to(show)).route(web::post().to(sign_in)))
+        .service(web::resource("/forgot").route(read().to(show_forgot)).route(web::post().to(forgot)))
         .service(web::resource("/sign-out").route(web::post().to(sign_out)));
 }
 
@@ -30,6 +31,8 @@ struct SignInPage {
     csrf: String,
     next: Option<String>,
     email: String,
+    /// Whether a letter can be sent to who forgot their password.
+    has_mail: bool,
     problems: Problems,
 }
 
@@ -65,6 +68,7 @@ async fn show(console: Data<Console>, request: HttpRequest, session: Session, as
         csrf: csrf::token(&console, &request, &session),
         next,
         email: String::new(),
+        has_mail: console.services.mailer.is_some(),
         problems: Problems::default(),
     };
     Page::new(page).answer()
@@ -102,10 +106,75 @@ async fn sign_in(
         csrf: csrf::token(&console, &request, &session),
         next,
         email: form.email.chars().take(254).collect(),
+        has_mail: console.services.mailer.is_some(),
         // About the form as a whole: which of the two is wrong is nobody's business.
         problems: Problems { summary: Some(problem), fields: Vec::new() },
     };
     Page::new(page).status(status).retry_after(retry_after).answer()
+}
+
+#[derive(Template)]
+#[template(path = "pages/forgot.html")]
+struct ForgotPage {
+    title: &'static str,
+    assets: &'static str,
+    csrf: String,
+    email: String,
+    /// The letter is on its way, if there is anybody to send it to.
+    sent: bool,
+    problems: Problems,
+}
+
+impl ForgotPage {
+    fn new(console: &Console, request: &HttpRequest, session: &Session) -> Result<Self, WebError> {
+        if console.services.mailer.is_none() {
+            return Err(WebError::NotFound);
+        }
+        Ok(Self {
+            title: "Choose a new password",
+            assets: assets::base(),
+            csrf: csrf::token(console, request, session),
+            email: String::new(),
+            sent: false,
+            problems: Problems::default(),
+        })
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ForgotForm {
+    email: String,
+}
+
+async fn show_forgot(console: Data<Console>, request: HttpRequest, session: Session) -> Answer {
+    Page::new(ForgotPage::new(&console, &request, &session)?).answer()
+}
+
+async fn forgot(
+    console: Data<Console>,
+    request: HttpRequest,
+    session: Session,
+    posted: Posted<ForgotForm>,
+) -> Answer {
+    let mut page = ForgotPage::new(&console, &request, &session)?;
+    page.email = posted.fields.email.chars().take(254).collect();
+    match console.services.ask_reset(&posted.fields.email, &origin(&console, &request)).await {
+        Ok(()) => {
+            page.sent = true;
+            Page::new(page).answer()
+        }
+        Err(ServiceError::Throttled { seconds }) => {
+            let message = format!("Too many attempts. Try again in {}.", time::span(seconds));
+            page.problems = Problems::field("email", message);
+            Page::new(page).status(StatusCode::TOO_MANY_REQUESTS).retry_after(Some(seconds)).answer()
+        }
+        Err(ServiceError::Invalid(problems)) => {
+            page.problems = problems;
+            Page::new(page).status(StatusCode::UNPROCESSABLE_ENTITY).answer()
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Where a person's work is.

@@ -83,13 +83,15 @@ on_both! {
         let approve = format!("{PAGE}/{id}/approve");
         let long = "x".repeat(17 * 1_024);
         for bad in ["", "  \n ", long.as_str()] {
-            member.post(&approve, &[("text", bad)]).await;
-            member.get(PAGE).await.says("Write a text of at most 16 KiB, or reject it.");
+            let page = member.post(&approve, &[("text", bad)]).await;
+            assert_eq!(page.status, 422);
+            page.says("Write a text of at most 16 KiB, or reject it.").says(bad);
         }
         assert_eq!(get(world, &token, &id).await["state"], "waiting");
         assert_eq!(member.post(&approve, &[("text", "Welcome, and mind the oven.")]).await.status, 303);
-        member.post(&approve, &[("text", "Other")]).await;
-        member.get(PAGE).await.says("Somebody decided that in the meantime.");
+        let late = member.post(&approve, &[("text", "Other words")]).await;
+        assert_eq!(late.status, 409);
+        late.says("Somebody decided that in the meantime.").says("Other words");
         let decided = get(world, &token, &id).await;
         assert_eq!((decided["state"].as_str(), decided["text"].as_str()), (Some("approved"), Some("Welcome, and mind the oven.")));
         assert_eq!(decided["draft"], draft.as_str());

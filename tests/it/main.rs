@@ -5,6 +5,7 @@
 
 mod api;
 mod architecture;
+mod audit;
 mod billing;
 mod breaker;
 mod cli;

@@ -184,7 +184,7 @@ async fn webhooks_are_kept_on_their_page() {
 }
 
 /// A mail server that takes every letter, save for those to `refused@…`.
-async fn mail_server() -> (String, Arc<Mutex<Vec<String>>>) {
+pub async fn mail_server() -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("smtp://{}", listener.local_addr().unwrap());
     let letters = Arc::new(Mutex::new(Vec::new()));

@@ -1,5 +1,9 @@
 //! Signing in, throttling, links and users, as use cases.
 
+use std::sync::Mutex;
+use std::time::Duration;
+
+use keyward::config::MailSettings;
 use keyward::crypto::secret::Secret;
 use keyward::domain::account::{Email, PlatformRole, TenantRole};
 use keyward::domain::audit::AuditActor;
@@ -10,7 +14,10 @@ use keyward::services::ServiceError;
 use keyward::services::accounts::Origin;
 use keyward::storage::audit;
 
+use crate::notifications::mail_server;
 use crate::on_both;
+use crate::support::{On, Setup, World};
+use crate::visitor::Visitor;
 
 const PASSWORD: &str = "violet ladder 9 reed";
 
@@ -183,5 +190,86 @@ on_both! {
         assert!(matches!(world.services.reset_link(&by, &bob).await, Err(ServiceError::Conflict(_))));
         world.services.enable_user(&by, &bob).await.unwrap();
         assert!(world.services.sign_in("bob@acme.example", secret(PASSWORD), &origin("192.0.2.1", "home")).await.is_ok());
+    }
+}
+
+/// The first path that begins so in any letter that came after `seen` of them, once there is one.
+async fn linked(letters: &Mutex<Vec<String>>, seen: usize, begin: &str) -> String {
+    for _ in 0..200 {
+        // Long lines are folded with `=` at their end.
+        let all = letters.lock().unwrap()[seen..].join("\n").replace("=\n", "");
+        if let Some(at) = all.find(begin) {
+            return all[at..].split_whitespace().next().unwrap().to_owned();
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("no letter with {begin}: {:?}", letters.lock().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forgotten_password_is_chosen_anew_by_e_mail() {
+    for on in [On::Sqlite, On::Postgres] {
+        let (url, letters) = mail_server().await;
+        let mail = MailSettings {
+            smtp_url: Some(url),
+            smtp_url_file: None,
+            mail_from: Some("keyward@operator.example".to_owned()),
+        };
+        let world = World::with(on, Setup { mail, ..Setup::default() }).await;
+        let tenant = world.tenant("acme", UsageMode::Managed).await;
+        world.user("ada@acme.example", PASSWORD, None, Some((tenant.id, TenantRole::Admin))).await;
+        let mut known = Visitor::signed_in(&world.url, "ada@acme.example", PASSWORD).await;
+        assert!(letters.lock().unwrap().is_empty(), "the first browser is no news");
+
+        // The answer is the same for whoever is asked for.
+        let mut visitor = Visitor::new(&world.url);
+        visitor.get("/sign-in").await.says("Forgot your password?");
+        let mut said = Vec::new();
+        for email in ["ada@acme.example", "nobody@acme.example"] {
+            visitor.get("/forgot").await;
+            let page = visitor.post("/forgot", &[("email", email)]).await;
+            assert_eq!(page.status, 200);
+            said.push(page.body.replace(email, "X"));
+        }
+        assert_eq!(said[0], said[1]);
+        assert_eq!(visitor.post("/forgot", &[("email", "none")]).await.status, 422);
+        let link = linked(&letters, 0, "/setup/").await;
+        assert_eq!(letters.lock().unwrap().len(), 1);
+        visitor.get(&link).await.says("For ada@acme.example.");
+        let new = "amber tunnel 4 crane";
+        assert_eq!(visitor.post(&link, &[("password", new)]).await.status, 303);
+        assert_eq!(visitor.get("/account").await.status, 200);
+        // All sessions from before are over, and so is the link.
+        assert_eq!(known.get("/account").await.status, 303);
+        assert_eq!(Visitor::new(&world.url).get(&link).await.status, 404);
+
+        // A browser that was never seen is news; and all sessions end at once.
+        let seen = letters.lock().unwrap().len();
+        let mut third = Visitor::signed_in(&world.url, "ada@acme.example", new).await;
+        linked(&letters, seen, "/account").await;
+        third.get("/account").await;
+        assert_eq!(third.post("/account/sign-out-everywhere", &[]).await.status, 303);
+        for one in [&mut third, &mut visitor] {
+            assert_eq!(one.get("/account").await.status, 303);
+        }
+        // An invitation goes the same way.
+        let seen = letters.lock().unwrap().len();
+        let mut admin = Visitor::signed_in(&world.url, "ada@acme.example", new).await;
+        linked(&letters, seen, "/account").await;
+        let seen = letters.lock().unwrap().len();
+        admin.get("/t/acme/settings/members").await;
+        let fields = [("email", "mia@acme.example"), ("role", "member")];
+        admin.post("/t/acme/settings/members", &fields).await.says("The link went out by e-mail.");
+        let invitation = linked(&letters, seen, "/join/").await;
+        Visitor::new(&world.url).get(&invitation).await.says("as member");
+        // Too many letters to one address have to wait.
+        let mut again = Visitor::new(&world.url);
+        again.get("/forgot").await;
+        let mut last = 200;
+        for _ in 0..8 {
+            last = again.post("/forgot", &[("email", "ada@acme.example")]).await.status.as_u16();
+        }
+        assert_eq!(last, 429);
+        world.end().await;
     }
 }

@@ -224,6 +224,8 @@ async fn no_key_is_written_or_said() {
         "/t/acme/settings/ai".to_owned(),
         "/t/acme/activity/community-manager".to_owned(),
         "/t/acme/activity/questions".to_owned(),
+        "/t/acme/activity/audit".to_owned(),
+        "/t/acme/activity/audit.csv".to_owned(),
         "/t/acme/billing".to_owned(),
         "/t/acme/billing/usage.csv".to_owned(),
         "/t/acme/settings/tokens".to_owned(),

@@ -85,7 +85,7 @@ pub async fn download(console: Data<Console>, place: Place, asked: Query<Asked>)
     Ok(csv_named(&name).streaming(rows))
 }
 
-fn csv_named(name: &str) -> HttpResponseBuilder {
+pub fn csv_named(name: &str) -> HttpResponseBuilder {
     let mut response = HttpResponse::Ok();
     response
         .insert_header((CONTENT_TYPE, "text/csv; charset=utf-8"))
@@ -232,7 +232,7 @@ fn record(row: &UsageRow, adjusted: Option<&Adjustment>) -> [String; 38] {
 }
 
 /// Free text that a spreadsheet would take for a formula gets an apostrophe before it.
-fn harmless(text: &str) -> String {
+pub fn harmless(text: &str) -> String {
     if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{text}") } else { text.to_owned() }
 }
 

@@ -5,7 +5,7 @@ mod breaker;
 mod budgets;
 mod compare;
 mod credits;
-mod export;
+pub mod export;
 mod names;
 pub mod purchase;
 mod rates;

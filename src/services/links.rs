@@ -1,0 +1,183 @@
+//! One-time links: for the first super admin, and to choose a password.
+
+use super::accounts::{FREE_FAILURES_OF_ADDRESS, Origin, Person, network};
+use super::{Problems, ServiceError, Services};
+use crate::crypto::secret::Secret;
+use crate::crypto::token;
+use crate::domain::account::{self, Email, PlatformRole, User};
+use crate::domain::audit::{AuditAction, AuditActor};
+use crate::domain::clock::DAY;
+use crate::domain::ids::UserId;
+use crate::storage::people::{self, Link, LinkPurpose};
+use crate::storage::{Tx, sessions};
+
+/// How long a one-time link works.
+const LINK_FOR: i64 = DAY;
+/// Letters to one address before they have to wait.
+const FREE_RESETS: i32 = 3;
+
+impl Services {
+    /// A one-time link for the first super admin, while there is no user at all.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn first_admin_link(&self) -> Result<Option<String>, ServiceError> {
+        let mut tx = self.db.write().await?;
+        if people::count(&mut tx).await? > 0 {
+            return Ok(None);
+        }
+        let link = self.new_link(&mut tx, LinkPurpose::FirstAdmin, None).await?;
+        tx.commit().await?;
+        Ok(Some(link))
+    }
+
+    pub(super) async fn new_link(
+        &self,
+        tx: &mut Tx,
+        purpose: LinkPurpose,
+        user_id: Option<UserId>,
+    ) -> Result<String, ServiceError> {
+        let text = token::random_text();
+        let expires_at = self.clock.now().plus(LINK_FOR);
+        people::drop_links(tx, purpose, user_id).await?;
+        people::insert_link(tx, &token::hash(&text), Link { purpose, user_id, expires_at }).await?;
+        Ok(format!("{}/setup/{text}", self.options.public_url))
+    }
+
+    /// What a one-time link is for and, for a password, whose.
+    ///
+    /// # Errors
+    /// `NotFound` when it is used up, expired or was never made.
+    pub async fn link(&self, text: &str) -> Result<(LinkPurpose, Option<User>), ServiceError> {
+        let mut tx = self.db.read().await?;
+        let link = self.find_link(&mut tx, text).await?;
+        let user = match link.user_id {
+            Some(id) => people::find(&mut tx, id).await?,
+            None => None,
+        };
+        tx.rollback().await?;
+        Ok((link.purpose, user))
+    }
+
+    async fn find_link(&self, tx: &mut Tx, text: &str) -> Result<Link, ServiceError> {
+        let found = people::find_link(tx, &token::hash(text)).await?;
+        found.filter(|link| link.expires_at > self.clock.now()).ok_or(ServiceError::NotFound)
+    }
+
+    /// Uses a one-time link: makes the first super admin, or sets a user's password.
+    ///
+    /// # Errors
+    /// `NotFound` for a link that does not work any more, `Invalid` for what was typed.
+    pub async fn use_link(
+        &self,
+        text: &str,
+        email: &str,
+        password: Secret,
+        from: &Origin,
+    ) -> Result<Person, ServiceError> {
+        let (purpose, owner) = self.link(text).await?;
+        let mut problems = Problems::default();
+        let email = Email::parse(email);
+        if purpose == LinkPurpose::FirstAdmin && email.is_none() {
+            problems.add("email", "Enter an e-mail address, such as ada@example.com.");
+        }
+        let known = owner.as_ref().map(|owner| owner.email.as_str()).or(email.as_ref().map(Email::as_str));
+        if let Err(weak) = account::judge_password(password.expose(), &[known.unwrap_or_default()]) {
+            problems.add("password", weak.to_string());
+        }
+        problems.or_ok()?;
+        let hash = self.passwords.hash(password).await?;
+
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        if !people::take_link(&mut tx, &token::hash(text)).await? {
+            return Err(ServiceError::NotFound);
+        }
+        let user = match (purpose, owner, email) {
+            (LinkPurpose::ResetPassword, Some(user), _) => {
+                people::set_password(&mut tx, user.id, &hash).await?;
+                sessions::revoke_all(&mut tx, user.id).await?;
+                user
+            }
+            (LinkPurpose::FirstAdmin, None, Some(email)) if people::count(&mut tx).await? == 0 => {
+                let user = User {
+                    id: UserId::new(),
+                    email: email.as_str().to_owned(),
+                    platform_role: Some(PlatformRole::SuperAdmin),
+                    disabled_at: None,
+                    created_at: now,
+                };
+                people::insert(&mut tx, &user, &hash).await?;
+                user
+            }
+            _ => return Err(ServiceError::NotFound),
+        };
+        people::remember_device(&mut tx, user.id, &self.root.blind("device", &from.device), now).await?;
+        let memberships = people::memberships(&mut tx, user.id).await?;
+        let action = match purpose {
+            LinkPurpose::FirstAdmin => AuditAction::UserCreated,
+            LinkPurpose::ResetPassword => AuditAction::PasswordReset,
+        };
+        let detail = serde_json::json!({ "by": "one-time link" });
+        self.record_person(&mut tx, Some(user.id), &user.email, from, action, detail).await?;
+        tx.commit().await?;
+        Ok(Person { user, memberships })
+    }
+
+    /// A one-time link by which a user chooses a new password. The old one works until then.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such user.
+    pub async fn reset_link(&self, by: &AuditActor, email: &Email) -> Result<String, ServiceError> {
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        let user = people::find_by_email(&mut tx, email).await?.ok_or(ServiceError::NotFound)?;
+        if user.disabled_at.is_some() {
+            return Err(ServiceError::Conflict(
+                "this user is disabled; `keyward user enable` lets them in again",
+            ));
+        }
+        let link = self.new_link(&mut tx, LinkPurpose::ResetPassword, Some(user.id)).await?;
+        let detail = serde_json::json!({ "link": "made" });
+        self.record_operator(&mut tx, by, AuditAction::PasswordReset, &user.email, detail, now).await?;
+        tx.commit().await?;
+        Ok(link)
+    }
+
+    /// Sends whoever asks a link to choose another password, if there is an account of that address and a
+    /// mail server is set. The answer does not tell.
+    ///
+    /// # Errors
+    /// `Throttled` when it is asked for too often.
+    pub async fn ask_reset(&self, email: &str, from: &Origin) -> Result<(), ServiceError> {
+        let Some(email) = Email::parse(email) else {
+            let message = "Enter an e-mail address, such as ada@example.com.";
+            return Err(ServiceError::Invalid(Problems::field("email", message)));
+        };
+        let buckets = [
+            (self.root.blind("reset", email.as_str()), FREE_RESETS),
+            (self.root.blind("resets of address", &network(&from.address)), FREE_FAILURES_OF_ADDRESS),
+        ];
+        self.take_attempt(&buckets).await?;
+        let mut tx = self.db.write().await?;
+        let found = people::find_by_email(&mut tx, &email).await?.filter(|user| user.disabled_at.is_none());
+        let name = email.as_str();
+        let id = found.as_ref().map(|user| user.id);
+        let detail = serde_json::json!({ "known": found.is_some() });
+        let link = match &found {
+            Some(user) if self.mailer.is_some() => {
+                Some(self.new_link(&mut tx, LinkPurpose::ResetPassword, Some(user.id)).await?)
+            }
+            _ => None,
+        };
+        self.record_person(&mut tx, id, name, from, AuditAction::ResetAsked, detail).await?;
+        tx.commit().await?;
+        if let Some(link) = link {
+            let words = format!(
+                "Somebody, we hope you, asked for a new password for this address.\n\nOpen this link within a day to choose one. It works once:\n{link}\n\nIf it was not you, there is nothing to do: your password stays as it is.\n"
+            );
+            self.send_aside(name, "Choose a new password", words);
+        }
+        Ok(())
+    }
+}
