@@ -101,6 +101,10 @@ impl Row {
             target: row.target,
             detail: detail
                 .into_iter()
+                // What there was nothing of is nothing to read.
+                .filter(|(_, value)| {
+                    !value.is_null() && !value.as_object().is_some_and(serde_json::Map::is_empty)
+                })
                 .map(|(name, value)| match value {
                     serde_json::Value::String(text) => (name, text),
                     other => (name, other.to_string()),

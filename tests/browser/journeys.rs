@@ -556,3 +556,51 @@ async fn a_feature_is_closed_for_a_plan_told_and_opened_again() {
     narrow.close().await;
     world.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn somebody_is_invited_joins_and_is_removed() {
+    let (world, _) = world().await;
+    let browser = open(&world, DESKTOP).await;
+    browser.sign_in("admin@northwind.example", PASSWORD).await;
+    browser.press("Members").await;
+    browser.sees("Who may sign in to northwind Ltd").await;
+    browser.fill("email", "nova@northwind.example").await;
+    browser.press("Invite").await;
+    browser.sees("nova@northwind.example is invited").await;
+    browser.check_page("Members, with a link").await;
+    let link = browser.run("return document.querySelector('#link').textContent").await;
+    let link = link.as_str().unwrap().rsplit_once("/join/").unwrap().1.to_owned();
+
+    let guest = open(&world, Look { width: 360, dark: true, ..DESKTOP }).await;
+    guest.go(&format!("/join/{link}")).await;
+    guest.sees("invites nova@northwind.example to northwind Ltd as member.").await;
+    guest.check_page("An invitation, 360").await;
+    guest.fill("password", "amber tunnel 4 crane").await;
+    guest.press("Create account and join").await;
+    guest.sees("Welcome. Your account is made and you are signed in.").await;
+
+    browser.go("/t/northwind/settings/members").await;
+    browser.press("Remove nova@northwind.example").await;
+    browser.sees("What happens when you remove them").await;
+    browser.check_page("Remove member").await;
+    browser.press("Remove member").await;
+    browser.sees("They see nothing of this account any more.").await;
+    guest.go("/t/northwind/settings/api-keys").await;
+    guest.sees("Sign in").await;
+    guest.close().await;
+
+    browser.go("/t/northwind/activity/audit").await;
+    browser.sees("member.removed").await;
+    browser.check_page("Audit log").await;
+    browser.go("/account").await;
+    browser.check_page("Account").await;
+    browser.close().await;
+    let narrow = open(&world, Look { width: 360, ..DESKTOP }).await;
+    narrow.sign_in("root@acme.example", PASSWORD).await;
+    for page in ["/platform/status", "/platform/audit"] {
+        narrow.go(page).await;
+        narrow.check_page(page).await;
+    }
+    narrow.close().await;
+    world.end().await;
+}
