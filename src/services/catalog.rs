@@ -11,6 +11,7 @@ use crate::domain::ids::Owner;
 use crate::domain::plan::{Feature, GENERAL, TokenBudget};
 use crate::domain::price_list;
 use crate::domain::provider_key::Provider;
+use crate::domain::question::Writing;
 use crate::storage::plans;
 
 /// A feature as it was typed.
@@ -121,9 +122,11 @@ fn judge_feature(
         problems.add("default_model", "Choose a model of the list, or none.");
     }
     let maker = price_list::find(model).map(crate::domain::price_list::Model::maker);
-    if slug.as_deref() == Some(generation::FEATURE) && maker.is_some_and(|maker| maker != Provider::Anthropic)
-    {
-        problems.add("default_model", "The community manager writes with models of Anthropic.");
+    let own = slug.as_deref().is_some_and(|slug| {
+        slug == generation::FEATURE || Writing::ALL.iter().any(|writing| writing.feature() == slug)
+    });
+    if own && maker.is_some_and(|maker| maker != Provider::Anthropic) {
+        problems.add("default_model", "Keyward's own pages write with models of Anthropic.");
     }
     let switch = match typed.switch.trim() {
         "" => {
