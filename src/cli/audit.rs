@@ -98,6 +98,9 @@ impl Verify {
                 }
             }
         }
+        if self.head.is_some() && lines == 0 {
+            wrong.push("there is no head in the file: it was emptied, or never written to".to_owned());
+        }
         tx.rollback().await?;
         database.close().await;
         for line in &wrong {

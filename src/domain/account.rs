@@ -52,6 +52,11 @@ pub struct User {
     pub platform_role: Option<PlatformRole>,
     pub disabled_at: Option<Moment>,
     pub created_at: Moment,
+    /// Since when it is known that they have the address: a link that was sent there was opened, or the
+    /// operator vouches for it.
+    pub proved_at: Option<Moment>,
+    /// Sessions that began before are over.
+    pub sessions_from: Moment,
 }
 
 /// A person's place in one tenant.

@@ -9,7 +9,7 @@ use crate::domain::clock::{HOUR, MINUTE, Moment, SECOND};
 use crate::domain::ids::{Owner, SessionId, TenantId, UserId};
 use crate::storage::people::{self, LinkPurpose};
 use crate::storage::sessions::StoredSession;
-use crate::storage::{Tx, audit, sessions, throttle};
+use crate::storage::{Tx, audit, members, sessions, throttle};
 
 /// Where a sign-in attempt comes from.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Origin {
 pub struct Person {
     pub user: User,
     pub memberships: Vec<Membership>,
+    /// When they began to sign in, where they do: a session from then is over if all were ended since.
+    pub since: Moment,
 }
 
 /// Failures of an account or a known browser that cost no delay.
@@ -49,6 +51,7 @@ impl Services {
         password: Secret,
         from: &Origin,
     ) -> Result<Person, ServiceError> {
+        let since = self.clock.now();
         let email = Email::parse(email);
         let name = email.as_ref().map_or("", Email::as_str);
         let mut tx = self.db.read().await?;
@@ -93,7 +96,7 @@ impl Services {
             );
             self.send_aside(&user.email, "New sign-in to your account", words);
         }
-        Ok(Person { user, memberships })
+        Ok(Person { user, memberships, since })
     }
 
     /// Sends a letter, if a mail server is set, while the caller goes on: how long it takes says nothing.
@@ -113,7 +116,7 @@ impl Services {
     /// When the database fails.
     pub async fn sign_out_everywhere(&self, actor: &Actor) -> Result<(), ServiceError> {
         let mut tx = self.db.write().await?;
-        sessions::revoke_all(&mut tx, actor.user_id).await?;
+        sessions::revoke_all(&mut tx, actor.user_id, self.clock.now()).await?;
         let detail = serde_json::json!({});
         let action = AuditAction::SignedOutEverywhere;
         self.record(&mut tx, Owner::Platform, actor, action, &actor.email, detail).await?;
@@ -226,7 +229,7 @@ impl Services {
         let Some(user) = user else { return Ok(None) };
         let memberships = people::memberships(&mut tx, id).await?;
         tx.rollback().await?;
-        Ok(Some(Person { user, memberships }))
+        Ok(Some(Person { user, memberships, since: self.clock.now() }))
     }
 
     /// Changes one's own password and ends all other sessions.
@@ -246,7 +249,9 @@ impl Services {
         let hash = self.passwords.hash(new).await?;
         let mut tx = self.db.write().await?;
         people::set_password(&mut tx, actor.user_id, &hash).await?;
-        sessions::revoke_all(&mut tx, actor.user_id).await?;
+        sessions::revoke_all(&mut tx, actor.user_id, self.clock.now()).await?;
+        // Whoever could read a letter of before can do nothing with it.
+        people::drop_links(&mut tx, LinkPurpose::ResetPassword, Some(actor.user_id)).await?;
         let detail = serde_json::json!({});
         self.record(&mut tx, Owner::Platform, actor, AuditAction::PasswordChanged, &actor.email, detail)
             .await?;
@@ -326,6 +331,9 @@ impl Services {
             platform_role,
             disabled_at: None,
             created_at: now,
+            // Nobody but who has the operator's link, or the password that the operator gave, gets in.
+            proved_at: Some(now),
+            sessions_from: Moment(0),
         });
         let taken =
             || ServiceError::Invalid(Problems::field("email", "There is a user of that address already."));
@@ -334,7 +342,17 @@ impl Services {
         } else if place.is_none() {
             return Err(taken());
         }
+        // An account that somebody made on an address which may not be theirs gets no rights: whoever has
+        // the new link has the account.
+        let is_doubtful = user.proved_at.is_none();
+        if is_doubtful {
+            people::set_password(tx, user.id, hash.as_deref().unwrap_or(NO_PASSWORD)).await?;
+            people::prove(tx, user.id, now).await?;
+            sessions::revoke_all(tx, user.id, now).await?;
+        }
         if let Some((tenant, role)) = place {
+            members::forget_former(tx, tenant, &user.email).await?;
+            members::drop_invitations(tx, tenant, &user.email).await?;
             match people::add_member(tx, user.id, tenant, role, now).await {
                 Err(error) if error.is_conflict() => return Err(taken()),
                 done => done?,
@@ -348,7 +366,7 @@ impl Services {
             };
             audit::append(tx, &self.root, Owner::Tenant(tenant), &event).await?;
         }
-        let link = if is_new && hash.is_none() {
+        let link = if (is_new || is_doubtful) && hash.is_none() {
             Some(self.new_link(tx, LinkPurpose::ResetPassword, Some(user.id)).await?)
         } else {
             None
@@ -392,7 +410,7 @@ impl Services {
         }
         people::set_disabled(&mut tx, user.id, Some(now)).await?;
         people::drop_links(&mut tx, LinkPurpose::ResetPassword, Some(user.id)).await?;
-        sessions::revoke_all(&mut tx, user.id).await?;
+        sessions::revoke_all(&mut tx, user.id, now).await?;
         let detail = serde_json::json!({});
         self.record_operator(&mut tx, by, AuditAction::UserDisabled, &user.email, detail, now).await?;
         tx.commit().await?;

@@ -13,8 +13,8 @@ use crate::storage::{Tx, sessions};
 
 /// How long a one-time link works.
 const LINK_FOR: i64 = DAY;
-/// Letters to one address before they have to wait.
-const FREE_RESETS: i32 = 3;
+/// Links that work at the same time; nobody is sent another while they have so many.
+const MOST_RESETS: i64 = 5;
 
 impl Services {
     /// A one-time link for the first super admin, while there is no user at all.
@@ -37,9 +37,19 @@ impl Services {
         purpose: LinkPurpose,
         user_id: Option<UserId>,
     ) -> Result<String, ServiceError> {
+        people::drop_links(tx, purpose, user_id).await?;
+        self.further_link(tx, purpose, user_id).await
+    }
+
+    /// A link beside those that there are.
+    async fn further_link(
+        &self,
+        tx: &mut Tx,
+        purpose: LinkPurpose,
+        user_id: Option<UserId>,
+    ) -> Result<String, ServiceError> {
         let text = token::random_text();
         let expires_at = self.clock.now().plus(LINK_FOR);
-        people::drop_links(tx, purpose, user_id).await?;
         people::insert_link(tx, &token::hash(&text), Link { purpose, user_id, expires_at }).await?;
         Ok(format!("{}/setup/{text}", self.options.public_url))
     }
@@ -95,8 +105,12 @@ impl Services {
         }
         let user = match (purpose, owner, email) {
             (LinkPurpose::ResetPassword, Some(user), _) => {
+                let user = people::find(&mut tx, user.id).await?.filter(|user| user.disabled_at.is_none());
+                let user = user.ok_or(ServiceError::NotFound)?;
                 people::set_password(&mut tx, user.id, &hash).await?;
-                sessions::revoke_all(&mut tx, user.id).await?;
+                people::prove(&mut tx, user.id, now).await?;
+                people::drop_links(&mut tx, LinkPurpose::ResetPassword, Some(user.id)).await?;
+                sessions::revoke_all(&mut tx, user.id, now).await?;
                 user
             }
             (LinkPurpose::FirstAdmin, None, Some(email)) if people::count(&mut tx).await? == 0 => {
@@ -106,6 +120,8 @@ impl Services {
                     platform_role: Some(PlatformRole::SuperAdmin),
                     disabled_at: None,
                     created_at: now,
+                    proved_at: Some(now),
+                    sessions_from: now,
                 };
                 people::insert(&mut tx, &user, &hash).await?;
                 user
@@ -119,9 +135,11 @@ impl Services {
             LinkPurpose::ResetPassword => AuditAction::PasswordReset,
         };
         let detail = serde_json::json!({ "by": "one-time link" });
-        self.record_person(&mut tx, Some(user.id), &user.email, from, action, detail).await?;
+        self.record_person(&mut tx, Some(user.id), &user.email, from, action, detail.clone()).await?;
+        let signed_in = AuditAction::SignedIn;
+        self.record_person(&mut tx, Some(user.id), &user.email, from, signed_in, detail).await?;
         tx.commit().await?;
-        Ok(Person { user, memberships })
+        Ok(Person { user, memberships, since: now })
     }
 
     /// A one-time link by which a user chooses a new password. The old one works until then.
@@ -154,22 +172,28 @@ impl Services {
             let message = "Enter an e-mail address, such as ada@example.com.";
             return Err(ServiceError::Invalid(Problems::field("email", message)));
         };
-        let buckets = [
-            (self.root.blind("reset", email.as_str()), FREE_RESETS),
-            (self.root.blind("resets of address", &network(&from.address)), FREE_FAILURES_OF_ADDRESS),
-        ];
+        // By the address of who asks. A person whom somebody else asks for all the time must still get a
+        // letter: those are bounded by the links that work.
+        let buckets =
+            [(self.root.blind("resets of address", &network(&from.address)), FREE_FAILURES_OF_ADDRESS)];
         self.take_attempt(&buckets).await?;
+        let now = self.clock.now();
         let mut tx = self.db.write().await?;
         let found = people::find_by_email(&mut tx, &email).await?.filter(|user| user.disabled_at.is_none());
         let name = email.as_str();
-        let id = found.as_ref().map(|user| user.id);
         let detail = serde_json::json!({ "known": found.is_some() });
         let link = match &found {
             Some(user) if self.mailer.is_some() => {
-                Some(self.new_link(&mut tx, LinkPurpose::ResetPassword, Some(user.id)).await?)
+                let purpose = LinkPurpose::ResetPassword;
+                if people::count_links(&mut tx, purpose, user.id, now).await? < MOST_RESETS {
+                    Some(self.further_link(&mut tx, purpose, Some(user.id)).await?)
+                } else {
+                    None
+                }
             }
             _ => None,
         };
+        let id = found.as_ref().map(|user| user.id);
         self.record_person(&mut tx, id, name, from, AuditAction::ResetAsked, detail).await?;
         tx.commit().await?;
         if let Some(link) = link {

@@ -17,6 +17,9 @@ use crate::storage::{Tx, keys, people, sessions, tenants, tokens};
 /// How long an invitation holds.
 const INVITED_FOR: i64 = 7 * DAY;
 const MOST_INVITED: usize = 100;
+/// Invitations before the next ones have to wait.
+const FREE_INVITATIONS: i32 = 50;
+const FREE_INVITATIONS_TO_ONE: i32 = 5;
 const LAST_ADMIN: &str = "That is the last admin: make somebody else one first.";
 
 /// Everything that the page of members shows.
@@ -31,8 +34,8 @@ pub struct Members {
 pub enum Known {
     /// The provider key of this name, which they pasted.
     Key { email: String, left_at: Moment, name: Slug },
-    /// An access token that they made.
-    Token { email: String, left_at: Moment, id: TokenId, name: String },
+    /// An access token that they made; `left_at` is `None` where they are here, and no admin any more.
+    Token { email: String, left_at: Option<Moment>, id: TokenId, name: String },
 }
 
 /// An invitation as whoever has its link sees it.
@@ -41,13 +44,15 @@ pub struct Invited {
     pub email: String,
     pub role: TenantRole,
     pub by: String,
+    mailed: bool,
     /// Whether there is an account of that address.
     pub has_account: bool,
 }
 
 /// A link that was just made.
 pub struct MadeInvitation {
-    pub link: String,
+    /// To be passed on; `None` where it went out by e-mail.
+    pub link: Option<String>,
     pub email: String,
     /// Whether it went out by e-mail, or why not; `None` where no mail server is set.
     pub mailed: Option<bool>,
@@ -116,20 +121,28 @@ impl Services {
             invited_by: actor.email.clone(),
             created_at: now,
             expires_at: now.plus(INVITED_FOR),
+            mailed: false,
         };
+        // Each is a letter from the operator's mail server.
+        let buckets = [
+            (self.root.blind("invitations", &tenant.id.to_string()), FREE_INVITATIONS),
+            (self.root.blind("invitations to", &one.email), FREE_INVITATIONS_TO_ONE),
+        ];
+        self.take_attempt(&buckets).await?;
         let mut tx = self.db.write().await?;
-        members::lock(&mut tx, scope).await?;
+        still_admin(&mut tx, scope, actor).await?;
         if members::list(&mut tx, scope).await?.iter().any(|member| member.email == one.email) {
             let taken = Problems::field("email", "That person is a member already.");
             return Err(ServiceError::Invalid(taken));
         }
-        if members::invitations(&mut tx, scope, now).await?.len() >= MOST_INVITED {
+        let open = members::invitations(&mut tx, scope, now).await?;
+        if open.iter().filter(|other| other.email != one.email).count() >= MOST_INVITED {
             return Err(ServiceError::Conflict(
                 "There are 100 open invitations already. Take some back first.",
             ));
         }
         members::invite(&mut tx, &one, &token::hash(&text)).await?;
-        let detail = serde_json::json!({ "role": role.as_str() });
+        let detail = serde_json::json!({ "role": role.as_str(), "invitation": one.id });
         self.record(&mut tx, scope.owner(), actor, AuditAction::MemberInvited, &one.email, detail).await?;
         tx.commit().await?;
         let link = format!("{}/join/{text}", self.options.public_url);
@@ -147,9 +160,16 @@ impl Services {
                 if let Err(failure) = &sent {
                     tracing::warn!(why = %failure.text, "an invitation could not be sent by e-mail");
                 }
+                if sent.is_ok() {
+                    let mut tx = self.db.write().await?;
+                    members::mark_mailed(&mut tx, one.id).await?;
+                    tx.commit().await?;
+                }
                 Some(sent.is_ok())
             }
         };
+        // What went out is for whoever reads it there, and for nobody else.
+        let link = Some(link).filter(|_| mailed != Some(true));
         Ok(MadeInvitation { link, email: one.email, mailed })
     }
 
@@ -165,12 +185,15 @@ impl Services {
     ) -> Result<(), ServiceError> {
         self.permit_members(actor, tenant)?;
         let mut tx = self.db.write().await?;
-        if !members::delete_invitation(&mut tx, tenant.id, id).await? {
+        still_admin(&mut tx, scope, actor).await?;
+        let open = members::invitations(&mut tx, scope, self.clock.now()).await?;
+        let Some(one) = open.into_iter().find(|one| one.id == id) else {
             return Err(ServiceError::Conflict("That invitation was used or taken back already."));
-        }
-        let detail = serde_json::json!({});
-        let target = id.to_string();
-        self.record(&mut tx, scope.owner(), actor, AuditAction::InvitationTakenBack, &target, detail).await?;
+        };
+        members::delete_invitation(&mut tx, tenant.id, id).await?;
+        let detail = serde_json::json!({ "role": one.role.as_str(), "invitation": id });
+        let action = AuditAction::InvitationTakenBack;
+        self.record(&mut tx, scope.owner(), actor, action, &one.email, detail).await?;
         tx.commit().await?;
         Ok(())
     }
@@ -193,13 +216,17 @@ impl Services {
             return Err(ServiceError::Denied);
         }
         let mut tx = self.db.write().await?;
-        members::lock(&mut tx, scope).await?;
+        still_admin(&mut tx, scope, actor).await?;
         let member = find(&mut tx, scope, user).await?;
+        let mut taken_back = 0;
         if role != TenantRole::Admin {
             not_the_last_admin(&mut tx, scope, &member).await?;
+            taken_back = members::drop_invitations_by(&mut tx, scope, &member.email).await?;
         }
         members::set_role(&mut tx, scope, user, role).await?;
-        let detail = serde_json::json!({ "before": member.role.as_str(), "after": role.as_str() });
+        let detail = serde_json::json!({
+            "before": member.role.as_str(), "after": role.as_str(), "invitations_taken_back": taken_back,
+        });
         let action = AuditAction::MemberRoleChanged;
         self.record(&mut tx, scope.owner(), actor, action, &member.email, detail).await?;
         tx.commit().await?;
@@ -223,7 +250,7 @@ impl Services {
             return Err(ServiceError::Denied);
         }
         let mut tx = self.db.write().await?;
-        members::lock(&mut tx, scope).await?;
+        still_admin(&mut tx, scope, actor).await?;
         let member = find(&mut tx, scope, user).await?;
         not_the_last_admin(&mut tx, scope, &member).await?;
         let ended = self.let_go(&mut tx, scope, &member, keep_tokens).await?;
@@ -259,23 +286,24 @@ impl Services {
         scope: &Scope,
         member: &Member,
         keep_tokens: bool,
-    ) -> Result<usize, ServiceError> {
+    ) -> Result<Vec<String>, ServiceError> {
         let now = self.clock.now();
         members::remove(tx, scope, member, now).await?;
+        members::drop_invitations_by(tx, scope, &member.email).await?;
         // Somebody who is nowhere else has nothing to be signed in for.
         let user = people::find(tx, member.user).await?;
         let staff = user.is_some_and(|user| user.platform_role.is_some());
         if !staff && members::places(tx, member.user).await? == 0 {
-            sessions::revoke_all(tx, member.user).await?;
+            sessions::revoke_all(tx, member.user, now).await?;
         }
         if keep_tokens {
-            return Ok(0);
+            return Ok(Vec::new());
         }
-        let mut ended = 0;
+        let mut ended = Vec::new();
         for made in tokens::list(tx, scope).await?.iter().filter(|made| made.created_by == member.email) {
-            ended += usize::from(tokens::revoke(tx, scope, made.id, now).await?.is_some());
+            ended.extend(tokens::revoke(tx, scope, made.id, now).await?);
         }
-        if ended > 0 {
+        if !ended.is_empty() {
             crate::storage::changes::bump(tx, scope.owner(), now).await?;
         }
         Ok(ended)
@@ -299,6 +327,7 @@ impl Services {
             email: one.email,
             role: one.role,
             by: one.invited_by,
+            mailed: one.mailed,
             has_account: known.is_some(),
         })
     }
@@ -310,8 +339,8 @@ impl Services {
     pub async fn join(&self, actor: &Actor, text: &str) -> Result<Slug, ServiceError> {
         let mut tx = self.db.write().await?;
         let user = people::find(&mut tx, actor.user_id).await?.ok_or(ServiceError::NotFound)?;
-        let tenant = self.accept(&mut tx, &user, text).await?;
-        let detail = serde_json::json!({ "by": "invitation" });
+        let (tenant, one) = self.accept(&mut tx, &user, text).await?;
+        let detail = joined(&one);
         let chain = Owner::Tenant(tenant.id);
         self.record(&mut tx, chain, actor, AuditAction::MemberAdded, &user.email, detail).await?;
         tx.commit().await?;
@@ -346,13 +375,15 @@ impl Services {
             platform_role: None,
             disabled_at: None,
             created_at: now,
+            proved_at: Some(now).filter(|_| invited.mailed),
+            sessions_from: Moment(0),
         };
         match people::insert(&mut tx, &user, &hash).await {
             // Two at once: the other one is there now.
             Err(error) if error.is_conflict() => return Err(ServiceError::NotFound),
             done => done?,
         }
-        let tenant = self.accept(&mut tx, &user, text).await?;
+        let (tenant, one) = self.accept(&mut tx, &user, text).await?;
         people::remember_device(&mut tx, user.id, &self.root.blind("device", &from.device), now).await?;
         let memberships = people::memberships(&mut tx, user.id).await?;
         let actor = Actor {
@@ -365,19 +396,26 @@ impl Services {
             request_id: from.request_id,
             by_token: false,
         };
-        let detail = serde_json::json!({ "by": "invitation" });
+        let detail = joined(&one);
         let chain = Owner::Tenant(tenant.id);
         self.record(&mut tx, chain, &actor, AuditAction::MemberAdded, &user.email, detail.clone()).await?;
-        let platform = Owner::Platform;
-        self.record(&mut tx, platform, &actor, AuditAction::UserCreated, &user.email, detail).await?;
+        for action in [AuditAction::UserCreated, AuditAction::SignedIn] {
+            self.record(&mut tx, Owner::Platform, &actor, action, &user.email, detail.clone()).await?;
+        }
         tx.commit().await?;
-        Ok(Person { user, memberships })
+        Ok(Person { user, memberships, since: now })
     }
 
-    async fn accept(&self, tx: &mut Tx, user: &User, text: &str) -> Result<Tenant, ServiceError> {
+    async fn accept(
+        &self,
+        tx: &mut Tx,
+        user: &User,
+        text: &str,
+    ) -> Result<(Tenant, Invitation), ServiceError> {
         let now = self.clock.now();
         let one =
             members::find_invitation(tx, &token::hash(text), now).await?.ok_or(ServiceError::NotFound)?;
+        members::lock(tx, &Scope::of_system(Owner::Tenant(one.tenant))).await?;
         if one.email != user.email {
             return Err(ServiceError::Denied);
         }
@@ -391,8 +429,26 @@ impl Services {
             done => done?,
         }
         members::forget_former(tx, one.tenant, &user.email).await?;
-        Ok(tenants::find(tx, one.tenant).await?.ok_or(ServiceError::NotFound)?.tenant)
+        if one.mailed {
+            people::prove(tx, user.id, now).await?;
+        }
+        let tenant = tenants::find(tx, one.tenant).await?.ok_or(ServiceError::NotFound)?.tenant;
+        Ok((tenant, one))
     }
+}
+
+/// What is put on record of somebody who came by invitation.
+fn joined(one: &Invitation) -> serde_json::Value {
+    serde_json::json!({ "role": one.role.as_str(), "invited_by": one.invited_by, "invitation": one.id })
+}
+
+/// Takes the tenant's members for oneself, and makes sure that who asked is an admin of it still: what
+/// was known of them is from before they waited.
+async fn still_admin(tx: &mut Tx, scope: &Scope, actor: &Actor) -> Result<(), ServiceError> {
+    members::lock(tx, scope).await?;
+    let is_one = |member: &Member| member.user == actor.user_id && member.role == TenantRole::Admin;
+    let found = members::list(tx, scope).await?;
+    if found.iter().any(is_one) { Ok(()) } else { Err(ServiceError::Denied) }
 }
 
 async fn find(tx: &mut Tx, scope: &Scope, user: UserId) -> Result<Member, ServiceError> {
@@ -412,7 +468,20 @@ async fn not_the_last_admin(tx: &mut Tx, scope: &Scope, member: &Member) -> Resu
 
 async fn known_to_others(tx: &mut Tx, scope: &Scope, now: Moment) -> Result<Vec<Known>, ServiceError> {
     let former = members::former(tx, scope).await?;
-    known_to(tx, scope, &former, now).await
+    let mut known = known_to(tx, scope, &former, now).await?;
+    // Only admins may make tokens: those of who was one are to be looked at too.
+    let demoted: Vec<(String, Moment)> = members::list(tx, scope)
+        .await?
+        .into_iter()
+        .filter(|member| member.role != TenantRole::Admin)
+        .map(|member| (member.email, member.since))
+        .collect();
+    for one in known_to(tx, scope, &demoted, now).await? {
+        if let Known::Token { email, id, name, .. } = one {
+            known.push(Known::Token { email, left_at: None, id, name });
+        }
+    }
+    Ok(known)
 }
 
 /// What is in use that these people have pasted or made.
@@ -435,7 +504,7 @@ async fn known_to(
     let works = |made: &tokens::AccessToken| made.expires_at.is_none_or(|at| at > now);
     for made in tokens::list(tx, scope).await?.into_iter().filter(works) {
         if let Some((email, left_at)) = of(&made.created_by) {
-            known.push(Known::Token { email, left_at, id: made.id, name: made.name });
+            known.push(Known::Token { email, left_at: Some(left_at), id: made.id, name: made.name });
         }
     }
     Ok(known)

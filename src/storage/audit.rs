@@ -169,8 +169,13 @@ pub enum Damage {
 const PIECE: i64 = 1_000;
 
 /// Checks the entries of every chain against each other and against the chain's head. Gives how many
-/// entries there are, and what is wrong first in each chain in which anything is.
+/// entries there are, and what is wrong first in each chain in which anything is. Nothing may have been
+/// read in the transaction before.
 pub async fn verify(tx: &mut Tx, root: &RootKeys) -> Result<(i64, Vec<(Uuid, Damage)>), StorageError> {
+    if let Tx::Postgres(tx) = tx {
+        // One look at everything, whatever is appended meanwhile. SQLite gives no other.
+        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut **tx).await?;
+    }
     let heads = heads(tx).await?;
     let mut chains: Vec<Uuid> = fetch_all!(tx, (Uuid,), "SELECT DISTINCT chain FROM audit_log")?
         .into_iter()
@@ -195,10 +200,22 @@ async fn verify_chain(
     chain: Uuid,
     head: Option<&Head>,
 ) -> Result<(i64, Option<Damage>), StorageError> {
+    // Whatever its number, an entry that Keyward did not write is found.
+    let sql = "SELECT seq FROM audit_log WHERE chain = $1 AND seq < 1 ORDER BY seq LIMIT 1";
+    if let Some((seq,)) = fetch_optional!(tx, (i64,), sql, chain)? {
+        return Ok((0, Some(Damage::Altered(seq))));
+    }
     let sql = format!("SELECT {COLUMNS} FROM audit_log WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT $3");
     let (mut last, mut previous, mut count) = (0_i64, Vec::new(), 0);
     loop {
-        let rows = fetch_all!(tx, AuditRow, AssertSqlSafe(sql.as_str()), chain, last, PIECE)?;
+        let piece = fetch_all!(tx, AuditRow, AssertSqlSafe(sql.as_str()), chain, last, PIECE);
+        let rows = match piece {
+            Err(error) if is_unreadable(&error) => {
+                let seq = first_unreadable(tx, chain, last).await?;
+                return Ok((count, Some(Damage::Altered(seq))));
+            }
+            piece => piece?,
+        };
         if rows.is_empty() {
             break;
         }
@@ -220,6 +237,25 @@ async fn verify_chain(
         Some(_) => None,
     };
     Ok((count, damage))
+}
+
+/// Whether a column holds what Keyward never writes there.
+fn is_unreadable(error: &StorageError) -> bool {
+    let StorageError::Database(error) = error else { return false };
+    matches!(error, sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_))
+}
+
+/// The first entry after `last` that cannot be read.
+async fn first_unreadable(tx: &mut Tx, chain: Uuid, last: i64) -> Result<i64, StorageError> {
+    let sql = format!("SELECT {COLUMNS} FROM audit_log WHERE chain = $1 AND seq = $2");
+    let numbers = "SELECT seq FROM audit_log WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT $3";
+    for (seq,) in fetch_all!(tx, (i64,), numbers, chain, last, PIECE)? {
+        match fetch_optional!(tx, AuditRow, AssertSqlSafe(sql.as_str()), chain, seq) {
+            Err(error) if is_unreadable(&error) => return Ok(seq),
+            read => read?,
+        };
+    }
+    Ok(last + 1)
 }
 
 /// The link of one entry.

@@ -110,6 +110,8 @@ pub struct Invitation {
     pub invited_by: String,
     pub created_at: Moment,
     pub expires_at: Moment,
+    /// Whether whoever has the link reads the address's letters.
+    pub mailed: bool,
 }
 
 #[derive(sqlx::FromRow)]
@@ -121,6 +123,7 @@ struct InvitationRow {
     invited_by: String,
     created_at: i64,
     expires_at: i64,
+    mailed: i64,
 }
 
 impl TryFrom<InvitationRow> for Invitation {
@@ -135,6 +138,7 @@ impl TryFrom<InvitationRow> for Invitation {
             invited_by: row.invited_by,
             created_at: Moment(row.created_at),
             expires_at: Moment(row.expires_at),
+            mailed: row.mailed != 0,
         })
     }
 }
@@ -161,7 +165,7 @@ pub async fn invite(tx: &mut Tx, one: &Invitation, hash: &[u8; 32]) -> Result<()
 
 /// Invitations that still hold, the newest first.
 pub async fn invitations(tx: &mut Tx, scope: &Scope, now: Moment) -> Result<Vec<Invitation>, StorageError> {
-    let sql = "SELECT id, tenant_id, email, role, invited_by, created_at, expires_at FROM invitation
+    let sql = "SELECT id, tenant_id, email, role, invited_by, created_at, expires_at, mailed FROM invitation
                WHERE tenant_id = $1 AND expires_at > $2 ORDER BY id DESC";
     let rows = fetch_all!(tx, InvitationRow, sql, scope.owner().as_uuid(), now.0)?;
     rows.into_iter().map(Invitation::try_from).collect()
@@ -172,7 +176,7 @@ pub async fn find_invitation(
     hash: &[u8; 32],
     now: Moment,
 ) -> Result<Option<Invitation>, StorageError> {
-    let sql = "SELECT id, tenant_id, email, role, invited_by, created_at, expires_at FROM invitation
+    let sql = "SELECT id, tenant_id, email, role, invited_by, created_at, expires_at, mailed FROM invitation
                WHERE token_hash = $1 AND expires_at > $2";
     fetch_optional!(tx, InvitationRow, sql, &hash[..], now.0)?.map(Invitation::try_from).transpose()
 }
@@ -184,6 +188,23 @@ pub async fn delete_invitation(
     id: InvitationId,
 ) -> Result<bool, StorageError> {
     Ok(execute!(tx, "DELETE FROM invitation WHERE tenant_id = $1 AND id = $2", tenant.0, id.0)? > 0)
+}
+
+/// Takes back whatever invites an address into a tenant.
+pub async fn drop_invitations(tx: &mut Tx, tenant: TenantId, email: &str) -> Result<u64, StorageError> {
+    execute!(tx, "DELETE FROM invitation WHERE tenant_id = $1 AND email = $2", tenant.0, email)
+}
+
+/// Takes back what somebody has invited others by, who may no longer.
+pub async fn drop_invitations_by(tx: &mut Tx, scope: &Scope, email: &str) -> Result<u64, StorageError> {
+    let sql = "DELETE FROM invitation WHERE tenant_id = $1 AND (invited_by = $2 OR email = $2)";
+    execute!(tx, sql, scope.owner().as_uuid(), email)
+}
+
+/// Says that an invitation's link went out by e-mail, and was shown to nobody.
+pub async fn mark_mailed(tx: &mut Tx, id: InvitationId) -> Result<(), StorageError> {
+    execute!(tx, "UPDATE invitation SET mailed = 1 WHERE id = $1", id.0)?;
+    Ok(())
 }
 
 pub async fn delete_expired(tx: &mut Tx, now: Moment) -> Result<(), StorageError> {

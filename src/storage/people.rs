@@ -15,6 +15,8 @@ struct UserRow {
     platform_role: Option<String>,
     disabled_at: Option<i64>,
     created_at: i64,
+    proved_at: Option<i64>,
+    sessions_from: i64,
 }
 
 impl TryFrom<UserRow> for User {
@@ -31,22 +33,24 @@ impl TryFrom<UserRow> for User {
             platform_role,
             disabled_at: row.disabled_at.map(Moment),
             created_at: Moment(row.created_at),
+            proved_at: row.proved_at.map(Moment),
+            sessions_from: Moment(row.sessions_from),
         })
     }
 }
 
 pub async fn find(tx: &mut Tx, id: UserId) -> Result<Option<User>, StorageError> {
-    let sql = "SELECT id, email, platform_role, disabled_at, created_at FROM app_user WHERE id = $1";
+    let sql = "SELECT id, email, platform_role, disabled_at, created_at, proved_at, sessions_from FROM app_user WHERE id = $1";
     fetch_optional!(tx, UserRow, sql, id.0)?.map(User::try_from).transpose()
 }
 
 pub async fn find_by_email(tx: &mut Tx, email: &Email) -> Result<Option<User>, StorageError> {
-    let sql = "SELECT id, email, platform_role, disabled_at, created_at FROM app_user WHERE email = $1";
+    let sql = "SELECT id, email, platform_role, disabled_at, created_at, proved_at, sessions_from FROM app_user WHERE email = $1";
     fetch_optional!(tx, UserRow, sql, email.as_str())?.map(User::try_from).transpose()
 }
 
 pub async fn list(tx: &mut Tx) -> Result<Vec<User>, StorageError> {
-    let sql = "SELECT id, email, platform_role, disabled_at, created_at FROM app_user ORDER BY email";
+    let sql = "SELECT id, email, platform_role, disabled_at, created_at, proved_at, sessions_from FROM app_user ORDER BY email";
     fetch_all!(tx, UserRow, sql)?.into_iter().map(User::try_from).collect()
 }
 
@@ -62,20 +66,29 @@ pub async fn password_hash(tx: &mut Tx, id: UserId) -> Result<Option<String>, St
 pub async fn insert(tx: &mut Tx, user: &User, password_hash: &str) -> Result<(), StorageError> {
     execute!(
         tx,
-        "INSERT INTO app_user (id, email, platform_role, password_hash, disabled_at, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO app_user (id, email, platform_role, password_hash, disabled_at, created_at, proved_at, sessions_from)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         user.id.0,
         &user.email,
         user.platform_role.map(PlatformRole::as_str),
         password_hash,
         user.disabled_at.map(|at| at.0),
-        user.created_at.0
+        user.created_at.0,
+        user.proved_at.map(|at| at.0),
+        user.sessions_from.0
     )?;
     Ok(())
 }
 
 pub async fn set_password(tx: &mut Tx, id: UserId, password_hash: &str) -> Result<(), StorageError> {
     execute!(tx, "UPDATE app_user SET password_hash = $1 WHERE id = $2", password_hash, id.0)?;
+    Ok(())
+}
+
+/// It is known now that whoever has the account has the address.
+pub async fn prove(tx: &mut Tx, id: UserId, now: Moment) -> Result<(), StorageError> {
+    let sql = "UPDATE app_user SET proved_at = $1 WHERE id = $2 AND proved_at IS NULL";
+    execute!(tx, sql, now.0, id.0)?;
     Ok(())
 }
 
@@ -210,6 +223,17 @@ pub async fn drop_links(tx: &mut Tx, purpose: LinkPurpose, user: Option<UserId>)
         i32::from(user.is_none())
     )?;
     Ok(())
+}
+
+/// How many links of a purpose a person has that still work.
+pub async fn count_links(
+    tx: &mut Tx,
+    purpose: LinkPurpose,
+    user: UserId,
+    now: Moment,
+) -> Result<i64, StorageError> {
+    let sql = "SELECT COUNT(*) FROM one_time_link WHERE purpose = $1 AND user_id = $2 AND expires_at > $3";
+    Ok(fetch_one!(tx, (i64,), sql, purpose.as_str(), user.0, now.0)?.0)
 }
 
 pub async fn delete_expired_links(tx: &mut Tx, now: Moment) -> Result<u64, StorageError> {

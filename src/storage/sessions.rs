@@ -112,8 +112,10 @@ pub async fn revoke(tx: &mut Tx, user: UserId, id: SessionId) -> Result<bool, St
 }
 
 /// Ends all of the user's sessions.
-pub async fn revoke_all(tx: &mut Tx, user: UserId) -> Result<(), StorageError> {
+pub async fn revoke_all(tx: &mut Tx, user: UserId, now: Moment) -> Result<(), StorageError> {
     execute!(tx, "DELETE FROM session WHERE user_id = $1", user.0)?;
+    // What is being begun or renewed at this moment comes too late.
+    execute!(tx, "UPDATE app_user SET sessions_from = $1 WHERE id = $2", now.0, user.0)?;
     Ok(())
 }
 

@@ -110,6 +110,11 @@ async fn sign_out_everywhere(console: Data<Console>, viewer: Viewer, _: Posted<N
 /// Leaves a tenant.
 async fn leave(console: Data<Console>, viewer: Viewer, slug: Path<String>, _: Posted<Nothing>) -> Answer {
     match console.services.leave(&viewer.actor, &slug).await {
+        // Who is nowhere else is signed out by that.
+        Ok(()) if viewer.person.memberships.len() == 1 && viewer.actor.platform_role.is_none() => {
+            viewer.session.purge();
+            return Ok(see_other("/sign-in"));
+        }
         Ok(()) => session::notify(&viewer.session, true, format!("You have left {slug}.")),
         Err(ServiceError::Conflict(message)) => session::notify(&viewer.session, false, message),
         Err(error) => return Err(error.into()),

@@ -105,8 +105,7 @@ async fn join_anew(
     let from = origin(&console, &request);
     match console.services.join_anew(&token, posted.fields.password, &from).await {
         Ok(person) => {
-            let now = console.services.clock.now();
-            session::begin(&session, &request, person.user.id, Some(from.address), now)?;
+            session::begin(&session, &request, person.user.id, Some(from.address), person.since)?;
             session::notify(&session, true, "Welcome. Your account is made and you are signed in.");
             Ok(see_other(&sign_in::start_of(&person)))
         }

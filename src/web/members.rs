@@ -75,7 +75,8 @@ struct InvitationRow {
 struct KnownLine {
     text: String,
     email: String,
-    left: When,
+    /// `None` where they are here, and no admin any more.
+    left: Option<When>,
     link: Link,
 }
 
@@ -131,13 +132,13 @@ fn line(known: &Known, place: &Place) -> KnownLine {
         Known::Key { email, left_at, name } => KnownLine {
             text: format!("Provider key {name}"),
             email: email.clone(),
-            left: place.times().when(*left_at),
+            left: Some(place.times().when(*left_at)),
             link: Link::to(format!("{root}/settings/api-keys/{name}/rotate"), format!("Rotate {name}")),
         },
         Known::Token { email, left_at, name, .. } => KnownLine {
             text: format!("Access token {name}"),
             email: email.clone(),
-            left: place.times().when(*left_at),
+            left: left_at.map(|at| place.times().when(at)),
             link: Link::to(format!("{root}/settings/tokens"), format!("Revoke {name}")),
         },
     }

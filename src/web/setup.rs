@@ -86,8 +86,7 @@ async fn save(
     let from = origin(&console, &request);
     match console.services.use_link(&token, &form.email, form.password, &from).await {
         Ok(person) => {
-            let now = console.services.clock.now();
-            session::begin(&session, &request, person.user.id, Some(from.address), now)?;
+            session::begin(&session, &request, person.user.id, Some(from.address), person.since)?;
             session::notify(&session, true, "Your password is saved and you are signed in.");
             Ok(see_other(&sign_in::start_of(&person)))
         }

@@ -86,8 +86,7 @@ async fn sign_in(
     let (status, problem, retry_after) =
         match console.services.sign_in(&form.email, form.password, &from).await {
             Ok(person) => {
-                let now = console.services.clock.now();
-                session::begin(&session, &request, person.user.id, Some(from.address), now)?;
+                session::begin(&session, &request, person.user.id, Some(from.address), person.since)?;
                 return Ok(see_other(&next.unwrap_or_else(|| start_of(&person))));
             }
             Err(ServiceError::Denied) => {

@@ -45,6 +45,10 @@ impl Viewer {
             session.purge();
             return Err(sign_in(request));
         };
+        if signed_in.started_at < person.user.sessions_from {
+            session.purge();
+            return Err(sign_in(request));
+        }
         let origin = origin(&console, request);
         let actor = Actor {
             by_token: false,

@@ -12,6 +12,9 @@ export function startStream(root) {
 async function onSubmit(event, form, target) {
   event.preventDefault();
   if (form.hasAttribute("aria-busy")) return;
+  const field = target instanceof HTMLTextAreaElement;
+  const question = "What you changed in the text is not saved. Put a new one in its place?";
+  if (field && target.value !== target.defaultValue && !confirm(question)) return;
   const button = event.submitter ?? form.querySelector("button");
   const label = button.textContent;
   form.setAttribute("aria-busy", "true");
@@ -19,7 +22,6 @@ async function onSubmit(event, form, target) {
   button.textContent = form.dataset.busy;
   // Read out when it is whole, not with every piece.
   target.setAttribute("aria-busy", "true");
-  const field = target instanceof HTMLTextAreaElement;
   let text = "";
   try {
     const answer = await fetch(form.action, {
@@ -39,10 +41,10 @@ async function onSubmit(event, form, target) {
     }
   } finally {
     target.removeAttribute("aria-busy");
-    if (text && hasUnsaved(target)) {
+    if (hasUnsaved(target)) {
       form.removeAttribute("aria-busy");
       button.removeAttribute("aria-disabled");
-      button.textContent = label;
+      button.textContent = text ? label : "Nothing was written. Try again";
     } else {
       // However it ended, the page tells, from the text on.
       history.replaceState(null, "", form.dataset.stream);

@@ -52,14 +52,36 @@ on_both! {
             ("UPDATE chain_head SET seq = seq + 1 WHERE seq = 2500", Damage::CutShort { last: 2_500, head: 2_501 },
              "UPDATE chain_head SET seq = seq - 1 WHERE seq = 2501"),
             // Two that change places.
-            ("UPDATE audit_log SET seq = CASE seq WHEN 1 THEN -2 ELSE -1 END WHERE seq IN (1, 2) AND target LIKE 'key %'", Damage::Missing(1),
-             "UPDATE audit_log SET seq = CASE seq WHEN -2 THEN 1 ELSE 2 END WHERE seq < 0"),
+            ("UPDATE audit_log SET seq = CASE seq WHEN 1 THEN 9002 ELSE 9001 END WHERE seq IN (1, 2) AND target LIKE 'key %'", Damage::Missing(1),
+             "UPDATE audit_log SET seq = CASE seq WHEN 9002 THEN 1 ELSE 2 END WHERE seq > 9000"),
         ] {
             world.sql(sql).await;
             assert!(damage(world).await.contains(&expected), "{sql}: {:?}", damage(world).await);
             world.sql(undo).await;
             assert_eq!(damage(world).await, [], "{undo}");
         }
+        world.sql("INSERT INTO audit_log (chain, seq, at, actor_id, actor, action, target, detail, address, request_id, link)
+                   SELECT chain, 0, at, actor_id, actor, action, target, detail, address, request_id, link FROM audit_log
+                   WHERE seq = 1 AND target = 'key 1'").await;
+        assert!(damage(world).await.contains(&Damage::Altered(0)));
+        world.sql("DELETE FROM audit_log WHERE seq = 0").await;
+        if matches!(world.services.db, keyward::storage::Database::Sqlite(_)) {
+            world.sql("UPDATE audit_log SET request_id = x'00' WHERE seq = 1700 AND target = 'key 1700'").await;
+            assert!(damage(world).await.contains(&Damage::Altered(1_700)));
+            world.sql("UPDATE audit_log SET request_id = NULL WHERE seq = 1700 AND target = 'key 1700'").await;
+        }
+        // Whole, however much is written meanwhile.
+        let writing = async {
+            for number in 0..60 {
+                append(world, chain, &format!("more {number}")).await;
+            }
+        };
+        let reading = async {
+            for _ in 0..12 {
+                assert_eq!(damage(world).await, []);
+            }
+        };
+        futures_util::join!(writing, reading);
         world.sql("DELETE FROM audit_log WHERE seq = 1200 AND target = 'key 1200'").await;
         assert!(damage(world).await.contains(&Damage::Missing(1_200)));
     }
@@ -103,6 +125,8 @@ on_both! {
         let (code, said) = verify(true);
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains("DAMAGED  the log of acme: entry 3 is not what it was at"), "{said}");
+        std::fs::write(&file, "\n").unwrap();
+        assert_eq!(verify(true).0, Some(1), "an emptied file proves nothing");
         std::fs::write(&file, kept.replace("said", "sagt")).unwrap();
         let (code, said) = verify(true);
         assert_eq!(code, Some(1));

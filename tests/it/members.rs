@@ -1,5 +1,7 @@
 //! Members: invited by a link that works once, given roles, removed at once, and what they knew.
 
+use keyward::domain::account::{Email, TenantRole};
+use keyward::domain::audit::AuditActor;
 use keyward::domain::clock::DAY;
 use keyward::domain::ids::Owner;
 use keyward::storage::audit;
@@ -128,10 +130,10 @@ on_both! {
         futures_util::join!(admin.post(&first, &fields), member.post(&second, &fields));
         let scope = holder(&tenant).scope;
         let found = world.services.members(&scope).await.unwrap().members;
-        let admins = found.iter().filter(|one| one.role == keyward::domain::account::TenantRole::Admin).count();
+        let admins = found.iter().filter(|one| one.role == TenantRole::Admin).count();
         assert_eq!(admins, 1, "{found:?}");
         // Whoever is left cannot leave.
-        let last = if found.iter().any(|one| one.email == "admin@acme.example" && one.role == keyward::domain::account::TenantRole::Admin) { &mut admin } else { &mut member };
+        let last = if found.iter().any(|one| one.email == "admin@acme.example" && one.role == TenantRole::Admin) { &mut admin } else { &mut member };
         last.get("/account").await;
         last.post("/account/leave/acme", &[]).await;
         last.get("/account").await.says("That is the last admin: make somebody else one first.");
@@ -199,7 +201,9 @@ on_both! {
         let mut back = sign_in(world, "member").await;
         back.get(&link).await;
         assert_eq!(back.post(&format!("{link}/accept"), &[]).await.status, 303);
-        assert!(!admin.get(PAGE).await.body.contains("Known to people who have left"));
+        let page = admin.get(PAGE).await;
+        page.says("no admin any more");
+        assert!(!page.body.contains("left <time"));
         // And leaves by themselves.
         back.get("/account").await.says("acme Ltd");
         assert_eq!(back.post("/account/leave/acme", &[]).await.status, 303);
@@ -209,5 +213,70 @@ on_both! {
         for action in ["member.removed", "member.left", "member.role_changed"] {
             assert!(audit.iter().any(|done| done == action), "{action}");
         }
+    }
+}
+
+on_both! {
+    async fn a_link_that_others_saw_proves_no_address(world: World) {
+        cast(world).await;
+        let mut admin = sign_in(world, "admin").await;
+        // Without a mail server the admin has the link, and makes the account.
+        let link = invite(&mut admin, "boss@victim.example", "member").await;
+        let mut squatter = Visitor::new(&world.url);
+        squatter.get(&link).await;
+        assert_eq!(squatter.post(&link, &[("password", PASSWORD)]).await.status, 303);
+        assert_eq!(squatter.get("/account").await.status, 200);
+        // Then the operator makes that person the first admin of a tenant.
+        let victim = world.tenant("victim", keyward::domain::billing::UsageMode::Managed).await;
+        let by = AuditActor::system("test");
+        let email = Email::parse("boss@victim.example").unwrap();
+        let place = Some((victim.id, TenantRole::Admin));
+        let given = world.services.create_user(&by, &email, None, place, None).await.unwrap();
+        let given = given.expect("a link to choose a password by");
+        assert_eq!(squatter.get("/t/victim/billing").await.status, 303, "signed out");
+        let from = keyward::services::accounts::Origin { address: "192.0.2.1".into(), device: "x".into(), request_id: None };
+        let secret = keyward::crypto::secret::Secret::new(PASSWORD.to_owned());
+        assert!(world.services.sign_in("boss@victim.example", secret, &from).await.is_err());
+        let path = given.strip_prefix(&world.services.options.public_url).unwrap().to_owned();
+        let mut boss = Visitor::new(&world.url);
+        boss.get(&path).await;
+        assert_eq!(boss.post(&path, &[("password", "amber tunnel 4 crane")]).await.status, 303);
+        assert_eq!(boss.get("/t/victim/settings/members").await.status, 200);
+        // Proved, further places come by themselves.
+        let other = world.tenant("further", keyward::domain::billing::UsageMode::Managed).await;
+        let place = Some((other.id, TenantRole::Member));
+        assert!(world.services.create_user(&by, &email, None, place, None).await.unwrap().is_none());
+        assert_eq!(boss.get("/t/further/billing").await.status, 200);
+    }
+}
+
+on_both! {
+    async fn what_somebody_invited_others_by_goes_with_them(world: World) {
+        cast(world).await;
+        let mut admin = sign_in(world, "admin").await;
+        let id = id_of(&mut admin, "member@acme.example").await;
+        admin.post(&format!("{PAGE}/{id}/role"), &[("role", "admin")]).await;
+        let mut second = sign_in(world, "member").await;
+        let back_door = invite(&mut second, "second@member.example", "admin").await;
+        second.get("/t/acme/settings/tokens").await;
+        second.post("/t/acme/settings/tokens", &[("name", "Theirs"), ("days", "")]).await;
+        // Demoted, the invitation is dead, and the token is to be looked at.
+        admin.get(PAGE).await;
+        admin.post(&format!("{PAGE}/{id}/role"), &[("role", "member")]).await;
+        assert_eq!(Visitor::new(&world.url).get(&back_door).await.status, 404);
+        admin.get(PAGE).await.says("Access token Theirs").says("no admin any more");
+        // Removed, so are the others; and who was invited under their own address stays out.
+        admin.post(&format!("{PAGE}/{id}/role"), &[("role", "admin")]).await;
+        let back_door = invite(&mut second, "second@member.example", "admin").await;
+        admin.get(PAGE).await;
+        assert_eq!(admin.post(&format!("{PAGE}/{id}/remove"), &[]).await.status, 303);
+        assert_eq!(Visitor::new(&world.url).get(&back_door).await.status, 404);
+        // Many letters to one address have to wait.
+        let mut last = 200;
+        for _ in 0..9 {
+            admin.get(PAGE).await;
+            last = admin.post(PAGE, &[("email", "often@acme.example"), ("role", "member")]).await.status.as_u16();
+        }
+        assert_eq!(last, 429);
     }
 }
