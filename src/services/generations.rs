@@ -1,6 +1,6 @@
 //! The community manager's queue: what comes in, what people decide, and what the worker takes and ends.
 
-use super::{Problems, ServiceError, Services};
+use super::{Problems, ServiceError, Services, is_reference};
 use crate::access::actor::Actor;
 use crate::access::policy::{About, Action};
 use crate::access::scope::Scope;
@@ -226,9 +226,7 @@ fn judge(tenant: TenantId, new: NewGeneration, now: Moment) -> Result<Generation
     if text.is_empty() || text.len() > MOST_SOURCE || text.contains('\0') {
         problems.add("text", "Send a text of at most 64 KiB.");
     }
-    let plain =
-        |text: &String| (1..=128).contains(&text.len()) && text.bytes().all(|b| (b'!'..=b'~').contains(&b));
-    if new.reference.as_ref().is_some_and(|reference| !plain(reference)) {
+    if new.reference.as_deref().is_some_and(|reference| !is_reference(reference)) {
         problems.add("reference", "Use at most 128 printable characters without spaces.");
     }
     let (Some(kind), true) = (kind, problems.is_empty()) else {

@@ -136,6 +136,11 @@ impl Problems {
     }
 }
 
+/// Whether a product may name a thing of its own so.
+fn is_reference(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     #[error("not found")]

@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
 use super::assistant::{Assignment, Assistant, NotWritten};
-use super::{Problems, ServiceError, Services};
+use super::{Problems, ServiceError, Services, is_reference};
 use crate::access::actor::Actor;
 use crate::access::policy::{About, Action};
 use crate::access::scope::Scope;
@@ -340,9 +340,7 @@ fn judge(tenant: TenantId, new: NewQuestion, now: Moment) -> Result<Question, Pr
     if !(1..=MOST_ASKED).contains(&new.asked) {
         problems.add("asked", "Use a whole number from 1 to 1,000,000,000.");
     }
-    let plain =
-        |text: &String| (1..=128).contains(&text.len()) && text.bytes().all(|b| (b'!'..=b'~').contains(&b));
-    if new.reference.as_ref().is_some_and(|reference| !plain(reference)) {
+    if new.reference.as_deref().is_some_and(|reference| !is_reference(reference)) {
         problems.add("reference", "Use at most 128 printable characters without spaces.");
     }
     if !problems.is_empty() {

@@ -8,8 +8,18 @@ use thirtyfour::prelude::*;
 
 pub struct Browser {
     pub driver: WebDriver,
-    process: Child,
+    process: Driver,
     base: String,
+}
+
+/// The driver's process, which never outlives the test.
+struct Driver(Child);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// What a page is looked at with.
@@ -31,6 +41,7 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .expect("chromedriver starts");
+        let process = Driver(process);
         let mut capabilities = DesiredCapabilities::chrome();
         for argument in [
             "--headless",
@@ -74,10 +85,9 @@ impl Browser {
         Self { driver, process, base: base.to_owned() }
     }
 
-    pub async fn close(mut self) {
+    pub async fn close(self) {
         let _ = self.driver.clone().quit().await;
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        drop(self.process);
     }
 
     pub async fn go(&self, path: &str) {

@@ -295,6 +295,11 @@ async fn a_forgotten_password_is_chosen_anew_by_e_mail() {
         assert_eq!(admin.post("/account/sign-out-everywhere", &[]).await.status, 303);
         let now = world.services.person(late.user.id).await.unwrap().unwrap();
         assert!(late.since < now.user.sessions_from);
+        let mut begun = Visitor::signed_in(&world.url, "ada@acme.example", newer).await;
+        assert_eq!(begun.get("/account").await.status, 200);
+        world.sql("UPDATE app_user SET sessions_from = 9000000000000000").await;
+        assert_eq!(begun.get("/account").await.status, 303, "its row is there, and it is over");
+        world.sql("UPDATE app_user SET sessions_from = 0").await;
         world.end().await;
     }
 }
