@@ -38,7 +38,8 @@ impl Runs {
         }
     }
 
-    fn all(&self) -> Vec<JobRun> {
+    /// The last run of each job that has run.
+    pub fn all(&self) -> Vec<JobRun> {
         self.0.lock().map(|runs| runs.values().cloned().collect()).unwrap_or_default()
     }
 }
