@@ -15,7 +15,7 @@ use crate::crypto::keyring::{Keyring, KeyringError};
 use crate::crypto::password::Passwords;
 use crate::crypto::root::RootKeys;
 use crate::crypto::sealed::OpenError;
-use crate::domain::clock::Clock;
+use crate::domain::clock::{Clock, Moment};
 use crate::domain::ids::InstanceId;
 use crate::gateway::{self, InFlight};
 use crate::outbound::exchange::BearerCache;
@@ -109,6 +109,7 @@ pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Serv
         directory: Directory::new(db.clone()),
         db,
         started_at: replace.clock.now(),
+        up_since: std::time::Instant::now(),
         runs: Runs::default(),
         clock: replace.clock,
         keyring: Arc::new(keyring),
@@ -265,7 +266,8 @@ async fn settle_leftovers(services: &Services) -> Result<(), StartError> {
     services.beat().await?;
     if matches!(services.db, Database::Sqlite(_)) {
         let platform = services.directory.platform().await?;
-        meter::settle_orphans(&services.db, services.instance, &platform.prices, now, now.plus(1)).await?;
+        let (own, nothing) = (services.instance, Moment(i64::MIN));
+        meter::settle_orphans(&services.db, own, &platform.prices, now, now.plus(1), nothing).await?;
         services.recover_generations(now.plus(1)).await?;
         let mut tx = services.db.meter().await?;
         changes::forget_others(&mut tx, services.instance).await?;

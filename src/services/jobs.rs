@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 
 use super::{ServiceError, Services, key_states, meter};
-use crate::domain::clock::{DAY, HOUR, MINUTE};
+use crate::domain::clock::{DAY, HOUR, MINUTE, Moment};
 use crate::domain::ids::KeyId;
 use crate::domain::provider_key::PROBE_EVERY;
 use crate::storage::{
@@ -30,6 +30,8 @@ const REPORTS_FOR: i64 = 90 * DAY;
 /// A day, and an hour for the message that says so.
 const CHECKOUTS_FOR: i64 = 25 * HOUR;
 const PROBES_AT_ONCE: usize = 8;
+/// No exchange takes a day: a row of one's own that is pending after it was lost on the way.
+const LOST_AFTER: Duration = Duration::from_hours(24);
 /// A process is dead when its heart has not beaten for this long.
 pub(super) const DEAD_AFTER: i64 = MINUTE;
 
@@ -176,9 +178,17 @@ impl Services {
         let now = self.clock.now();
         self.beat().await?;
         let platform = self.directory.platform().await?;
-        let settled =
-            meter::settle_orphans(&self.db, self.instance, &platform.prices, now, now.minus(DEAD_AFTER))
-                .await?;
+        // A clock that jumps makes nothing look lost that this process has only just begun.
+        let lost = if self.up_since.elapsed() > LOST_AFTER { now.minus(DAY) } else { Moment(i64::MIN) };
+        let settled = meter::settle_orphans(
+            &self.db,
+            self.instance,
+            &platform.prices,
+            now,
+            now.minus(DEAD_AFTER),
+            lost,
+        )
+        .await?;
         if settled > 0 {
             tracing::warn!(settled, "usage of a process that died was settled by estimate");
         }

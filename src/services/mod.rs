@@ -96,6 +96,7 @@ pub struct Services {
     pub options: Options,
     pub instance: InstanceId,
     pub started_at: Moment,
+    pub up_since: std::time::Instant,
     /// When its jobs ran last.
     pub runs: status::Runs,
     /// The process's own runtime: what must outlive a request is spawned here.

@@ -9,14 +9,12 @@ use tokio::sync::oneshot;
 
 use super::settlement::{settle_orphan, without_numbers};
 use super::{Meter, Opening, Outcome, Round, Shared};
-use crate::domain::clock::{DAY, MINUTE, Moment, SECOND};
+use crate::domain::clock::{MINUTE, Moment, SECOND};
 use crate::domain::ids::{InstanceId, KeyId, Owner, RequestId, TokenId};
 use crate::domain::price::PriceBook;
 use crate::domain::usage::UsageRow;
 use crate::storage::{Database, StorageError, changes, day_sums, holds, keys, tokens, usage};
 
-/// No exchange takes this long: a row of one's own that is pending after it was lost on the way.
-const FORGOTTEN_AFTER: i64 = DAY;
 /// Pages of orphans that are settled at a time; the next time does the rest.
 const MOST_PAGES: usize = 1_000;
 /// How long to wait before a database that is away is tried again.
@@ -268,7 +266,8 @@ fn is_stale(last: Option<&Moment>, now: Moment, after: i64) -> bool {
     last.is_none_or(|last| now.since(*last) >= after)
 }
 
-/// Settles what dead processes left pending, a page at a time.
+/// Settles what dead processes left pending, and what anybody has pending from before `lost_before`, a
+/// page at a time.
 ///
 /// # Errors
 /// When the database fails.
@@ -278,11 +277,12 @@ pub async fn settle_orphans(
     prices: &PriceBook,
     now: Moment,
     dead_before: Moment,
+    lost_before: Moment,
 ) -> Result<usize, StorageError> {
     let mut settled = 0;
     for _ in 0..MOST_PAGES {
         let mut tx = db.read().await?;
-        let orphans = usage::orphans(&mut tx, own, dead_before, now.minus(FORGOTTEN_AFTER), 200).await?;
+        let orphans = usage::orphans(&mut tx, own, dead_before, lost_before, 200).await?;
         tx.rollback().await?;
         if orphans.is_empty() {
             break;
