@@ -25,7 +25,7 @@ use crate::services::jobs::Jobs;
 use crate::services::key_states::KeyStates;
 use crate::services::meter::{self, Meter};
 use crate::services::status::Runs;
-use crate::services::{Options, ServiceError, Services, jobs, platform};
+use crate::services::{Options, ServiceError, Services, jobs, passkeys, platform};
 use crate::storage::{Database, StorageError, changes, root};
 use crate::web::{self as console, Options as WebOptions};
 
@@ -119,6 +119,7 @@ pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Serv
         payments,
         bearers: BearerCache::default(),
         passwords: Passwords::default(),
+        relying_party: passkeys::relying_party(&options.public_url, &options.product),
         meter: Meter::default(),
         key_states: KeyStates::default(),
         sums_announced: std::sync::atomic::AtomicI64::new(0),

@@ -11,7 +11,9 @@ use keyward::access::scope::Scope;
 use keyward::config::Settings;
 use keyward::crypto::secret::Secret;
 use keyward::crypto::token;
-use keyward::domain::account::{KeyChangers, PlatformRole, Slug, Tenant, TenantRole, TenantState};
+use keyward::domain::account::{
+    KeyChangers, PlatformRole, Proof, SecondFactorRule, Slug, Tenant, TenantRole, TenantState,
+};
 use keyward::domain::audit::AuditActor;
 use keyward::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
 use keyward::domain::clock::{DAY, Moment};
@@ -56,6 +58,7 @@ pub fn tenant(slug: &str, name: &str, plan_id: PlanId, now: Moment) -> Result<Te
             plan_id,
             state: TenantState::Active,
             key_changers: KeyChangers::Admins,
+            second_factor: SecondFactorRule::Optional,
             rotation_days: keyward::domain::account::ROTATION_DAYS,
             time_zone: "Europe/Berlin".to_owned(),
             created_at: now.minus(90 * DAY),
@@ -116,6 +119,7 @@ async fn put_key(
         address: None,
         request_id: None,
         by_token: false,
+        proof: Proof::default(),
     };
     let new = NewKey {
         provider,

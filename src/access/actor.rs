@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::domain::account::{PlatformRole, TenantRole};
+use crate::domain::account::{PlatformRole, Proof, TenantRole};
 use crate::domain::audit::AuditActor;
 use crate::domain::clock::{MINUTE, Moment};
 use crate::domain::ids::{TenantId, TokenId, UserId};
@@ -17,8 +17,10 @@ pub struct Actor {
     pub platform_role: Option<PlatformRole>,
     /// Roles in tenants, of which a person may have several.
     pub memberships: Vec<(TenantId, TenantRole)>,
-    /// When the person last signed in or confirmed their password.
+    /// When the person last signed in or confirmed that it is them.
     pub confirmed_at: Moment,
+    /// How they proved who they are when they signed in.
+    pub proof: Proof,
     /// The client's address, for the audit log.
     pub address: Option<String>,
     pub request_id: Option<Uuid>,
@@ -37,6 +39,7 @@ impl Actor {
             platform_role: service.then_some(PlatformRole::SuperAdmin),
             memberships: tenant.map(|tenant| (tenant, TenantRole::Admin)).into_iter().collect(),
             confirmed_at: now,
+            proof: Proof::default(),
             address: None,
             request_id: None,
             by_token: true,

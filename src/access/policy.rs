@@ -137,6 +137,7 @@ pub fn permitted(actor: &Actor, action: Action, about: Option<About>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::account::Proof;
     use crate::domain::clock::MINUTE;
     use crate::domain::ids::UserId;
 
@@ -145,6 +146,7 @@ mod tests {
     fn actor(platform: Option<PlatformRole>, role: Option<(TenantId, TenantRole)>) -> Actor {
         Actor {
             by_token: false,
+            proof: Proof::default(),
             user_id: UserId::new(),
             email: "ada@acme.example".into(),
             platform_role: platform,

@@ -40,6 +40,12 @@ pub enum User {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Take a user's authenticator app, passkeys and recovery codes away: for who has lost them all
+    RemoveSecondFactor {
+        email: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
     /// Let a user in again who was locked out
     Enable {
         email: String,
@@ -115,6 +121,13 @@ impl User {
                 let email = parse_email(&email)?;
                 let link = services.reset_link(&by, &email).await.map_err(told)?;
                 println!("{email} can choose a new password, within a day, at:\n  {link}");
+                services.db.close().await;
+            }
+            Self::RemoveSecondFactor { email, settings } => {
+                let services = startup::open(&settings, Replacements::default()).await?;
+                let email = parse_email(&email)?;
+                services.remove_second_factors(&by, &email).await.map_err(told)?;
+                println!("{email} signs in with the password alone until they set a second factor up again.");
                 services.db.close().await;
             }
             Self::Enable { email, settings } => {

@@ -11,7 +11,8 @@ use crate::access::scope::Scope;
 use crate::crypto::secret::Secret;
 use crate::crypto::token;
 use crate::domain::account::{
-    Email, KeyChangers, PlatformRole, ROTATION_DAYS, Slug, Tenant, TenantRole, TenantState,
+    Email, KeyChangers, PlatformRole, Proof, ROTATION_DAYS, SecondFactorRule, Slug, Tenant, TenantRole,
+    TenantState,
 };
 use crate::domain::audit::AuditActor;
 use crate::domain::billing::{EntryKind, Funding, OnReach, PaymentPolicy, UsageMode};
@@ -120,6 +121,7 @@ fn actor(services: &Services, tenant: Option<TenantId>, email: &str) -> Actor {
         address: None,
         request_id: None,
         by_token: false,
+        proof: Proof::default(),
     }
 }
 
@@ -193,6 +195,7 @@ async fn plant_tenants(
                 plan_id: plan_ids[sample.plan],
                 state: TenantState::Active,
                 key_changers: KeyChangers::Admins,
+                second_factor: SecondFactorRule::Optional,
                 rotation_days: ROTATION_DAYS,
                 time_zone: sample.zone.to_owned(),
                 created_at,

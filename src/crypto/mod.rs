@@ -8,3 +8,4 @@ pub mod sealed;
 pub mod secret;
 pub mod signature;
 pub mod token;
+pub mod totp;

@@ -23,6 +23,49 @@ words! {
     pub enum KeyChangers { Admins = "admins", SuperAdmins = "super_admins" }
 }
 
+words! {
+    /// The tenant's setting whether its people need a second factor.
+    pub enum SecondFactorRule { Optional = "optional", Required = "required" }
+}
+
+/// How whoever has a session proved who they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// A password, or a link that was sent to their address, alone.
+    #[default]
+    Password,
+    /// That, and a code of their app or a recovery code.
+    SecondFactor,
+    /// A passkey, which asks for a finger, a face or a PIN by itself.
+    Passkey,
+}
+
+impl Proof {
+    /// Whether it took two factors.
+    #[must_use]
+    pub fn is_strong(self) -> bool {
+        matches!(self, Self::SecondFactor | Self::Passkey)
+    }
+}
+
+/// How a person can prove who they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ways {
+    pub password: bool,
+    /// An authenticator app.
+    pub code: bool,
+    pub passkey: bool,
+}
+
+impl Ways {
+    /// Whether a password is not enough.
+    #[must_use]
+    pub fn has_second(self) -> bool {
+        self.code || self.passkey
+    }
+}
+
 impl PlatformRole {
     #[must_use]
     pub fn label(self) -> &'static str {
@@ -57,6 +100,7 @@ pub struct User {
     pub proved_at: Option<Moment>,
     /// Sessions that began before are over.
     pub sessions_from: Moment,
+    pub ways: Ways,
 }
 
 /// A person's place in one tenant.
@@ -77,6 +121,7 @@ pub struct Tenant {
     pub plan_id: PlanId,
     pub state: TenantState,
     pub key_changers: KeyChangers,
+    pub second_factor: SecondFactorRule,
     /// After how many days its keys are due for rotation; 0: never.
     pub rotation_days: i64,
     /// IANA name; days on the tenant's pages begin and end there.

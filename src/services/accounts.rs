@@ -1,15 +1,16 @@
 //! People: signing in, confirming a password, sessions, and users made by the operator.
 
+use super::second_factors::Evidence;
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::crypto::secret::Secret;
-use crate::domain::account::{self, Email, Membership, PlatformRole, TenantRole, User};
+use crate::domain::account::{self, Email, Membership, PlatformRole, TenantRole, User, Ways};
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::clock::{HOUR, MINUTE, Moment, SECOND};
 use crate::domain::ids::{Owner, SessionId, TenantId, UserId};
-use crate::storage::people::{self, LinkPurpose};
+use crate::storage::people::{self, LinkPurpose, NO_PASSWORD};
 use crate::storage::sessions::StoredSession;
-use crate::storage::{Tx, audit, members, sessions, throttle};
+use crate::storage::{Tx, audit, factors, members, sessions, throttle};
 
 /// Where a sign-in attempt comes from.
 #[derive(Clone, Debug)]
@@ -36,11 +37,9 @@ pub(super) const FREE_FAILURES_OF_ADDRESS: i32 = 30;
 const LONGEST_DELAY: i64 = 15 * MINUTE;
 const FORGET_AFTER: i64 = 12 * HOUR;
 
-/// Stands for a password that is not chosen yet; no password hashes to it.
-const NO_PASSWORD: &str = "!";
-
 impl Services {
-    /// Signs a person in. Whether it is the account or the password that is wrong cannot be told
+    /// Signs a person in or, where they have a second factor, takes their password for the first half of
+    /// that: `person.user.ways` tells. Whether it is the account or the password that is wrong cannot be told
     /// from the answer or from the time that it takes.
     ///
     /// # Errors
@@ -70,7 +69,6 @@ impl Services {
         let buckets = self.buckets(name, from, &device, known);
         self.take_attempt(&buckets).await?;
         let fits = self.passwords.verify(password, stored).await?;
-        let now = self.clock.now();
         let mut tx = self.db.write().await?;
         let Some(user) = user.filter(|_| fits) else {
             let detail = serde_json::json!({});
@@ -81,10 +79,32 @@ impl Services {
         for (bucket, _) in &buckets {
             throttle::clear(&mut tx, bucket).await?;
         }
+        if user.ways.has_second() {
+            // Half of the way: `second_step` goes on.
+            let memberships = people::memberships(&mut tx, user.id).await?;
+            tx.commit().await?;
+            return Ok(Person { user, memberships, since });
+        }
+        self.admit(tx, user, from, since, "password").await
+    }
+
+    /// The end of every sign-in: remembers the browser, writes it down, commits, and tells of a browser
+    /// that was never seen before.
+    pub(super) async fn admit(
+        &self,
+        mut tx: Tx,
+        user: User,
+        from: &Origin,
+        since: Moment,
+        by: &str,
+    ) -> Result<Person, ServiceError> {
+        let now = self.clock.now();
+        let device = self.root.blind("device", &from.device);
+        let known = people::is_known_device(&mut tx, user.id, &device).await?;
         people::remember_device(&mut tx, user.id, &device, now).await?;
         let is_news = !known && people::has_devices(&mut tx, user.id, &device).await?;
         let memberships = people::memberships(&mut tx, user.id).await?;
-        let detail = serde_json::json!({ "known_browser": known });
+        let detail = serde_json::json!({ "by": by, "known_browser": known });
         self.record_person(&mut tx, Some(user.id), &user.email, from, AuditAction::SignedIn, detail).await?;
         tx.commit().await?;
         if is_news {
@@ -124,21 +144,19 @@ impl Services {
         Ok(())
     }
 
-    /// Checks a signed-in person's password again, under the same throttle.
+    /// Has a signed-in person prove again that it is them, under the same throttle.
     ///
     /// # Errors
-    /// `Denied` for a wrong password, `Throttled` while attempts have to wait.
-    pub async fn confirm(&self, actor: &Actor, password: Secret) -> Result<(), ServiceError> {
-        let mut tx = self.db.read().await?;
-        let stored = people::password_hash(&mut tx, actor.user_id).await?;
-        tx.rollback().await?;
+    /// `Denied` for a wrong password or code, `Throttled` while attempts have to wait.
+    pub async fn confirm(&self, actor: &Actor, evidence: Evidence) -> Result<(), ServiceError> {
         // By person alone: whoever holds the session chooses its cookies, and may share its address.
         let buckets = [(self.root.blind("confirmation", &actor.user_id.to_string()), FREE_FAILURES)];
         self.take_attempt(&buckets).await?;
-        let fits = self.passwords.verify(password, stored).await?;
+        let by = evidence.word();
+        let fits = self.judge(actor.user_id, evidence).await?;
         let mut tx = self.db.write().await?;
         if !fits {
-            let detail = serde_json::json!({ "step": "confirmation" });
+            let detail = serde_json::json!({ "step": "confirmation", "by": by });
             self.record(&mut tx, Owner::Platform, actor, AuditAction::SignInFailed, &actor.email, detail)
                 .await?;
             tx.commit().await?;
@@ -147,7 +165,7 @@ impl Services {
         for (bucket, _) in &buckets {
             throttle::clear(&mut tx, bucket).await?;
         }
-        let detail = serde_json::json!({});
+        let detail = serde_json::json!({ "by": by });
         self.record(&mut tx, Owner::Platform, actor, AuditAction::Confirmed, &actor.email, detail).await?;
         tx.commit().await?;
         Ok(())
@@ -155,7 +173,7 @@ impl Services {
 
     /// A browser that the account knows is counted by itself: strangers who guess at the account
     /// cannot lock its owner out.
-    fn buckets(&self, name: &str, from: &Origin, device: &str, known: bool) -> Vec<(String, i32)> {
+    pub(super) fn buckets(&self, name: &str, from: &Origin, device: &str, known: bool) -> Vec<(String, i32)> {
         if known {
             return vec![(self.root.blind("known browser", &format!("{name}\0{device}")), FREE_FAILURES)];
         }
@@ -245,7 +263,7 @@ impl Services {
         if let Err(weak) = account::judge_password(new.expose(), &[&actor.email]) {
             return Err(ServiceError::Invalid(Problems::field("new_password", weak.to_string())));
         }
-        self.confirm(actor, present).await?;
+        self.confirm(actor, Evidence::Password(present)).await?;
         let hash = self.passwords.hash(new).await?;
         let mut tx = self.db.write().await?;
         people::set_password(&mut tx, actor.user_id, &hash).await?;
@@ -334,6 +352,7 @@ impl Services {
             // Nobody but who has the operator's link, or the password that the operator gave, gets in.
             proved_at: Some(now),
             sessions_from: Moment(0),
+            ways: Ways { password: hash.is_some(), ..Ways::default() },
         });
         let taken =
             || ServiceError::Invalid(Problems::field("email", "There is a user of that address already."));
@@ -348,6 +367,7 @@ impl Services {
         if is_doubtful {
             people::set_password(tx, user.id, hash.as_deref().unwrap_or(NO_PASSWORD)).await?;
             people::prove(tx, user.id, now).await?;
+            factors::delete_all(tx, user.id).await?;
             sessions::revoke_all(tx, user.id, now).await?;
         }
         if let Some((tenant, role)) = place {

@@ -4,12 +4,12 @@ use super::accounts::{FREE_FAILURES_OF_ADDRESS, Origin, Person, network};
 use super::{Problems, ServiceError, Services};
 use crate::crypto::secret::Secret;
 use crate::crypto::token;
-use crate::domain::account::{self, Email, PlatformRole, User};
+use crate::domain::account::{self, Email, PlatformRole, User, Ways};
 use crate::domain::audit::{AuditAction, AuditActor};
 use crate::domain::clock::DAY;
 use crate::domain::ids::UserId;
 use crate::storage::people::{self, Link, LinkPurpose};
-use crate::storage::{Tx, sessions};
+use crate::storage::{Tx, factors, sessions};
 
 /// How long a one-time link works.
 const LINK_FOR: i64 = DAY;
@@ -74,7 +74,8 @@ impl Services {
         found.filter(|link| link.expires_at > self.clock.now()).ok_or(ServiceError::NotFound)
     }
 
-    /// Uses a one-time link: makes the first super admin, or sets a user's password.
+    /// Uses a one-time link: makes the first super admin, or sets a user's password. That signs in, as
+    /// `sign_in` does.
     ///
     /// # Errors
     /// `NotFound` for a link that does not work any more, `Invalid` for what was typed.
@@ -106,8 +107,13 @@ impl Services {
         let user = match (purpose, owner, email) {
             (LinkPurpose::ResetPassword, Some(user), _) => {
                 let user = people::find(&mut tx, user.id).await?.filter(|user| user.disabled_at.is_none());
-                let user = user.ok_or(ServiceError::NotFound)?;
+                let mut user = user.ok_or(ServiceError::NotFound)?;
                 people::set_password(&mut tx, user.id, &hash).await?;
+                if user.proved_at.is_none() {
+                    // What somebody may have set up who made the account on an address of others.
+                    factors::delete_all(&mut tx, user.id).await?;
+                    user.ways = Ways::default();
+                }
                 people::prove(&mut tx, user.id, now).await?;
                 people::drop_links(&mut tx, LinkPurpose::ResetPassword, Some(user.id)).await?;
                 sessions::revoke_all(&mut tx, user.id, now).await?;
@@ -122,24 +128,25 @@ impl Services {
                     created_at: now,
                     proved_at: Some(now),
                     sessions_from: now,
+                    ways: Ways { password: true, ..Ways::default() },
                 };
                 people::insert(&mut tx, &user, &hash).await?;
                 user
             }
             _ => return Err(ServiceError::NotFound),
         };
-        people::remember_device(&mut tx, user.id, &self.root.blind("device", &from.device), now).await?;
-        let memberships = people::memberships(&mut tx, user.id).await?;
         let action = match purpose {
             LinkPurpose::FirstAdmin => AuditAction::UserCreated,
             LinkPurpose::ResetPassword => AuditAction::PasswordReset,
         };
         let detail = serde_json::json!({ "by": "one-time link" });
-        self.record_person(&mut tx, Some(user.id), &user.email, from, action, detail.clone()).await?;
-        let signed_in = AuditAction::SignedIn;
-        self.record_person(&mut tx, Some(user.id), &user.email, from, signed_in, detail).await?;
-        tx.commit().await?;
-        Ok(Person { user, memberships, since: now })
+        self.record_person(&mut tx, Some(user.id), &user.email, from, action, detail).await?;
+        if user.ways.has_second() {
+            let memberships = people::memberships(&mut tx, user.id).await?;
+            tx.commit().await?;
+            return Ok(Person { user, memberships, since: now });
+        }
+        self.admit(tx, user, from, now, "one-time link").await
     }
 
     /// A one-time link by which a user chooses a new password. The old one works until then.

@@ -7,7 +7,7 @@ use crate::access::policy::{About, Action};
 use crate::access::scope::Scope;
 use crate::crypto::secret::Secret;
 use crate::crypto::token;
-use crate::domain::account::{self, Email, Slug, Tenant, TenantRole, User};
+use crate::domain::account::{self, Email, Proof, Slug, Tenant, TenantRole, User, Ways};
 use crate::domain::audit::AuditAction;
 use crate::domain::clock::{DAY, Moment};
 use crate::domain::ids::{InvitationId, Owner, TokenId, UserId};
@@ -377,6 +377,7 @@ impl Services {
             created_at: now,
             proved_at: Some(now).filter(|_| invited.mailed),
             sessions_from: Moment(0),
+            ways: Ways { password: true, ..Ways::default() },
         };
         match people::insert(&mut tx, &user, &hash).await {
             // Two at once: the other one is there now.
@@ -395,6 +396,7 @@ impl Services {
             address: Some(from.address.clone()),
             request_id: from.request_id,
             by_token: false,
+            proof: Proof::default(),
         };
         let detail = joined(&one);
         let chain = Owner::Tenant(tenant.id);

@@ -22,6 +22,7 @@ pub mod members;
 pub mod meter;
 pub mod model_lists;
 pub mod overview;
+pub mod passkeys;
 pub mod pasted;
 pub mod pinned_sessions;
 pub mod plans;
@@ -32,6 +33,7 @@ pub mod purchases;
 pub mod questions;
 pub mod rates;
 pub mod reconcile;
+pub mod second_factors;
 pub mod statements;
 pub mod status;
 pub mod tokens;
@@ -86,6 +88,8 @@ pub struct Services {
     pub payments: Option<Box<dyn Payments>>,
     pub bearers: BearerCache,
     pub passwords: Passwords,
+    /// For whom passkeys are made; `None` where they cannot be.
+    pub relying_party: Option<webauthn_rs::Webauthn>,
     pub directory: Directory,
     pub meter: Meter,
     pub key_states: KeyStates,
@@ -148,6 +152,9 @@ pub enum ServiceError {
     NotFound,
     #[error("not permitted")]
     Denied,
+    /// Permitted once the person has set up a second factor, or signed in with it.
+    #[error("needs a second factor")]
+    SecondFactor,
     /// Permitted once the person has confirmed their password.
     #[error("needs a confirmed password")]
     Confirm,

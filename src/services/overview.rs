@@ -7,6 +7,7 @@ use super::provider_keys::{Holder, undoable};
 use super::{ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::access::scope::Scope;
+use crate::domain::account::SecondFactorRule;
 use crate::domain::billing::OnReach;
 use crate::domain::clock::{DAY, Moment};
 use crate::domain::ids::{KeyId, Owner};
@@ -113,6 +114,10 @@ impl Services {
         let system = Scope::of_system(Owner::Tenant(id));
         let view = self.directory.tenant(&system).await?.ok_or(ServiceError::NotFound)?;
         let scope = Scope::of_person(actor, &view.tenant).ok_or(ServiceError::NotFound)?;
+        let is_asked = view.tenant.second_factor == SecondFactorRule::Required && !actor.by_token;
+        if is_asked && !actor.proof.is_strong() {
+            return Err(ServiceError::SecondFactor);
+        }
         Ok((scope, view))
     }
 

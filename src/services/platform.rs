@@ -8,7 +8,8 @@ use crate::access::actor::Actor;
 use crate::access::policy::{About, Action};
 use crate::access::scope::Scope;
 use crate::domain::account::{
-    Email, KeyChangers, ROTATION_CHOICES, ROTATION_DAYS, Slug, Tenant, TenantRole, TenantState, User,
+    Email, KeyChangers, ROTATION_CHOICES, ROTATION_DAYS, SecondFactorRule, Slug, Tenant, TenantRole,
+    TenantState, User,
 };
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
@@ -185,6 +186,7 @@ impl Services {
                 plan_id: plan.id,
                 state: TenantState::Active,
                 key_changers: KeyChangers::Admins,
+                second_factor: SecondFactorRule::Optional,
                 rotation_days: ROTATION_DAYS,
                 time_zone: new.time_zone.trim().to_owned(),
                 created_at: now,

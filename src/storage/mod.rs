@@ -10,6 +10,7 @@ pub mod credits;
 pub mod database;
 pub mod day_sums;
 pub mod deliveries;
+pub mod factors;
 pub mod generations;
 pub mod holds;
 pub mod idempotency;

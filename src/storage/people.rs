@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{StorageError, Tx, execute, fetch_all, fetch_one, fetch_optional, word};
-use crate::domain::account::{Email, Membership, PlatformRole, TenantRole, User};
+use crate::domain::account::{Email, Membership, PlatformRole, TenantRole, User, Ways};
 use crate::domain::clock::Moment;
 use crate::domain::ids::{TenantId, UserId};
 use crate::domain::words;
@@ -17,6 +17,9 @@ struct UserRow {
     created_at: i64,
     proved_at: Option<i64>,
     sessions_from: i64,
+    has_password: bool,
+    has_code: bool,
+    has_passkey: bool,
 }
 
 impl TryFrom<UserRow> for User {
@@ -35,22 +38,37 @@ impl TryFrom<UserRow> for User {
             created_at: Moment(row.created_at),
             proved_at: row.proved_at.map(Moment),
             sessions_from: Moment(row.sessions_from),
+            ways: Ways { password: row.has_password, code: row.has_code, passkey: row.has_passkey },
         })
     }
 }
 
+/// Stands for a password that is not chosen yet; no password hashes to it.
+pub const NO_PASSWORD: &str = "!";
+
+macro_rules! select {
+    () => {
+        "SELECT id, email, platform_role, disabled_at, created_at, proved_at, sessions_from,
+                password_hash <> '!' AS has_password,
+                EXISTS (SELECT 1 FROM authenticator f
+                        WHERE f.user_id = app_user.id AND f.confirmed_at IS NOT NULL) AS has_code,
+                EXISTS (SELECT 1 FROM passkey f WHERE f.user_id = app_user.id) AS has_passkey
+         FROM app_user "
+    };
+}
+
 pub async fn find(tx: &mut Tx, id: UserId) -> Result<Option<User>, StorageError> {
-    let sql = "SELECT id, email, platform_role, disabled_at, created_at, proved_at, sessions_from FROM app_user WHERE id = $1";
+    let sql = concat!(select!(), "WHERE id = $1");
     fetch_optional!(tx, UserRow, sql, id.0)?.map(User::try_from).transpose()
 }
 
 pub async fn find_by_email(tx: &mut Tx, email: &Email) -> Result<Option<User>, StorageError> {
-    let sql = "SELECT id, email, platform_role, disabled_at, created_at, proved_at, sessions_from FROM app_user WHERE email = $1";
+    let sql = concat!(select!(), "WHERE email = $1");
     fetch_optional!(tx, UserRow, sql, email.as_str())?.map(User::try_from).transpose()
 }
 
 pub async fn list(tx: &mut Tx) -> Result<Vec<User>, StorageError> {
-    let sql = "SELECT id, email, platform_role, disabled_at, created_at, proved_at, sessions_from FROM app_user ORDER BY email";
+    let sql = concat!(select!(), "ORDER BY email");
     fetch_all!(tx, UserRow, sql)?.into_iter().map(User::try_from).collect()
 }
 

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{StorageError, Tx, containing, execute, fetch_all, fetch_one, fetch_optional, word};
 use crate::access::scope::Scope;
-use crate::domain::account::{KeyChangers, Slug, Tenant, TenantState};
+use crate::domain::account::{KeyChangers, SecondFactorRule, Slug, Tenant, TenantState};
 use crate::domain::billing::{Funding, LimitPolicy, ModeChange, NoKeyPolicy, PaymentPolicy, UsageMode};
 use crate::domain::clock::Moment;
 use crate::domain::ids::{PlanId, TenantId};
@@ -25,6 +25,7 @@ struct Row {
     plan_id: Uuid,
     state: String,
     key_changers: String,
+    second_factor: String,
     rotation_days: i64,
     time_zone: String,
     mode: String,
@@ -47,6 +48,7 @@ impl TryFrom<Row> for TenantRecord {
                 plan_id: PlanId(row.plan_id),
                 state: word!(TenantState, row.state, "tenant", "state")?,
                 key_changers: word!(KeyChangers, row.key_changers, "tenant", "key_changers")?,
+                second_factor: word!(SecondFactorRule, row.second_factor, "tenant", "second_factor")?,
                 rotation_days: row.rotation_days,
                 time_zone: row.time_zone,
                 created_at: Moment(row.created_at),
@@ -245,6 +247,16 @@ pub async fn set_key_changers(
 ) -> Result<(), StorageError> {
     let sql = "UPDATE tenant SET key_changers = $1 WHERE id = $2";
     execute!(tx, sql, key_changers.as_str(), scope.owner().as_uuid())?;
+    Ok(())
+}
+
+pub async fn set_second_factor(
+    tx: &mut Tx,
+    scope: &Scope,
+    rule: SecondFactorRule,
+) -> Result<(), StorageError> {
+    let sql = "UPDATE tenant SET second_factor = $1 WHERE id = $2";
+    execute!(tx, sql, rule.as_str(), scope.owner().as_uuid())?;
     Ok(())
 }
 

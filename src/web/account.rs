@@ -14,8 +14,9 @@ use super::time::{Times, When};
 use super::viewer::Viewer;
 use super::{Console, read, session};
 use crate::crypto::secret::Secret;
-use crate::domain::account::{Membership, PlatformRole};
+use crate::domain::account::{Membership, PlatformRole, Proof};
 use crate::domain::ids::SessionId;
+use crate::services::second_factors::Evidence;
 use crate::services::{Problems, ServiceError};
 
 pub fn routes(cfg: &mut ServiceConfig) {
@@ -141,13 +142,15 @@ async fn change_password(
     posted: Posted<PasswordForm>,
 ) -> Answer {
     let services = &console.services;
-    let present = posted.current_password.unwrap_or_else(|| Secret::new(String::new()));
+    let present = match posted.evidence {
+        Some(Evidence::Password(typed)) => typed,
+        _ => Secret::new(String::new()),
+    };
     let new = posted.fields.new_password;
     match services.change_password(&viewer.actor, present, new).await {
         Ok(()) => {
             // All sessions are gone, this one too: it begins anew.
-            let address = Some(viewer.origin.address.clone());
-            session::begin(&viewer.session, &request, viewer.actor.user_id, address, services.clock.now())?;
+            begin_anew(&console, &viewer, &request, viewer.actor.proof)?;
             session::notify(&viewer.session, true, "Password changed. All other sessions were ended.");
             Ok(see_other("/account"))
         }
@@ -164,6 +167,17 @@ async fn change_password(
             Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
         }
     }
+}
+
+/// Signs in again who has just ended all of their own sessions by what they did.
+pub fn begin_anew(
+    console: &Console,
+    viewer: &Viewer,
+    request: &HttpRequest,
+    proof: Proof,
+) -> Result<(), WebError> {
+    let (address, now) = (Some(viewer.origin.address.clone()), console.services.clock.now());
+    session::begin(&viewer.session, request, viewer.actor.user_id, proof, address, now)
 }
 
 async fn revoke(

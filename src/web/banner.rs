@@ -324,7 +324,7 @@ mod tests {
     use jiff::tz::TimeZone;
 
     use super::*;
-    use crate::domain::account::{KeyChangers, ROTATION_DAYS, Slug, Tenant};
+    use crate::domain::account::{KeyChangers, ROTATION_DAYS, SecondFactorRule, Slug, Tenant};
     use crate::domain::billing::{Funding, PaymentPolicy};
     use crate::domain::clock::{MINUTE, Moment};
     use crate::domain::ids::{KeyId, Owner, PlanId, TenantId};
@@ -397,6 +397,7 @@ mod tests {
                     plan_id: plan.id,
                     state: TenantState::Active,
                     key_changers: KeyChangers::Admins,
+                    second_factor: SecondFactorRule::Optional,
                     rotation_days: ROTATION_DAYS,
                     time_zone: "UTC".into(),
                     created_at: NOW,

@@ -139,7 +139,7 @@ async fn save(console: Data<Console>, mut viewer: Viewer, posted: Posted<Feature
         budget_output: form.budget_output.clone(),
     };
     let was = Some(form.was.clone()).filter(|was| !was.is_empty());
-    let saved = confirm::act(&console, &mut viewer, posted.current_password, async |services, actor| {
+    let saved = confirm::act(&console, &mut viewer, posted.evidence, async |services, actor| {
         services.save_feature(actor, was.as_deref(), &typed).await
     })
     .await;

@@ -1,50 +1,68 @@
-//! Stepping up: sensitive changes want a password entered in the last ten minutes. Forms of
-//! their own page have a field for it; a form that is nothing but a button is answered by a page
-//! that asks for it and sends the same form again.
+//! Stepping up: sensitive changes want somebody who has shown in the last ten minutes that it is them, by
+//! password, code or passkey. Forms of their own page have fields for it; a form that is nothing but a
+//! button is answered by a page that asks for it and sends the same form again.
 
 use actix_web::HttpRequest;
 use askama::Template;
 
 use super::Console;
 use super::error::WebError;
-use super::form::{Failure, Nothing, Posted};
+use super::form::{EVIDENCE, Failure, Nothing, Posted};
 use super::page::{Answer, Chrome, Page, see_other};
 use super::session;
 use super::viewer::Viewer;
 use crate::access::actor::Actor;
-use crate::crypto::secret::Secret;
+use crate::domain::account::Proof;
+use crate::services::second_factors::Evidence;
 use crate::services::{Problems, ServiceError, Services};
 
-/// Does something that may need a fresh password, checking the one that came with the form first.
+/// Does something that may ask whether it is them, judging what came with the form first.
 ///
 /// # Errors
-/// Those of the work, and `Invalid` at `current_password` for a wrong one.
+/// Those of the work, and `Invalid` at the field of what was wrong.
 pub async fn act<T>(
     console: &Console,
     viewer: &mut Viewer,
-    password: Option<Secret>,
+    evidence: Option<Evidence>,
     work: impl AsyncFnOnce(&Services, &Actor) -> Result<T, ServiceError>,
 ) -> Result<T, ServiceError> {
     let services = &console.services;
-    if let Some(password) = password {
-        match services.confirm(&viewer.actor, password).await {
-            // Here it is the password that is wrong, which says nothing of what they may do.
-            Err(ServiceError::Denied) => {
-                let wrong = Problems::field("current_password", "That password is wrong.");
-                return Err(ServiceError::Invalid(wrong));
+    if let Some(mut evidence) = evidence {
+        if let Evidence::Passkey { ceremony, .. } = &mut evidence {
+            *ceremony = session::take_ceremony(&viewer.session);
+        }
+        let (wrong, proof) = match &evidence {
+            Evidence::Password(_) => {
+                (Problems::field("current_password", "That password is wrong."), viewer.actor.proof)
             }
+            Evidence::Code(_) => {
+                let message =
+                    "That code is wrong, or was used already. Enter the one that your app shows now.";
+                (Problems::field("current_code", message), Proof::SecondFactor)
+            }
+            Evidence::Passkey { .. } => {
+                let message = "That passkey is not one of yours, or took too long. Try again.";
+                (Problems::field("current_passkey", message), Proof::Passkey)
+            }
+        };
+        match services.confirm(&viewer.actor, evidence).await {
+            // Here it is the evidence that is wrong, which says nothing of what they may do.
+            Err(ServiceError::Denied) => return Err(ServiceError::Invalid(wrong)),
             done => done?,
         }
         viewer.actor.confirmed_at = services.clock.now();
-        if session::confirm(&viewer.session, viewer.actor.confirmed_at).is_err() {
+        if !viewer.actor.proof.is_strong() {
+            viewer.actor.proof = proof;
+        }
+        if session::confirm(&viewer.session, viewer.actor.confirmed_at, viewer.actor.proof).is_err() {
             return Err(ServiceError::Confirm);
         }
     }
     work(services, &viewer.actor).await
 }
 
-/// Does what a button says, and goes back with word of it. A password that is missing is asked for, and
-/// the button pressed again with it. `chrome` frames that page, and `intent` is what the button says.
+/// Does what a button says, and goes back with word of it. What is missing to show that it is them
+/// is asked for, and the button pressed again with it. `chrome` frames that page, and `intent` is what the button says.
 ///
 /// # Errors
 /// What no notice can tell.
@@ -56,14 +74,14 @@ pub async fn press(
     mut posted: Posted<Nothing>,
     work: impl AsyncFnOnce(&Services, &Actor) -> Result<(bool, String), ServiceError>,
 ) -> Answer {
-    let password = posted.current_password.take();
-    match act(console, viewer, password, work).await {
+    let evidence = posted.evidence.take();
+    match act(console, viewer, evidence, work).await {
         Ok((good, text)) => {
             session::notify(&viewer.session, good, text);
             Ok(see_other(back))
         }
         // Somebody or something said no: that is told where the button was.
-        Err(ServiceError::Invalid(problems)) if problems.of("current_password").is_none() => {
+        Err(ServiceError::Invalid(problems)) if !is_about_evidence(&problems) => {
             let messages: Vec<&str> = problems.fields.iter().map(|(_, message)| message.as_str()).collect();
             session::notify(&viewer.session, false, messages.join(" "));
             Ok(see_other(back))
@@ -88,7 +106,12 @@ struct ConfirmPage {
     problems: Problems,
 }
 
-/// Answers a button whose work failed: with the page that asks for the password, where that is
+/// Whether what somebody gave to show that it is them is what was wrong.
+pub fn is_about_evidence(problems: &Problems) -> bool {
+    EVIDENCE.iter().any(|name| problems.of(name).is_some())
+}
+
+/// Answers a button whose work failed: with the page that asks whether it is them, where that is
 /// what is missing.
 ///
 /// # Errors
@@ -103,7 +126,7 @@ pub fn ask<T>(
 ) -> Answer {
     let asked = match &error {
         ServiceError::Confirm | ServiceError::Throttled { .. } => true,
-        ServiceError::Invalid(problems) => problems.of("current_password").is_some(),
+        ServiceError::Invalid(problems) => is_about_evidence(problems),
         _ => false,
     };
     if !asked {

@@ -139,7 +139,7 @@ async fn add(console: Data<Console>, mut place: Place, posted: Posted<WebhookFor
     let id = if form.once.is_empty() { Some(WebhookId::new()) } else { WebhookId::parse(&form.once) };
     let id = id.ok_or(WebError::BadForm)?;
     let (scope, tenant) = (place.holder.scope, place.tenant()?.tenant.clone());
-    let made = confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
+    let made = confirm::act(&console, &mut place.viewer, posted.evidence, async |services, actor| {
         services.add_webhook(actor, &scope, &tenant, id, &form.url).await
     })
     .await;
@@ -185,7 +185,7 @@ async fn test(
 ) -> Answer {
     let id = path.id()?;
     let (scope, tenant) = (place.holder.scope, place.tenant()?.tenant.clone());
-    let password = posted.current_password.take();
+    let password = posted.evidence.take();
     let tested = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
         services.test_webhook(actor, &scope, &tenant, id).await
     })
@@ -216,7 +216,7 @@ async fn remove(
 ) -> Answer {
     let id = path.id()?;
     let (scope, tenant) = (place.holder.scope, place.tenant()?.tenant.clone());
-    let password = posted.current_password.take();
+    let password = posted.evidence.take();
     let removed = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
         services.remove_webhook(actor, &scope, &tenant, id).await
     })

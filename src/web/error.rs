@@ -21,6 +21,8 @@ pub enum WebError {
     SignIn {
         next: Option<String>,
     },
+    /// The tenant asks for a second factor that this session does not have.
+    SecondFactor,
     NotFound,
     /// A provider key that was there; the way out is the page of those that are.
     NoKey {
@@ -90,7 +92,7 @@ impl WebError {
                     .into(),
                 way_out: back.clone().map_or(home, |back| (back, "Open the page again")),
             },
-            Self::BadForm | Self::SignIn { .. } => Words {
+            Self::BadForm | Self::SignIn { .. } | Self::SecondFactor => Words {
                 status: StatusCode::BAD_REQUEST,
                 title: "That did not arrive as it should",
                 sentence: "The request holds something that this page does not send. Nothing was changed."
@@ -147,6 +149,7 @@ impl fmt::Display for WebError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::SignIn { .. } => f.write_str("not signed in"),
+            Self::SecondFactor => f.write_str("no second factor"),
             Self::Internal(cause) => {
                 write!(f, "{cause}")?;
                 let mut source = cause.source();
@@ -166,7 +169,7 @@ impl std::error::Error for WebError {}
 impl ResponseError for WebError {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::SignIn { .. } => StatusCode::SEE_OTHER,
+            Self::SignIn { .. } | Self::SecondFactor => StatusCode::SEE_OTHER,
             other => other.words().status,
         }
     }
@@ -183,6 +186,10 @@ impl ResponseError for WebError {
                 },
             );
             return HttpResponse::SeeOther().insert_header((LOCATION, to)).finish();
+        }
+        if let Self::SecondFactor = self {
+            let to = (LOCATION, "/account/second-factor?asked=1");
+            return HttpResponse::SeeOther().insert_header(to).finish();
         }
         if let Self::Internal(_) = self {
             // Without a body: `finish` knows the request's id and writes the page.
@@ -240,6 +247,7 @@ impl From<ServiceError> for WebError {
         match error {
             ServiceError::NotFound => Self::NotFound,
             ServiceError::Denied => Self::Denied,
+            ServiceError::SecondFactor => Self::SecondFactor,
             ServiceError::Conflict(message) => Self::Conflict(message),
             ServiceError::Throttled { seconds } => Self::Throttled { seconds },
             // Forms answer these two themselves; whatever arrives here was sent by no page.

@@ -15,6 +15,7 @@ use super::csrf;
 use super::error::WebError;
 use super::viewer::{Extracting, console};
 use crate::crypto::secret::Secret;
+use crate::services::second_factors::Evidence;
 use crate::services::{Problems, ServiceError};
 
 const LIMIT: usize = 64 * 1_024;
@@ -23,14 +24,17 @@ const LIMIT: usize = 64 * 1_024;
 #[derive(Clone, Copy)]
 pub struct Limit(pub usize);
 
-/// Fields that never go back into a page, beside the token and the present password.
+/// Where a person shows again that it is them, one of these.
+pub const EVIDENCE: [&str; 3] = ["current_password", "current_code", "current_passkey"];
+
+/// Fields that never go back into a page, beside the token and the evidence.
 const SECRET: [&str; 3] = ["password", "new_password", "api_key"];
 
 /// A form that was sent by one of our own pages to whom it was written for.
 pub struct Posted<T> {
     pub fields: T,
-    /// Typed where a change needs the password again.
-    pub current_password: Option<Secret>,
+    /// Given where a change asks again whether it is them.
+    pub evidence: Option<Evidence>,
     /// What may be put into a page again, to be sent once more.
     pub carried: Vec<(String, String)>,
 }
@@ -38,8 +42,8 @@ pub struct Posted<T> {
 impl<T> Posted<T> {
     /// The fields, and the rest of the form as that of a button.
     pub fn split(self) -> (T, Posted<Nothing>) {
-        let Self { fields, current_password, carried } = self;
-        (fields, Posted { fields: Nothing {}, current_password, carried })
+        let Self { fields, evidence, carried } = self;
+        (fields, Posted { fields: Nothing {}, evidence, carried })
     }
 }
 
@@ -85,16 +89,17 @@ async fn read(mut payload: Payload, limit: usize) -> Result<BytesMut, WebError> 
 }
 
 fn parse<T: DeserializeOwned>(pairs: Vec<(String, String)>) -> Result<Posted<T>, WebError> {
-    let mut current_password = None;
+    let mut evidence = None;
     let mut carried = Vec::new();
     let mut rest = url::form_urlencoded::Serializer::new(String::new());
     for (name, value) in pairs {
         match name.as_str() {
             "csrf" => {}
-            "current_password" => {
-                let typed = Secret::new(value);
-                current_password = Some(typed).filter(|typed| !typed.is_empty());
-            }
+            // Whichever of them was filled in.
+            name if EVIDENCE.contains(&name) && value.trim().is_empty() => {}
+            "current_password" => evidence = Some(Evidence::Password(Secret::new(value))),
+            "current_passkey" => evidence = Some(Evidence::Passkey { answer: value, ceremony: None }),
+            "current_code" => evidence = Some(Evidence::Code(Secret::new(value))),
             _ => {
                 rest.append_pair(&name, &value);
                 if SECRET.contains(&name.as_str()) {
@@ -107,7 +112,7 @@ fn parse<T: DeserializeOwned>(pairs: Vec<(String, String)>) -> Result<Posted<T>,
     }
     let rest = Zeroizing::new(rest.finish());
     let fields = serde_html_form::from_str(&rest).map_err(|_| WebError::BadForm)?;
-    Ok(Posted { fields, current_password, carried })
+    Ok(Posted { fields, evidence, carried })
 }
 
 /// Why a form comes back, and with which status.
@@ -128,7 +133,7 @@ impl Failure {
             ServiceError::Invalid(problems) => Ok(failure(StatusCode::UNPROCESSABLE_ENTITY, problems)),
             ServiceError::Confirm => Ok(failure(
                 StatusCode::UNPROCESSABLE_ENTITY,
-                Problems::field("current_password", "Confirm your password to go on."),
+                Problems::field("current_password", "Confirm that it is you to go on."),
             )),
             ServiceError::Conflict(message) => Ok(failure(
                 StatusCode::CONFLICT,
@@ -176,7 +181,7 @@ mod tests {
         let form = parse::<HashMapForm>(pairs(&[("api_key", "k"), ("current_password", "p"), ("l", "v")]));
         let form = form.unwrap();
         assert_eq!(form.carried, pairs(&[("l", "v")]));
-        assert_eq!(form.current_password.unwrap().expose(), "p");
+        assert!(matches!(form.evidence, Some(Evidence::Password(typed)) if typed.expose() == "p"));
     }
 
     type HashMapForm = std::collections::HashMap<String, String>;

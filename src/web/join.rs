@@ -105,9 +105,9 @@ async fn join_anew(
     let from = origin(&console, &request);
     match console.services.join_anew(&token, posted.fields.password, &from).await {
         Ok(person) => {
-            session::begin(&session, &request, person.user.id, Some(from.address), person.since)?;
+            let next = session::enter(&session, &request, &person, &from, sign_in::start_of(&person))?;
             session::notify(&session, true, "Welcome. Your account is made and you are signed in.");
-            Ok(see_other(&sign_in::start_of(&person)))
+            Ok(see_other(&next))
         }
         Err(ServiceError::NotFound) => Err(WebError::DeadLink),
         Err(error) => {

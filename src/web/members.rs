@@ -155,7 +155,7 @@ async fn invite(console: Data<Console>, mut place: Place, posted: Posted<InviteF
     place.demand(Action::ManageMembers)?;
     let (tenant, scope) = (place.tenant()?.tenant.clone(), place.holder.scope);
     let InviteForm { email, role } = posted.fields;
-    let password = posted.current_password;
+    let password = posted.evidence;
     let invited = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
         services.invite(actor, (&scope, &tenant), &email, &role).await
     })
@@ -288,7 +288,7 @@ async fn remove(
     let id = UserId::parse(&path.id).ok_or(WebError::NotFound)?;
     let (tenant, scope) = (place.tenant()?.tenant.clone(), place.holder.scope);
     let keep = posted.fields.keep_tokens;
-    let password = posted.current_password;
+    let password = posted.evidence;
     let removed = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
         services.remove_member(actor, (&scope, &tenant), id, keep).await
     })

@@ -30,12 +30,15 @@ mod matrix;
 mod members;
 mod notifications;
 mod page;
+mod passkeys;
 mod place;
 mod plans;
 mod platform;
 mod prices;
 mod prose;
 mod questions;
+mod second_factor;
+mod second_step;
 mod security;
 mod session;
 mod setup;
@@ -117,7 +120,10 @@ fn routes(cfg: &mut ServiceConfig) {
     cfg.configure(home::routes)
         .configure(sign_in::routes)
         .configure(setup::routes)
+        .configure(second_step::routes)
         .configure(account::routes)
+        .configure(second_factor::routes)
+        .configure(passkeys::routes)
         .configure(platform::routes)
         .configure(status::routes)
         .configure(terms::routes)

@@ -10,6 +10,7 @@ use super::session::Notice;
 use super::viewer::Viewer;
 use super::{assets, session};
 use crate::access::policy::{self, About, Action};
+use crate::domain::account::Ways;
 use crate::services::directory::TenantView;
 
 /// What a handler gives.
@@ -94,6 +95,8 @@ pub struct Chrome {
     pub email: String,
     pub role: String,
     pub csrf: String,
+    /// How the viewer can show that it is them.
+    pub ways: Ways,
     pub badge: Option<Badge>,
     pub switches: Vec<Switch>,
     pub all_tenants: bool,
@@ -130,6 +133,7 @@ impl Chrome {
             email: actor.email.clone(),
             role,
             csrf: viewer.csrf.clone(),
+            ways: viewer.person.user.ways,
             badge: view.map(|view| Badge {
                 name: view.tenant.name.clone(),
                 detail: format!("{} plan", view.plan.name),

@@ -179,7 +179,7 @@ async fn save_terms(console: Data<Console>, mut viewer: Viewer, posted: Posted<T
         endpoint_fee: form.endpoint_fee.clone(),
         byok_percent: form.byok_percent.clone(),
     };
-    let saved = confirm::act(&console, &mut viewer, posted.current_password, async |services, actor| {
+    let saved = confirm::act(&console, &mut viewer, posted.evidence, async |services, actor| {
         services.set_plan_terms(actor, &form.plan, &typed).await
     })
     .await;
@@ -202,7 +202,7 @@ async fn save_terms(console: Data<Console>, mut viewer: Viewer, posted: Posted<T
 
 async fn add(console: Data<Console>, mut viewer: Viewer, posted: Posted<NewForm>) -> Answer {
     let form = posted.fields;
-    let added = confirm::act(&console, &mut viewer, posted.current_password, async |services, actor| {
+    let added = confirm::act(&console, &mut viewer, posted.evidence, async |services, actor| {
         services.add_plan(actor, &form.slug, &form.name, &form.like).await
     })
     .await;

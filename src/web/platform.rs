@@ -185,7 +185,7 @@ async fn create(console: Data<Console>, mut viewer: Viewer, posted: Posted<Tenan
         admin_email: Some(form.admin_email.clone()),
         first_key: None,
     };
-    let made = confirm::act(&console, &mut viewer, posted.current_password, async |services, actor| {
+    let made = confirm::act(&console, &mut viewer, posted.evidence, async |services, actor| {
         services.create_tenant(actor, new).await
     })
     .await;

@@ -174,7 +174,7 @@ async fn save(console: Data<Console>, mut viewer: Viewer, posted: Posted<PriceFo
         cache_write: form.cache_write.clone(),
         from: form.from.clone(),
     };
-    let saved = confirm::act(&console, &mut viewer, posted.current_password, async |services, actor| {
+    let saved = confirm::act(&console, &mut viewer, posted.evidence, async |services, actor| {
         services.set_price(actor, &typed).await
     })
     .await;

@@ -1,4 +1,5 @@
-//! Settings → Security: who may change the tenant's provider keys, and when they are due for rotation.
+//! Settings → Security: who may change the tenant's provider keys, what it takes to sign in, and when keys
+//! are due for rotation.
 
 use actix_web::HttpRequest;
 use actix_web::web::{self, Data, ServiceConfig};
@@ -11,13 +12,14 @@ use super::page::{Answer, Chrome, Page};
 use super::place::Place;
 use super::{Console, confirm, read};
 use crate::access::policy::Action;
-use crate::domain::account::{KeyChangers, ROTATION_CHOICES};
+use crate::domain::account::{KeyChangers, ROTATION_CHOICES, SecondFactorRule};
 
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(
         web::resource("/t/{tenant}/settings/security").route(read().to(show)).route(web::post().to(save)),
     )
-    .service(web::resource("/t/{tenant}/settings/security/rotation").route(web::post().to(save_rotation)));
+    .service(web::resource("/t/{tenant}/settings/security/rotation").route(web::post().to(save_rotation)))
+    .service(web::resource("/t/{tenant}/settings/security/second-factor").route(web::post().to(save_rule)));
 }
 
 fn address(place: &Place) -> String {
@@ -33,6 +35,7 @@ struct SecurityPage {
     product: String,
     admins: bool,
     may_change: bool,
+    second_factor: bool,
     /// Days, what they are called, and whether they hold now.
     rotation: Vec<(i64, String, bool)>,
 }
@@ -47,6 +50,7 @@ async fn show(console: Data<Console>, place: Place) -> Answer {
         product: console.services.options.product.clone(),
         admins: tenant.key_changers == KeyChangers::Admins,
         may_change: place.may(Action::ChangeKeyChangers),
+        second_factor: tenant.second_factor == SecondFactorRule::Required,
         rotation: ROTATION_CHOICES
             .into_iter()
             .map(|days| {
@@ -81,6 +85,33 @@ async fn save(
             KeyChangers::SuperAdmins => "Only super admins may change provider keys now.",
         };
         Ok((true, who.to_owned()))
+    })
+    .await
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RuleForm {
+    second_factor: String,
+}
+
+async fn save_rule(
+    console: Data<Console>,
+    mut place: Place,
+    request: HttpRequest,
+    posted: Posted<RuleForm>,
+) -> Answer {
+    let (form, posted) = posted.split();
+    let to = SecondFactorRule::parse(&form.second_factor).ok_or(WebError::BadForm)?;
+    let (tenant, scope, back) = (place.tenant()?.tenant.clone(), place.holder.scope, address(&place));
+    let asking = (place.chrome("Confirm it's you", &back), "Save", back.as_str());
+    confirm::press(&console, &mut place.viewer, &request, asking, posted, async |services, actor| {
+        services.set_second_factor_rule(actor, &scope, &tenant, to).await?;
+        let text = match to {
+            SecondFactorRule::Required => "Whoever opens these pages needs a second factor from now on.",
+            SecondFactorRule::Optional => "A password alone is enough now.",
+        };
+        Ok((true, text.to_owned()))
     })
     .await
 }

@@ -15,9 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use super::error::WebError;
 use crate::crypto::token;
+use crate::domain::account::{Proof, Ways};
 use crate::domain::clock::{DAY, HOUR, MINUTE, Moment};
 use crate::domain::ids::{SessionId, UserId};
 use crate::services::Services;
+use crate::services::accounts::{Origin, Person};
+use crate::services::passkeys::Ceremony;
 use crate::storage::sessions::{self, StoredSession};
 use crate::storage::{Database, StorageError, Tx};
 
@@ -30,19 +33,45 @@ const SEEN_EVERY: i64 = MINUTE;
 
 const PERSON: &str = "person";
 const NOTICE: &str = "notice";
+const HALFWAY: &str = "halfway";
+const CEREMONY: &str = "ceremony";
+/// How long the second step of a sign-in may take.
+const SECOND_STEP: i64 = 10 * MINUTE;
 
 /// Who is signed in, and since when. Survives a renewal of the cookie's key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SignedIn {
     pub id: SessionId,
     pub user: UserId,
-    /// When the password was last entered.
+    /// When they last showed that it is them.
     pub confirmed_at: Moment,
+    #[serde(default)]
+    pub proof: Proof,
     pub started_at: Moment,
     /// What forms are bound to.
     pub nonce: String,
     pub address: Option<String>,
     pub agent: Option<String>,
+}
+
+/// Who has given the first of two factors, and wants to go where.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Halfway {
+    pub user: UserId,
+    pub since: Moment,
+    pub next: String,
+    has_code: bool,
+    has_passkey: bool,
+}
+
+impl Halfway {
+    pub fn has_code(&self) -> bool {
+        self.has_code
+    }
+
+    pub fn has_passkey(&self) -> bool {
+        self.has_passkey
+    }
 }
 
 /// What the next page says once, at its top.
@@ -71,11 +100,53 @@ pub fn middleware(services: &Arc<Services>, secure: bool) -> SessionMiddleware<S
         .build()
 }
 
+/// Goes on with whoever has given a password or opened a link: signs them in, or keeps in mind that they are
+/// halfway, if they have a second factor. Gives the address of the next page.
+pub fn enter(
+    session: &Session,
+    request: &HttpRequest,
+    person: &Person,
+    from: &Origin,
+    next: String,
+) -> Result<String, WebError> {
+    let Ways { code, passkey, .. } = person.user.ways;
+    if !person.user.ways.has_second() {
+        let address = Some(from.address.clone());
+        begin(session, request, person.user.id, Proof::Password, address, person.since)?;
+        return Ok(next);
+    }
+    let halfway =
+        Halfway { user: person.user.id, since: person.since, next, has_code: code, has_passkey: passkey };
+    session.clear();
+    session.renew();
+    session.insert(HALFWAY, halfway).map_err(|error| WebError::internal(error.to_string()))?;
+    Ok("/sign-in/second".to_owned())
+}
+
+/// Keeps what a passkey was asked until it answers.
+pub fn keep_ceremony(session: &Session, ceremony: &Ceremony) -> Result<(), WebError> {
+    session.insert(CEREMONY, ceremony).map_err(|error| WebError::internal(error.to_string()))
+}
+
+/// What a passkey was asked. It can be answered once.
+pub fn take_ceremony(session: &Session) -> Option<Ceremony> {
+    let ceremony = session.get::<Ceremony>(CEREMONY).ok().flatten()?;
+    session.remove(CEREMONY);
+    Some(ceremony)
+}
+
+/// Whoever has given the first of two factors a few minutes ago.
+pub fn halfway(session: &Session, now: Moment) -> Option<Halfway> {
+    let found = session.get::<Halfway>(HALFWAY).ok().flatten()?;
+    (now.since(found.since) < SECOND_STEP).then_some(found)
+}
+
 /// Signs a person in under a fresh key, with nothing left of what was before.
 pub fn begin(
     session: &Session,
     request: &HttpRequest,
     user: UserId,
+    proof: Proof,
     address: Option<String>,
     now: Moment,
 ) -> Result<(), WebError> {
@@ -84,6 +155,7 @@ pub fn begin(
         id: SessionId::new(),
         user,
         confirmed_at: now,
+        proof,
         started_at: now,
         nonce: token::random_text(),
         address,
@@ -98,10 +170,11 @@ pub fn signed_in(session: &Session) -> Option<SignedIn> {
     session.get::<SignedIn>(PERSON).ok().flatten()
 }
 
-/// Remembers that the password was entered just now, under a fresh key.
-pub fn confirm(session: &Session, now: Moment) -> Result<(), WebError> {
+/// Remembers that they have just shown that it is them, under a fresh key.
+pub fn confirm(session: &Session, now: Moment, proof: Proof) -> Result<(), WebError> {
     let Some(mut person) = signed_in(session) else { return Ok(()) };
     person.confirmed_at = now;
+    person.proof = proof;
     session.renew();
     session.insert(PERSON, person).map_err(|error| WebError::internal(error.to_string()))
 }

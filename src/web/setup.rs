@@ -86,9 +86,11 @@ async fn save(
     let from = origin(&console, &request);
     match console.services.use_link(&token, &form.email, form.password, &from).await {
         Ok(person) => {
-            session::begin(&session, &request, person.user.id, Some(from.address), person.since)?;
-            session::notify(&session, true, "Your password is saved and you are signed in.");
-            Ok(see_other(&sign_in::start_of(&person)))
+            let next = session::enter(&session, &request, &person, &from, sign_in::start_of(&person))?;
+            if !person.user.ways.has_second() {
+                session::notify(&session, true, "Your password is saved and you are signed in.");
+            }
+            Ok(see_other(&next))
         }
         Err(ServiceError::NotFound) => Err(WebError::DeadLink),
         Err(error) => {

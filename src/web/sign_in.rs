@@ -33,6 +33,8 @@ struct SignInPage {
     email: String,
     /// Whether a letter can be sent to who forgot their password.
     has_mail: bool,
+    /// Whether there can be passkeys here.
+    has_passkeys: bool,
     problems: Problems,
 }
 
@@ -62,16 +64,34 @@ async fn show(console: Data<Console>, request: HttpRequest, session: Session, as
         Err(WebError::SignIn { .. }) => {}
         Err(error) => return Err(error),
     }
-    let page = SignInPage {
-        title: "Sign in",
-        assets: assets::base(),
-        csrf: csrf::token(&console, &request, &session),
-        next,
-        email: String::new(),
-        has_mail: console.services.mailer.is_some(),
-        problems: Problems::default(),
-    };
-    Page::new(page).answer()
+    Page::new(SignInPage::new(&console, &request, &session, next)).answer()
+}
+
+/// The page anew, after a passkey was refused.
+pub fn again(
+    console: &Console,
+    request: &HttpRequest,
+    session: &Session,
+    next: Option<String>,
+    problems: Problems,
+) -> Answer {
+    let page = SignInPage { problems, ..SignInPage::new(console, request, session, next) };
+    Page::new(page).status(StatusCode::UNPROCESSABLE_ENTITY).answer()
+}
+
+impl SignInPage {
+    fn new(console: &Console, request: &HttpRequest, session: &Session, next: Option<String>) -> Self {
+        Self {
+            title: "Sign in",
+            assets: assets::base(),
+            csrf: csrf::token(console, request, session),
+            next,
+            email: String::new(),
+            has_mail: console.services.mailer.is_some(),
+            has_passkeys: console.services.relying_party.is_some(),
+            problems: Problems::default(),
+        }
+    }
 }
 
 async fn sign_in(
@@ -86,8 +106,8 @@ async fn sign_in(
     let (status, problem, retry_after) =
         match console.services.sign_in(&form.email, form.password, &from).await {
             Ok(person) => {
-                session::begin(&session, &request, person.user.id, Some(from.address), person.since)?;
-                return Ok(see_other(&next.unwrap_or_else(|| start_of(&person))));
+                let next = next.unwrap_or_else(|| start_of(&person));
+                return Ok(see_other(&session::enter(&session, &request, &person, &from, next)?));
             }
             Err(ServiceError::Denied) => {
                 let message = "E-mail address or password is wrong.".to_owned();
@@ -100,14 +120,10 @@ async fn sign_in(
             Err(error) => return Err(error.into()),
         };
     let page = SignInPage {
-        title: "Sign in",
-        assets: assets::base(),
-        csrf: csrf::token(&console, &request, &session),
-        next,
         email: form.email.chars().take(254).collect(),
-        has_mail: console.services.mailer.is_some(),
         // About the form as a whole: which of the two is wrong is nobody's business.
         problems: Problems { summary: Some(problem), fields: Vec::new() },
+        ..SignInPage::new(&console, &request, &session, next)
     };
     Page::new(page).status(status).retry_after(retry_after).answer()
 }
@@ -191,7 +207,7 @@ async fn sign_out(console: Data<Console>, viewer: Viewer, _posted: Posted<Nothin
 }
 
 /// A path of our own and nothing that a browser could take for another site.
-fn is_local(next: &str) -> bool {
+pub fn is_local(next: &str) -> bool {
     next.len() <= 1_024
         && next.starts_with('/')
         && !next.starts_with("//")

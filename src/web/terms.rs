@@ -296,7 +296,7 @@ async fn make_exception(
         last_day: form.last_day.clone(),
         reason: form.reason.clone(),
     };
-    let made = confirm::act(&console, &mut viewer, posted.current_password, async |services, actor| {
+    let made = confirm::act(&console, &mut viewer, posted.evidence, async |services, actor| {
         services.set_exception(actor, &view.tenant, &typed).await
     })
     .await;
@@ -355,7 +355,7 @@ async fn save_rate(
     mut posted: Posted<RateForm>,
 ) -> Answer {
     let view = find(&console, &viewer, &slug).await?;
-    let (password, form) = (posted.current_password.take(), &posted.fields);
+    let (password, form) = (posted.evidence.take(), &posted.fields);
     let saved = confirm::act(&console, &mut viewer, password, async |services, actor| {
         services.set_managed_rate(actor, &view.tenant, &form.was, &form.percent).await
     })
@@ -391,7 +391,7 @@ async fn enter(
     let form = posted.fields;
     let typed =
         TypedEntry { amount: form.amount.clone(), note: form.note.clone(), form_id: form.form_id.clone() };
-    let entered = confirm::act(&console, &mut viewer, posted.current_password, async |services, actor| {
+    let entered = confirm::act(&console, &mut viewer, posted.evidence, async |services, actor| {
         services.enter_credits(actor, &view.tenant, &typed).await
     })
     .await;

@@ -170,7 +170,7 @@ async fn create(console: Data<Console>, mut place: Place, posted: Posted<TokenFo
     let id = if form.once.is_empty() { Some(TokenId::new()) } else { TokenId::parse(&form.once) };
     let id = id.ok_or(WebError::BadForm)?;
     let new = NewToken { id, name: form.name.clone(), days: form.days.clone(), scopes: form.scopes.clone() };
-    let made = confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
+    let made = confirm::act(&console, &mut place.viewer, posted.evidence, async |services, actor| {
         services.create_token(actor, holder, &new).await
     })
     .await;
@@ -250,7 +250,7 @@ async fn revoke(
     posted: Posted<Nothing>,
 ) -> Answer {
     let (id, holder) = (path.id()?, place.holder);
-    let done = confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
+    let done = confirm::act(&console, &mut place.viewer, posted.evidence, async |services, actor| {
         services.revoke_token(actor, holder, id).await
     })
     .await;

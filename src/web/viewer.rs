@@ -52,6 +52,7 @@ impl Viewer {
         let origin = origin(&console, request);
         let actor = Actor {
             by_token: false,
+            proof: signed_in.proof,
             user_id: person.user.id,
             email: person.user.email.clone(),
             platform_role: person.user.platform_role,

@@ -3,6 +3,7 @@
 import { startChart } from "./chart.js";
 import { startCopy } from "./copy.js";
 import { startFill } from "./fill.js";
+import { startPasskey } from "./passkey.js";
 import { startReveal } from "./reveal.js";
 import { startStream } from "./stream.js";
 import { startSubmit } from "./submit.js";
@@ -10,7 +11,7 @@ import { startSummary } from "./summary.js";
 import { startTimes } from "./times.js";
 
 for (const start of [
-  startSummary, startStream, startSubmit, startReveal, startCopy, startFill, startChart, startTimes,
+  startSummary, startStream, startPasskey, startSubmit, startReveal, startCopy, startFill, startChart, startTimes,
 ]) {
   start(document);
 }

@@ -5,6 +5,7 @@
 
 mod browser;
 mod journeys;
+mod people;
 #[allow(dead_code)]
 #[path = "../it/support.rs"]
 mod support;

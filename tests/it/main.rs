@@ -13,6 +13,7 @@ mod console;
 mod credits;
 mod custom_url;
 mod dialects;
+mod factors;
 mod faults;
 mod gates;
 mod gateway;

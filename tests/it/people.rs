@@ -12,6 +12,7 @@ use keyward::domain::clock::{DAY, HOUR, SECOND};
 use keyward::domain::ids::Owner;
 use keyward::services::ServiceError;
 use keyward::services::accounts::Origin;
+use keyward::services::second_factors::Evidence;
 use keyward::storage::audit;
 
 use crate::notifications::mail_server;
@@ -164,7 +165,7 @@ on_both! {
         let actor = keyward::access::actor::Actor { user_id: user.id, ..world.actor(None, None) };
         let mut denied = 0;
         for _ in 0..12 {
-            match world.services.confirm(&actor, secret("wrong")).await {
+            match world.services.confirm(&actor, Evidence::Password(secret("wrong"))).await {
                 Err(ServiceError::Denied) => denied += 1,
                 Err(ServiceError::Throttled { .. }) => {}
                 other => panic!("{other:?}"),

@@ -14,7 +14,7 @@ use keyward::access::scope::Scope;
 use keyward::config::{EndpointSettings, LogFormat, MailSettings, PaymentSettings, Settings};
 use keyward::crypto::secret::Secret;
 use keyward::domain::account::{
-    Email, KeyChangers, PlatformRole, Slug, Tenant, TenantRole, TenantState, User,
+    Email, KeyChangers, PlatformRole, Proof, SecondFactorRule, Slug, Tenant, TenantRole, TenantState, User,
 };
 use keyward::domain::audit::AuditActor;
 use keyward::domain::billing::{Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, UsageMode};
@@ -203,6 +203,7 @@ impl World {
                 plan_id: plan.id,
                 state: TenantState::Active,
                 key_changers: KeyChangers::Admins,
+                second_factor: SecondFactorRule::Optional,
                 rotation_days: keyward::domain::account::ROTATION_DAYS,
                 time_zone: "UTC".to_owned(),
                 created_at: self.clock.now(),
@@ -369,6 +370,7 @@ impl World {
             address: None,
             request_id: None,
             by_token: false,
+            proof: Proof::default(),
         }
     }
 

@@ -134,7 +134,7 @@ pub async fn label(
 ) -> Answer {
     let (holder, key, label) = (place.holder, path.key.as_str(), posted.fields.label.clone());
     let this = format!("{}/{key}", base(&place));
-    let password = posted.current_password.take();
+    let password = posted.evidence.take();
     let saved = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
         services.label_key(actor, holder, key, &label).await
     });
@@ -316,11 +316,10 @@ pub async fn remove(
 ) -> Answer {
     place.demand(Action::ChangeKeys)?;
     let (form, name, holder) = (posted.fields, &path.key, place.holder);
-    let removed =
-        confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
-            services.remove_key(actor, holder, name, &form.confirm_name).await
-        })
-        .await;
+    let removed = confirm::act(&console, &mut place.viewer, posted.evidence, async |services, actor| {
+        services.remove_key(actor, holder, name, &form.confirm_name).await
+    })
+    .await;
     match removed {
         Ok(()) => {
             session::notify(&place.viewer.session, true, format!("Key {name} removed."));

@@ -78,7 +78,7 @@ pub async fn change(
 ) -> Answer {
     let (holder, key, scope) = (place.holder, path.key.as_str(), posted.fields.scope());
     let this = format!("{}/{key}", base(&place));
-    let password = posted.current_password.take();
+    let password = posted.evidence.take();
     let saved = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
         services.scope_key(actor, holder, key, scope.clone()).await
     });
@@ -92,7 +92,7 @@ pub async fn change(
             session::notify(&place.viewer.session, true, text);
             Ok(see_other(&this))
         }
-        Err(ServiceError::Invalid(problems)) if problems.of("current_password").is_none() => {
+        Err(ServiceError::Invalid(problems)) if !confirm::is_about_evidence(&problems) => {
             with_scope(&console, &place, key, &scope, problems).await
         }
         Err(error) => {

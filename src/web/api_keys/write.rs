@@ -163,17 +163,15 @@ pub async fn create(console: Data<Console>, mut place: Place, posted: Posted<New
         switch_mode: place.view().is_some() && form.switch_mode.as_deref() == Some("yes"),
     };
     let holder = place.holder;
-    let saved =
-        confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
-            // Its page would be hidden behind the form of this name.
-            if new.name.trim() == "new" {
-                let taken =
-                    Problems::field("key_name", "Choose another name: this one means the form itself.");
-                return Err(ServiceError::Invalid(taken));
-            }
-            services.add_key(actor, holder, new).await
-        })
-        .await;
+    let saved = confirm::act(&console, &mut place.viewer, posted.evidence, async |services, actor| {
+        // Its page would be hidden behind the form of this name.
+        if new.name.trim() == "new" {
+            let taken = Problems::field("key_name", "Choose another name: this one means the form itself.");
+            return Err(ServiceError::Invalid(taken));
+        }
+        services.add_key(actor, holder, new).await
+    })
+    .await;
     match saved {
         Ok(saved) => Ok(welcome(&place, &saved)),
         Err(error) => {
@@ -203,6 +201,8 @@ fn not_saved(provider: Provider, mut problems: Problems) -> Problems {
         "label",
         "custom_url",
         "current_password",
+        "current_code",
+        "current_passkey",
     ];
     problems.fields.sort_by_key(|(name, _)| fields.iter().position(|field| field == name));
     problems
@@ -300,12 +300,11 @@ pub async fn rotate(
     let (form, name, holder) = (posted.fields, &path.key, place.holder);
     let custom_url = form.custom_url.clone();
     let settings = settings(&form.location, &form.api_version, &form.stream_usage);
-    let saved =
-        confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
-            let typed = TypedKey { secret: &form.api_key, custom_url: &custom_url, settings: &settings };
-            services.rotate_key(actor, holder, name, &typed).await
-        })
-        .await;
+    let saved = confirm::act(&console, &mut place.viewer, posted.evidence, async |services, actor| {
+        let typed = TypedKey { secret: &form.api_key, custom_url: &custom_url, settings: &settings };
+        services.rotate_key(actor, holder, name, &typed).await
+    })
+    .await;
     match saved {
         Ok(saved) => {
             let (good, but) = but(&saved, place.mode());

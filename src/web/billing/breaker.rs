@@ -100,11 +100,10 @@ pub async fn save(console: Data<Console>, mut place: Place, posted: Posted<Break
         least: form.least.clone(),
         on_trip: form.on_trip.clone(),
     };
-    let saved =
-        confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
-            services.set_breaker(actor, &scope, &tenant, &typed).await
-        })
-        .await;
+    let saved = confirm::act(&console, &mut place.viewer, posted.evidence, async |services, actor| {
+        services.set_breaker(actor, &scope, &tenant, &typed).await
+    })
+    .await;
     match saved {
         Ok(()) => {
             session::notify(&place.viewer.session, true, "Saved. It watches from now on.");
@@ -154,7 +153,7 @@ async fn press(
     mut posted: Posted<Nothing>,
     work: impl AsyncFnOnce(&Services, &Actor) -> Result<&'static str, ServiceError>,
 ) -> Answer {
-    let password = posted.current_password.take();
+    let password = posted.evidence.take();
     match confirm::act(console, &mut place.viewer, password, work).await {
         Ok(text) => session::notify(&place.viewer.session, true, text),
         Err(ServiceError::Conflict(message)) => session::notify(&place.viewer.session, false, message),

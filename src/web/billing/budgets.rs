@@ -142,11 +142,10 @@ pub async fn save(console: Data<Console>, mut place: Place, posted: Posted<Budge
         warn_at: form.warn_at.clone(),
         priced_only: form.priced_only == "yes",
     };
-    let saved =
-        confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
-            services.set_budget(actor, &scope, &tenant, &typed).await
-        })
-        .await;
+    let saved = confirm::act(&console, &mut place.viewer, posted.evidence, async |services, actor| {
+        services.set_budget(actor, &scope, &tenant, &typed).await
+    })
+    .await;
     match saved {
         Ok(()) => {
             let whose =
@@ -174,7 +173,7 @@ pub async fn remove(
     mut posted: Posted<RemoveForm>,
 ) -> Answer {
     let (scope, tenant) = (place.holder.scope, place.tenant()?.tenant.clone());
-    let (password, key) = (posted.current_password.take(), posted.fields.key.clone());
+    let (password, key) = (posted.evidence.take(), posted.fields.key.clone());
     let removed = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
         services.remove_budget(actor, &scope, &tenant, &key).await
     })

@@ -154,7 +154,7 @@ pub async fn save_notice(
     mut posted: Posted<NoticeForm>,
 ) -> Answer {
     let (scope, tenant) = (place.holder.scope, place.tenant()?.tenant.clone());
-    let (below, password) = (posted.fields.notify_below.clone(), posted.current_password.take());
+    let (below, password) = (posted.fields.notify_below.clone(), posted.evidence.take());
     let saved = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
         services.set_credit_notice(actor, &scope, &tenant, &below).await
     })
@@ -183,11 +183,10 @@ pub async fn buy(console: Data<Console>, mut place: Place, posted: Posted<BuyFor
     let id = if form.once.is_empty() { Some(OrderId::new()) } else { OrderId::parse(&form.once) };
     let id = id.ok_or(WebError::BadForm)?;
     let (scope, tenant) = (place.holder.scope, place.tenant()?.tenant.clone());
-    let bought =
-        confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
-            services.order_credits(actor, &scope, &tenant, id, &form.amount).await
-        })
-        .await;
+    let bought = confirm::act(&console, &mut place.viewer, posted.evidence, async |services, actor| {
+        services.order_credits(actor, &scope, &tenant, id, &form.amount).await
+    })
+    .await;
     match bought {
         Ok(order) => Ok(see_other(&purchase::address(&place, order.id))),
         Err(error) => {

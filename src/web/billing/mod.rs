@@ -141,7 +141,7 @@ async fn save<T>(
     mut posted: Posted<T>,
     work: impl AsyncFnOnce(&Services, &Actor) -> Result<&'static str, ServiceError>,
 ) -> Answer {
-    let password = posted.current_password.take();
+    let password = posted.evidence.take();
     match confirm::act(console, &mut place.viewer, password, work).await {
         Ok(text) => session::notify(&place.viewer.session, true, text),
         Err(ServiceError::Conflict(message)) => session::notify(&place.viewer.session, false, message),

@@ -119,7 +119,7 @@ pub async fn cancel(
 ) -> Answer {
     let id = path.id()?;
     let (scope, tenant) = (place.holder.scope, place.tenant()?.tenant.clone());
-    let password = posted.current_password.take();
+    let password = posted.evidence.take();
     let done = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
         services.cancel_order(actor, &scope, &tenant, id).await
     })

@@ -85,11 +85,10 @@ pub async fn show(console: Data<Console>, place: Place) -> Answer {
 pub async fn save(console: Data<Console>, mut place: Place, posted: Posted<RateForm>) -> Answer {
     let form = posted.fields;
     let (holder, tenant) = (place.holder, place.tenant()?.tenant.clone());
-    let saved =
-        confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
-            services.set_key_rate(actor, holder, &tenant, &form.key, &form.percent).await
-        })
-        .await;
+    let saved = confirm::act(&console, &mut place.viewer, posted.evidence, async |services, actor| {
+        services.set_key_rate(actor, holder, &tenant, &form.key, &form.percent).await
+    })
+    .await;
     match saved {
         Ok(()) => {
             let text = format!("Rate of {} saved. It holds for new requests.", form.key);

@@ -241,11 +241,10 @@ pub async fn add(console: Data<Console>, mut place: Place, posted: Posted<Report
     place.demand(Action::ChangeKeys)?;
     let form = posted.fields;
     let (holder, tenant) = (place.holder, place.tenant()?.tenant.clone());
-    let added =
-        confirm::act(&console, &mut place.viewer, posted.current_password, async |services, actor| {
-            services.add_report_key(actor, holder, &tenant, &form.provider, &form.api_key).await
-        })
-        .await;
+    let added = confirm::act(&console, &mut place.viewer, posted.evidence, async |services, actor| {
+        services.add_report_key(actor, holder, &tenant, &form.provider, &form.api_key).await
+    })
+    .await;
     match added {
         Ok(read) => {
             let text = if read {
@@ -274,7 +273,7 @@ pub async fn remove(
     mut posted: Posted<Nothing>,
 ) -> Answer {
     let (holder, provider) = (place.holder, path.into_inner().1);
-    let password = posted.current_password.take();
+    let password = posted.evidence.take();
     let removed = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
         services.remove_report_key(actor, holder, &provider).await
     })
