@@ -59,6 +59,7 @@ pub fn tenant(slug: &str, name: &str, plan_id: PlanId, now: Moment) -> Result<Te
             state: TenantState::Active,
             key_changers: KeyChangers::Admins,
             second_factor: SecondFactorRule::Optional,
+            viewing: keyward::domain::viewing::ViewingRule::default(),
             rotation_days: keyward::domain::account::ROTATION_DAYS,
             time_zone: "Europe/Berlin".to_owned(),
             created_at: now.minus(90 * DAY),
@@ -116,9 +117,11 @@ async fn put_key(
         platform_role: tenant.is_none().then_some(PlatformRole::SuperAdmin),
         memberships: tenant.map(|tenant| (tenant, TenantRole::Admin)).into_iter().collect(),
         confirmed_at: services.clock.now(),
+        strong_at: services.clock.now(),
         address: None,
         request_id: None,
         by_token: false,
+        on_behalf: None,
         proof: Proof::default(),
     };
     let new = NewKey {

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use crate::domain::account::{PlatformRole, Proof, TenantRole};
 use crate::domain::audit::AuditActor;
 use crate::domain::clock::{MINUTE, Moment};
-use crate::domain::ids::{TenantId, TokenId, UserId};
+use crate::domain::ids::{TenantId, TokenId, UserId, ViewingId};
 
 /// How long a password that was entered counts as confirmation for sensitive changes.
 pub const CONFIRMED_FOR: i64 = 10 * MINUTE;
@@ -19,6 +19,8 @@ pub struct Actor {
     pub memberships: Vec<(TenantId, TenantRole)>,
     /// When the person last signed in or confirmed that it is them.
     pub confirmed_at: Moment,
+    /// When they last did so by a second factor.
+    pub strong_at: Moment,
     /// How they proved who they are when they signed in.
     pub proof: Proof,
     /// The client's address, for the audit log.
@@ -26,6 +28,18 @@ pub struct Actor {
     pub request_id: Option<Uuid>,
     /// An access token acts, not a person.
     pub by_token: bool,
+    /// Staff looking at a tenant as one of its people.
+    pub on_behalf: Option<OnBehalf>,
+}
+
+/// As whom staff look at a tenant, and under which viewing.
+#[derive(Clone, Debug)]
+pub struct OnBehalf {
+    pub viewing: ViewingId,
+    pub tenant: TenantId,
+    pub user_id: UserId,
+    pub email: String,
+    pub role: TenantRole,
 }
 
 impl Actor {
@@ -39,10 +53,12 @@ impl Actor {
             platform_role: service.then_some(PlatformRole::SuperAdmin),
             memberships: tenant.map(|tenant| (tenant, TenantRole::Admin)).into_iter().collect(),
             confirmed_at: now,
+            strong_at: now,
             proof: Proof::default(),
             address: None,
             request_id: None,
             by_token: true,
+            on_behalf: None,
         }
     }
 
@@ -65,9 +81,13 @@ impl Actor {
     pub fn for_audit(&self) -> AuditActor {
         AuditActor {
             user_id: (!self.by_token).then_some(self.user_id),
-            name: self.email.clone(),
+            name: match &self.on_behalf {
+                Some(behalf) => format!("{} as {}", self.email, behalf.email),
+                None => self.email.clone(),
+            },
             address: self.address.clone(),
             request_id: self.request_id,
+            behalf_id: self.on_behalf.as_ref().map(|behalf| behalf.user_id),
         }
     }
 }

@@ -31,6 +31,12 @@ pub enum Action {
     /// Where the tenant's notifications are sent.
     ManageWebhooks,
     ChangeKeyChangers,
+    /// Say whether staff may look at the tenant's console.
+    AllowViewing,
+    /// Take what a page shows along as a file.
+    Export,
+    /// Look at tenants' consoles as one of their people sees them.
+    ViewTenants,
     /// Platform pages: tenants, users, service tokens, shared keys.
     SeePlatform,
     ManagePlatform,
@@ -54,6 +60,9 @@ impl Action {
         Self::ManageMembers,
         Self::ManageWebhooks,
         Self::ChangeKeyChangers,
+        Self::AllowViewing,
+        Self::Export,
+        Self::ViewTenants,
         Self::SeePlatform,
         Self::ManagePlatform,
     ];
@@ -70,7 +79,23 @@ impl Action {
                 | Self::ManageMembers
                 | Self::ManageWebhooks
                 | Self::ChangeKeyChangers
+                | Self::AllowViewing
+                | Self::ViewTenants
                 | Self::ManagePlatform
+        )
+    }
+
+    /// Whether it is nothing but a look, which those may have who view a tenant for a ticket.
+    #[must_use]
+    pub fn is_a_look(self) -> bool {
+        matches!(
+            self,
+            Self::SeeTenant
+                | Self::SeeKeyDetails
+                | Self::SeeUsage
+                | Self::SeeUsageTotals
+                | Self::SeeAudit
+                | Self::SeeBillingAudit
         )
     }
 }
@@ -106,8 +131,16 @@ pub fn can(actor: &Actor, action: Action, about: Option<About>, now: Moment) -> 
 #[must_use]
 pub fn permitted(actor: &Actor, action: Action, about: Option<About>) -> bool {
     use TenantRole::{Admin, BillingAdmin, Member};
-    let super_admin = actor.platform_role == Some(PlatformRole::SuperAdmin);
-    let role = about.and_then(|about| actor.role_in(about.tenant));
+    // Who views a tenant is nobody else meanwhile, and changes nothing.
+    let viewing = actor.on_behalf.as_ref();
+    if viewing.is_some() && !action.is_a_look() {
+        return false;
+    }
+    let super_admin = viewing.is_none() && actor.platform_role == Some(PlatformRole::SuperAdmin);
+    let role = about.and_then(|about| match viewing {
+        Some(viewing) => (viewing.tenant == about.tenant).then_some(viewing.role),
+        None => actor.role_in(about.tenant),
+    });
     match action {
         Action::SeePlatform | Action::ManagePlatform => super_admin,
         Action::SeeTenant | Action::SeeUsageTotals => {
@@ -126,32 +159,39 @@ pub fn permitted(actor: &Actor, action: Action, about: Option<About>) -> bool {
         Action::ChangeFeatures | Action::SeeAudit => {
             about.is_some() && (super_admin || matches!(role, Some(Admin)))
         }
+        Action::Export => super_admin || role.is_some(),
+        Action::ViewTenants => actor.platform_role.is_some(),
         Action::RuleGenerations | Action::AnswerQuestions => matches!(role, Some(Admin | Member)),
         Action::ChangeBilling => matches!(role, Some(Admin | BillingAdmin)),
-        Action::ManageTokens | Action::ManageMembers | Action::ManageWebhooks | Action::ChangeKeyChangers => {
-            matches!(role, Some(Admin))
-        }
+        Action::ManageTokens
+        | Action::ManageMembers
+        | Action::ManageWebhooks
+        | Action::ChangeKeyChangers
+        | Action::AllowViewing => matches!(role, Some(Admin)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access::actor::OnBehalf;
     use crate::domain::account::Proof;
     use crate::domain::clock::MINUTE;
-    use crate::domain::ids::UserId;
+    use crate::domain::ids::{UserId, ViewingId};
 
     const NOW: Moment = Moment(100 * MINUTE);
 
     fn actor(platform: Option<PlatformRole>, role: Option<(TenantId, TenantRole)>) -> Actor {
         Actor {
             by_token: false,
+            on_behalf: None,
             proof: Proof::default(),
             user_id: UserId::new(),
             email: "ada@acme.example".into(),
             platform_role: platform,
             memberships: role.into_iter().collect(),
             confirmed_at: NOW,
+            strong_at: NOW,
             address: None,
             request_id: None,
         }
@@ -188,6 +228,9 @@ mod tests {
             (Action::ManageMembers, KeyChangers::Admins, "no no yes no no no"),
             (Action::ManageWebhooks, KeyChangers::Admins, "no no yes no no no"),
             (Action::ChangeKeyChangers, KeyChangers::Admins, "no no yes no no no"),
+            (Action::AllowViewing, KeyChangers::Admins, "no no yes no no no"),
+            (Action::Export, KeyChangers::Admins, "yes no yes yes yes no"),
+            (Action::ViewTenants, KeyChangers::Admins, "yes yes no no no no"),
             (Action::SeePlatform, KeyChangers::Admins, "yes no no no no no"),
             (Action::ManagePlatform, KeyChangers::Admins, "yes no no no no no"),
         ];
@@ -208,6 +251,34 @@ mod tests {
                 .collect();
             assert_eq!(got.join(" "), row, "{action:?} with {key_changers:?}");
         }
+    }
+
+    #[test]
+    fn whoever_views_a_tenant_sees_what_the_viewed_person_sees_and_changes_nothing() {
+        let (tenant, other) = (TenantId::new(), TenantId::new());
+        let look = |role| Actor {
+            on_behalf: Some(OnBehalf {
+                viewing: ViewingId::new(),
+                tenant,
+                user_id: UserId::new(),
+                email: "ada@acme.example".into(),
+                role,
+            }),
+            // What they are besides counts for nothing meanwhile.
+            ..actor(Some(PlatformRole::SuperAdmin), Some((other, TenantRole::Admin)))
+        };
+        let about = |tenant| Some(About { tenant, key_changers: KeyChangers::SuperAdmins });
+        for action in Action::ALL {
+            let seen = can(&look(TenantRole::Admin), *action, about(tenant), NOW);
+            let expected = if action.is_a_look() { Permission::Allowed } else { Permission::Denied };
+            assert_eq!(seen, expected, "{action:?}");
+            let elsewhere = can(&look(TenantRole::Admin), *action, about(other), NOW);
+            assert_eq!(elsewhere, Permission::Denied, "{action:?} elsewhere");
+            assert_eq!(can(&look(TenantRole::Admin), *action, None, NOW), Permission::Denied, "{action:?}");
+        }
+        let member = look(TenantRole::Member);
+        assert!(permitted(&member, Action::SeeUsageTotals, about(tenant)));
+        assert!(!permitted(&member, Action::SeeUsage, about(tenant)));
     }
 
     #[test]

@@ -118,9 +118,11 @@ fn actor(services: &Services, tenant: Option<TenantId>, email: &str) -> Actor {
         platform_role: tenant.is_none().then_some(PlatformRole::SuperAdmin),
         memberships: tenant.map(|tenant| (tenant, TenantRole::Admin)).into_iter().collect(),
         confirmed_at: services.clock.now(),
+        strong_at: services.clock.now(),
         address: None,
         request_id: None,
         by_token: false,
+        on_behalf: None,
         proof: Proof::default(),
     }
 }
@@ -196,6 +198,7 @@ async fn plant_tenants(
                 state: TenantState::Active,
                 key_changers: KeyChangers::Admins,
                 second_factor: SecondFactorRule::Optional,
+                viewing: crate::domain::viewing::ViewingRule::default(),
                 rotation_days: ROTATION_DAYS,
                 time_zone: sample.zone.to_owned(),
                 created_at,

@@ -2,6 +2,7 @@
 
 use super::clock::Moment;
 use super::ids::{PlanId, TenantId, UserId};
+use super::viewing::ViewingRule;
 use super::words;
 
 words! {
@@ -122,6 +123,8 @@ pub struct Tenant {
     pub state: TenantState,
     pub key_changers: KeyChangers,
     pub second_factor: SecondFactorRule,
+    /// Whether staff may look at its console.
+    pub viewing: ViewingRule,
     /// After how many days its keys are due for rotation; 0: never.
     pub rotation_days: i64,
     /// IANA name; days on the tenant's pages begin and end there.

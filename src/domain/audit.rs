@@ -95,6 +95,10 @@ words! {
         TokenRevoked = "token.revoked",
         UsageExported = "usage.exported",
         AuditExported = "log.exported",
+        ViewingStarted = "viewing.started",
+        ViewingEnded = "viewing.ended",
+        ViewingRuleChanged = "settings.viewing_changed",
+        PageViewed = "page.viewed",
         PolicyRefused = "policy.refused",
     }
 }
@@ -116,6 +120,8 @@ pub struct AuditActor {
     pub name: String,
     pub address: Option<String>,
     pub request_id: Option<Uuid>,
+    /// As whom it was seen, while staff look at a tenant.
+    pub behalf_id: Option<UserId>,
 }
 
 impl AuditActor {

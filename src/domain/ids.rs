@@ -54,6 +54,8 @@ ids! {
     /// A question that the bot could not answer.
     QuestionId,
     InvitationId,
+    /// Somebody of the staff looking at a tenant.
+    ViewingId,
     DeliveryId,
     SessionId,
     /// One request through the gateway: the id of its usage row and of its answer.

@@ -25,6 +25,7 @@ pub mod reconcile;
 pub mod resolve;
 pub mod statement;
 pub mod usage;
+pub mod viewing;
 
 /// A closed set of words: one spelling in the database, in JSON and in forms.
 ///

@@ -220,6 +220,7 @@ impl Services {
             name: name.to_owned(),
             address: Some(from.address.clone()),
             request_id: from.request_id,
+            behalf_id: None,
         };
         let event = AuditEvent { at: self.clock.now(), actor, action, target: name.to_owned(), detail };
         Ok(audit::append(tx, &self.root, Owner::Platform, &event).await?)

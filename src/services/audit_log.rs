@@ -50,6 +50,7 @@ impl Services {
         query: &AuditQuery,
     ) -> Result<(), ServiceError> {
         self.filter_for(actor, scope, changers, query)?;
+        self.permit(actor, Action::Export, scope.about(changers))?;
         let mut tx = self.db.write().await?;
         let detail = serde_json::json!({ "from": query.from.rfc3339(), "to": query.to.rfc3339() });
         self.record(&mut tx, scope.owner(), actor, AuditAction::AuditExported, "audit log", detail).await?;

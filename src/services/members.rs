@@ -393,9 +393,11 @@ impl Services {
             platform_role: None,
             memberships: memberships.iter().map(|place| (place.tenant_id, place.role)).collect(),
             confirmed_at: now,
+            strong_at: now,
             address: Some(from.address.clone()),
             request_id: from.request_id,
             by_token: false,
+            on_behalf: None,
             proof: Proof::default(),
         };
         let detail = joined(&one);

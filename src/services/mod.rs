@@ -38,6 +38,7 @@ pub mod statements;
 pub mod status;
 pub mod tokens;
 pub mod usage;
+pub mod viewings;
 
 use std::sync::Arc;
 
@@ -158,6 +159,9 @@ pub enum ServiceError {
     /// Permitted once the person has confirmed their password.
     #[error("needs a confirmed password")]
     Confirm,
+    /// As `Confirm`, and a password is not enough.
+    #[error("needs a confirmed second factor")]
+    ConfirmStrongly,
     #[error("invalid input")]
     Invalid(Problems),
     /// Somebody else changed the same thing first.

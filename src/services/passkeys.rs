@@ -187,7 +187,7 @@ impl Services {
     /// `Confirm` without a recent confirmation, `Conflict` where there cannot be another.
     pub async fn begin_passkey(&self, actor: &Actor) -> Result<Asked, ServiceError> {
         use webauthn_rs_proto::ResidentKeyRequirement;
-        self.permit_own(actor)?;
+        self.permit_own(actor).await?;
         let party = self.relying_party.as_ref().ok_or_else(unavailable)?;
         let mut tx = self.db.read().await?;
         let stored = factors::passkeys(&mut tx, actor.user_id).await?;
@@ -223,7 +223,7 @@ impl Services {
         name: &str,
         answer: &str,
     ) -> Result<Vec<Secret>, ServiceError> {
-        self.permit_own(actor)?;
+        self.permit_own(actor).await?;
         let now = self.clock.now();
         let name = name.trim();
         if name.is_empty() || name.chars().count() > 60 || name.chars().any(char::is_control) {
@@ -270,7 +270,7 @@ impl Services {
     /// # Errors
     /// `Confirm` without a recent confirmation, `NotFound` when it is not one's own.
     pub async fn remove_passkey(&self, actor: &Actor, id: Uuid) -> Result<String, ServiceError> {
-        self.permit_own(actor)?;
+        self.permit_own(actor).await?;
         let mut tx = self.db.write().await?;
         let name =
             factors::delete_passkey(&mut tx, actor.user_id, id).await?.ok_or(ServiceError::NotFound)?;

@@ -4,7 +4,7 @@
 use super::accounts::{Origin, Person};
 use super::passkeys::Ceremony;
 use super::{Problems, ServiceError, Services};
-use crate::access::actor::Actor;
+use crate::access::actor::{Actor, CONFIRMED_FOR};
 use crate::access::policy::{About, Action};
 use crate::access::scope::Scope;
 use crate::crypto::sealed::Binding;
@@ -191,7 +191,7 @@ impl Services {
     /// # Errors
     /// `Confirm` without a recent confirmation, `Conflict` when there is an app already.
     pub async fn begin_authenticator(&self, actor: &Actor) -> Result<(), ServiceError> {
-        self.permit_own(actor)?;
+        self.permit_own(actor).await?;
         let now = self.clock.now();
         let secret = totp::new_secret();
         let mut tx = self.db.write().await?;
@@ -218,7 +218,7 @@ impl Services {
         actor: &Actor,
         typed: &str,
     ) -> Result<Vec<Secret>, ServiceError> {
-        self.permit_own(actor)?;
+        self.permit_own(actor).await?;
         let now = self.clock.now();
         let mut tx = self.db.write().await?;
         let stored = factors::authenticator(&mut tx, actor.user_id).await?;
@@ -244,7 +244,7 @@ impl Services {
     /// # Errors
     /// `Confirm` without a recent confirmation, `NotFound` when there is none.
     pub async fn remove_authenticator(&self, actor: &Actor) -> Result<(), ServiceError> {
-        self.permit_own(actor)?;
+        self.permit_own(actor).await?;
         let mut tx = self.db.write().await?;
         if !factors::delete_authenticator(&mut tx, actor.user_id).await? {
             return Err(ServiceError::NotFound);
@@ -275,7 +275,7 @@ impl Services {
     /// # Errors
     /// `Confirm` without a recent confirmation, `NotFound` where there is nothing to recover from.
     pub async fn make_recovery_codes(&self, actor: &Actor) -> Result<Vec<Secret>, ServiceError> {
-        self.permit_own(actor)?;
+        self.permit_own(actor).await?;
         let mut tx = self.db.write().await?;
         let user = people::find(&mut tx, actor.user_id).await?.filter(|user| user.ways.has_second());
         user.ok_or(ServiceError::NotFound)?;
@@ -313,9 +313,20 @@ impl Services {
         Ok(codes)
     }
 
-    /// One's own second factors are changed only by who has just shown that it is them.
-    pub(super) fn permit_own(&self, actor: &Actor) -> Result<(), ServiceError> {
-        if actor.is_confirmed(self.clock.now()) { Ok(()) } else { Err(ServiceError::Confirm) }
+    /// One's own second factors are changed only by who has just shown that it is them; where there is
+    /// one already, not by the password alone, which is what it guards against.
+    pub(super) async fn permit_own(&self, actor: &Actor) -> Result<(), ServiceError> {
+        let now = self.clock.now();
+        if !actor.is_confirmed(now) {
+            return Err(ServiceError::Confirm);
+        }
+        let mut tx = self.db.read().await?;
+        let user = people::find(&mut tx, actor.user_id).await?.ok_or(ServiceError::NotFound)?;
+        tx.rollback().await?;
+        if user.ways.has_second() && now.since(actor.strong_at) >= CONFIRMED_FOR {
+            return Err(ServiceError::ConfirmStrongly);
+        }
+        Ok(())
     }
 
     pub(super) async fn record_own(

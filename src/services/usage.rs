@@ -271,6 +271,8 @@ impl Services {
         days: Days,
     ) -> Result<(Moment, Moment), ServiceError> {
         self.permit_usage(actor, tenant)?;
+        let about = About { tenant: tenant.id, key_changers: tenant.key_changers };
+        self.permit(actor, Action::Export, Some(about))?;
         let range = days.range(&zone_of(tenant));
         let mut tx = self.db.write().await?;
         let detail = serde_json::json!({ "from": range.0.rfc3339(), "to": range.1.rfc3339() });

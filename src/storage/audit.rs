@@ -21,6 +21,7 @@ pub struct AuditRow {
     pub detail: String,
     pub address: Option<String>,
     pub request_id: Option<Uuid>,
+    pub behalf_id: Option<Uuid>,
     link: Vec<u8>,
 }
 
@@ -52,13 +53,14 @@ pub async fn append(
         detail: event.detail.to_string(),
         address: event.actor.address.clone(),
         request_id: event.actor.request_id,
+        behalf_id: event.actor.behalf_id.map(|id| id.0),
         link: Vec::new(),
     };
     let link = link(root, &previous, chain, &row);
     execute!(
         tx,
-        "INSERT INTO audit_log (chain, seq, at, actor_id, actor, action, target, detail, address, request_id, link)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        "INSERT INTO audit_log (chain, seq, at, actor_id, actor, action, target, detail, address, request_id, behalf_id, link)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         chain,
         seq,
         row.at,
@@ -69,6 +71,7 @@ pub async fn append(
         &row.detail,
         row.address.as_deref(),
         row.request_id,
+        row.behalf_id,
         &link[..]
     )?;
     execute!(tx, "UPDATE chain_head SET link = $1 WHERE chain = $2", &link[..], chain)?;
@@ -76,24 +79,29 @@ pub async fn append(
 }
 
 fn link(root: &RootKeys, previous: &[u8], chain: Uuid, row: &AuditRow) -> [u8; 32] {
-    root.audit_link(
-        previous,
-        &[
-            chain.as_bytes(),
-            &row.seq.to_be_bytes(),
-            &row.at.to_be_bytes(),
-            row.actor_id.unwrap_or_default().as_bytes(),
-            row.actor.as_bytes(),
-            row.action.as_bytes(),
-            row.target.as_bytes(),
-            row.detail.as_bytes(),
-            row.address.as_deref().unwrap_or_default().as_bytes(),
-            row.request_id.unwrap_or_default().as_bytes(),
-        ],
-    )
+    let (seq, at) = (row.seq.to_be_bytes(), row.at.to_be_bytes());
+    let (actor, request) = (row.actor_id.unwrap_or_default(), row.request_id.unwrap_or_default());
+    let fields: [&[u8]; 10] = [
+        chain.as_bytes(),
+        &seq,
+        &at,
+        actor.as_bytes(),
+        row.actor.as_bytes(),
+        row.action.as_bytes(),
+        row.target.as_bytes(),
+        row.detail.as_bytes(),
+        row.address.as_deref().unwrap_or_default().as_bytes(),
+        request.as_bytes(),
+    ];
+    match &row.behalf_id {
+        // As entries were linked before there was anybody to act for.
+        None => root.audit_link(previous, &fields),
+        Some(behalf) => root.audit_link(previous, &[&fields[..], &[behalf.as_bytes()]].concat()),
+    }
 }
 
-const COLUMNS: &str = "seq, at, actor_id, actor, action, target, detail, address, request_id, link";
+const COLUMNS: &str =
+    "seq, at, actor_id, actor, action, target, detail, address, request_id, behalf_id, link";
 
 /// The newest entries of a chain.
 pub async fn list(tx: &mut Tx, chain: Owner, limit: i64) -> Result<Vec<AuditRow>, StorageError> {

@@ -34,6 +34,7 @@ pub mod throttle;
 pub mod tokens;
 pub mod usage;
 pub mod usage_report;
+pub mod viewings;
 
 pub use database::{Database, Tx};
 

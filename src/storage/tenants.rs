@@ -9,6 +9,7 @@ use crate::domain::billing::{Funding, LimitPolicy, ModeChange, NoKeyPolicy, Paym
 use crate::domain::clock::Moment;
 use crate::domain::ids::{PlanId, TenantId};
 use crate::domain::price::Multiplier;
+use crate::domain::viewing::{ViewingConsent, ViewingRule};
 
 /// A tenant and how it pays.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ struct Row {
     state: String,
     key_changers: String,
     second_factor: String,
+    viewing_consent: String,
+    viewing_until: i64,
     rotation_days: i64,
     time_zone: String,
     mode: String,
@@ -49,6 +52,10 @@ impl TryFrom<Row> for TenantRecord {
                 state: word!(TenantState, row.state, "tenant", "state")?,
                 key_changers: word!(KeyChangers, row.key_changers, "tenant", "key_changers")?,
                 second_factor: word!(SecondFactorRule, row.second_factor, "tenant", "second_factor")?,
+                viewing: ViewingRule {
+                    consent: word!(ViewingConsent, row.viewing_consent, "tenant", "viewing_consent")?,
+                    until: Moment(row.viewing_until),
+                },
                 rotation_days: row.rotation_days,
                 time_zone: row.time_zone,
                 created_at: Moment(row.created_at),
@@ -257,6 +264,12 @@ pub async fn set_second_factor(
 ) -> Result<(), StorageError> {
     let sql = "UPDATE tenant SET second_factor = $1 WHERE id = $2";
     execute!(tx, sql, rule.as_str(), scope.owner().as_uuid())?;
+    Ok(())
+}
+
+pub async fn set_viewing(tx: &mut Tx, scope: &Scope, rule: ViewingRule) -> Result<(), StorageError> {
+    let sql = "UPDATE tenant SET viewing_consent = $1, viewing_until = $2 WHERE id = $3";
+    execute!(tx, sql, rule.consent.as_str(), rule.until.0, scope.owner().as_uuid())?;
     Ok(())
 }
 

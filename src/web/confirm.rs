@@ -31,6 +31,7 @@ pub async fn act<T>(
         if let Evidence::Passkey { ceremony, .. } = &mut evidence {
             *ceremony = session::take_ceremony(&viewer.session);
         }
+        let is_strong = !matches!(evidence, Evidence::Password(_));
         let (wrong, proof) = match &evidence {
             Evidence::Password(_) => {
                 (Problems::field("current_password", "That password is wrong."), viewer.actor.proof)
@@ -54,7 +55,11 @@ pub async fn act<T>(
         if !viewer.actor.proof.is_strong() {
             viewer.actor.proof = proof;
         }
-        if session::confirm(&viewer.session, viewer.actor.confirmed_at, viewer.actor.proof).is_err() {
+        if is_strong {
+            viewer.actor.strong_at = viewer.actor.confirmed_at;
+        }
+        let Actor { confirmed_at, strong_at, proof, .. } = viewer.actor;
+        if session::confirm(&viewer.session, confirmed_at, strong_at, proof).is_err() {
             return Err(ServiceError::Confirm);
         }
     }
@@ -125,7 +130,7 @@ pub fn ask<T>(
     posted: &Posted<T>,
 ) -> Answer {
     let asked = match &error {
-        ServiceError::Confirm | ServiceError::Throttled { .. } => true,
+        ServiceError::Confirm | ServiceError::ConfirmStrongly | ServiceError::Throttled { .. } => true,
         ServiceError::Invalid(problems) => is_about_evidence(problems),
         _ => false,
     };

@@ -10,6 +10,7 @@ use actix_web::{HttpResponse, ResponseError};
 use askama::Template;
 use uuid::Uuid;
 
+use super::page::Bar;
 use super::{assets, time};
 use crate::services::ServiceError;
 
@@ -21,6 +22,10 @@ pub enum WebError {
     SignIn {
         next: Option<String>,
     },
+    /// The time to view a tenant is over.
+    ViewingOver,
+    /// Whoever views a tenant wanted more than to look.
+    OnlyLooking,
     /// The tenant asks for a second factor that this session does not have.
     SecondFactor,
     NotFound,
@@ -92,7 +97,16 @@ impl WebError {
                     .into(),
                 way_out: back.clone().map_or(home, |back| (back, "Open the page again")),
             },
-            Self::BadForm | Self::SignIn { .. } | Self::SecondFactor => Words {
+            Self::OnlyLooking => Words {
+                status: StatusCode::FORBIDDEN,
+                title: "You are only looking",
+                sentence:
+                    "While you view a tenant, nothing can be changed, downloaded or sent, and only its \
+                           pages are open. Stop viewing first. Nothing was changed."
+                        .into(),
+                way_out: home,
+            },
+            Self::BadForm | Self::SignIn { .. } | Self::SecondFactor | Self::ViewingOver => Words {
                 status: StatusCode::BAD_REQUEST,
                 title: "That did not arrive as it should",
                 sentence: "The request holds something that this page does not send. Nothing was changed."
@@ -127,7 +141,7 @@ impl WebError {
     }
 }
 
-struct Words {
+pub struct Words {
     status: StatusCode,
     title: &'static str,
     sentence: String,
@@ -143,6 +157,7 @@ struct ErrorPage<'a> {
     href: &'a str,
     label: &'a str,
     reference: Option<Uuid>,
+    bar: Option<&'a Bar>,
 }
 
 impl fmt::Display for WebError {
@@ -150,6 +165,7 @@ impl fmt::Display for WebError {
         match self {
             Self::SignIn { .. } => f.write_str("not signed in"),
             Self::SecondFactor => f.write_str("no second factor"),
+            Self::ViewingOver => f.write_str("viewing is over"),
             Self::Internal(cause) => {
                 write!(f, "{cause}")?;
                 let mut source = cause.source();
@@ -169,7 +185,7 @@ impl std::error::Error for WebError {}
 impl ResponseError for WebError {
     fn status_code(&self) -> StatusCode {
         match self {
-            Self::SignIn { .. } | Self::SecondFactor => StatusCode::SEE_OTHER,
+            Self::SignIn { .. } | Self::SecondFactor | Self::ViewingOver => StatusCode::SEE_OTHER,
             other => other.words().status,
         }
     }
@@ -191,6 +207,10 @@ impl ResponseError for WebError {
             let to = (LOCATION, "/account/second-factor?asked=1");
             return HttpResponse::SeeOther().insert_header(to).finish();
         }
+        if let Self::ViewingOver = self {
+            let to = (LOCATION, "/platform/viewing");
+            return HttpResponse::SeeOther().insert_header(to).finish();
+        }
         if let Self::Internal(_) = self {
             // Without a body: `finish` knows the request's id and writes the page.
             return HttpResponse::InternalServerError().finish();
@@ -200,15 +220,18 @@ impl ResponseError for WebError {
         if let Self::Throttled { seconds } = self {
             answer.insert_header((RETRY_AFTER, *seconds));
         }
-        let mut answer = answer.content_type("text/html; charset=utf-8").body(render(&words, None));
-        if let Self::Denied = self {
+        // `finish` writes the page: it knows who looks.
+        let mut answer = answer.finish();
+        if let Self::Denied | Self::OnlyLooking = self {
             answer.extensions_mut().insert(Refused);
         }
+        answer.extensions_mut().insert(words);
         answer
     }
 }
 
-fn render(words: &Words, reference: Option<Uuid>) -> String {
+/// The page of an error. `bar` is what stands over it while a tenant is viewed.
+pub fn render(words: &Words, reference: Option<Uuid>, bar: Option<&Bar>) -> String {
     let page = ErrorPage {
         title: words.title,
         assets: assets::base(),
@@ -216,13 +239,14 @@ fn render(words: &Words, reference: Option<Uuid>) -> String {
         href: &words.way_out.0,
         label: words.way_out.1,
         reference,
+        bar,
     };
     page.render().unwrap_or_else(|_| words.title.to_owned())
 }
 
 /// The page for an answer that has a status and nothing else: a method that a route does not
 /// take, a database that is gone.
-pub fn page_for(status: StatusCode, request: Uuid) -> String {
+pub fn page_for(status: StatusCode, request: Uuid, bar: Option<&Bar>) -> String {
     let home = ("/".to_owned(), "Go to the start page");
     let words = match status {
         StatusCode::METHOD_NOT_ALLOWED => Words {
@@ -239,7 +263,7 @@ pub fn page_for(status: StatusCode, request: Uuid) -> String {
         },
         status => Words { status, ..WebError::Internal("".into()).words() },
     };
-    render(&words, status.is_server_error().then_some(request))
+    render(&words, status.is_server_error().then_some(request), bar)
 }
 
 impl From<ServiceError> for WebError {
@@ -251,7 +275,7 @@ impl From<ServiceError> for WebError {
             ServiceError::Conflict(message) => Self::Conflict(message),
             ServiceError::Throttled { seconds } => Self::Throttled { seconds },
             // Forms answer these two themselves; whatever arrives here was sent by no page.
-            ServiceError::Confirm | ServiceError::Invalid(_) => Self::BadForm,
+            ServiceError::Confirm | ServiceError::ConfirmStrongly | ServiceError::Invalid(_) => Self::BadForm,
             error => Self::internal(error),
         }
     }

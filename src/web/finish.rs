@@ -11,8 +11,9 @@ use actix_web::web::Data;
 use uuid::Uuid;
 
 use super::Console;
-use super::error::{self, Refused, WebError};
+use super::error::{self, Refused, WebError, Words};
 use super::headers;
+use super::page::Bar;
 use super::viewer::Whom;
 use crate::services::ServiceError;
 
@@ -53,10 +54,19 @@ pub async fn finish(
             }
             let empty = matches!(answer.response().body().size(), BodySize::None | BodySize::Sized(0));
             if empty && (status.is_client_error() || status.is_server_error()) {
+                let words = answer.response_mut().extensions_mut().remove::<Words>();
+                let page = {
+                    let known = answer.request().extensions();
+                    let bar = known.get::<Bar>();
+                    words.map_or_else(
+                        || error::page_for(status, id, bar),
+                        |words| error::render(&words, None, bar),
+                    )
+                };
                 answer = answer.map_body(|head, _| {
                     head.headers_mut()
                         .insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-                    BoxBody::new(error::page_for(status, id))
+                    BoxBody::new(page)
                 });
             }
             headers::apply(answer.headers_mut(), secure);
@@ -68,7 +78,7 @@ pub async fn finish(
             let status = cause.as_response_error().status_code();
             let mut answer = actix_web::HttpResponse::build(status)
                 .content_type("text/html; charset=utf-8")
-                .body(error::page_for(status, id));
+                .body(error::page_for(status, id, None));
             headers::apply(answer.headers_mut(), secure);
             Err(actix_web::error::InternalError::from_response(cause, answer).into())
         }

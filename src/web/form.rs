@@ -135,6 +135,10 @@ impl Failure {
                 StatusCode::UNPROCESSABLE_ENTITY,
                 Problems::field("current_password", "Confirm that it is you to go on."),
             )),
+            ServiceError::ConfirmStrongly => Ok(failure(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                Problems::field("current_code", "Here only a code or a passkey will do, not the password."),
+            )),
             ServiceError::Conflict(message) => Ok(failure(
                 StatusCode::CONFLICT,
                 Problems { summary: Some(message.to_owned()), fields: Vec::new() },

@@ -6,6 +6,7 @@ use actix_web::web::{self, ServiceConfig};
 use super::page::{Answer, see_other};
 use super::read;
 use super::viewer::Viewer;
+use crate::domain::account::PlatformRole;
 
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(web::resource("/").route(read().to(home)))
@@ -43,15 +44,16 @@ async fn tenant(place: super::place::Place) -> Answer {
 pub fn of(viewer: &Viewer) -> String {
     address(
         viewer.person.memberships.first().map(|place| place.tenant_slug.as_str()),
-        viewer.actor.is_super_admin(),
+        viewer.actor.platform_role,
     )
 }
 
 /// As `of`, for somebody who signs in just now.
-pub fn address(tenant: Option<&str>, super_admin: bool) -> String {
-    match tenant {
-        Some(slug) => format!("/t/{slug}/settings/api-keys"),
-        None if super_admin => "/platform/tenants".to_owned(),
-        None => "/account".to_owned(),
+pub fn address(tenant: Option<&str>, role: Option<PlatformRole>) -> String {
+    match (tenant, role) {
+        (Some(slug), _) => format!("/t/{slug}/settings/api-keys"),
+        (None, Some(PlatformRole::SuperAdmin)) => "/platform/tenants".to_owned(),
+        (None, Some(PlatformRole::Support)) => "/platform/viewing".to_owned(),
+        (None, None) => "/account".to_owned(),
     }
 }

@@ -49,6 +49,7 @@ mod terms;
 mod time;
 mod tokens;
 mod viewer;
+mod viewing;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -109,6 +110,7 @@ pub fn configure(
                 .app_data(PathConfig::default().error_handler(|_, _| WebError::NotFound.into()))
                 .configure(routes)
                 .default_service(web::to(nothing_here))
+                .wrap(from_fn(viewing::only_look))
                 .wrap(from_fn(device::remember))
                 .wrap(session)
                 .wrap(from_fn(finish::finish))
@@ -126,6 +128,7 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(passkeys::routes)
         .configure(platform::routes)
         .configure(status::routes)
+        .configure(viewing::routes)
         .configure(terms::routes)
         .configure(prices::routes)
         .configure(matrix::routes)

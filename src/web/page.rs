@@ -8,9 +8,11 @@ use askama::Template;
 use super::error::WebError;
 use super::session::Notice;
 use super::viewer::Viewer;
-use super::{assets, session};
+use super::{assets, session, time};
 use crate::access::policy::{self, About, Action};
-use crate::domain::account::Ways;
+use crate::domain::account::{PlatformRole, Ways};
+use crate::domain::clock::{Moment, SECOND};
+use crate::domain::viewing::Viewing;
 use crate::services::directory::TenantView;
 
 /// What a handler gives.
@@ -102,6 +104,33 @@ pub struct Chrome {
     pub all_tenants: bool,
     pub nav: Vec<NavSection>,
     pub notice: Option<Notice>,
+    /// Over every page while somebody looks at a tenant as one of its people.
+    pub bar: Option<Bar>,
+}
+
+/// Who is viewed by whom, why, and until when.
+pub struct Bar {
+    pub tenant: String,
+    pub viewed: String,
+    pub viewer: String,
+    pub ends: String,
+    pub reason: String,
+    pub ticket: String,
+    pub csrf: String,
+}
+
+impl Bar {
+    pub fn of(viewing: &Viewing, tenant: &str, csrf: &str, now: Moment) -> Self {
+        Self {
+            tenant: tenant.to_owned(),
+            viewed: viewing.viewed.clone(),
+            viewer: viewing.viewer.clone(),
+            ends: time::span(viewing.ends_at.since(now) / SECOND),
+            reason: viewing.reason.clone(),
+            ticket: viewing.ticket.clone(),
+            csrf: csrf.to_owned(),
+        }
+    }
 }
 
 impl Chrome {
@@ -117,15 +146,16 @@ impl Chrome {
             (Here::Platform, _) => format!("{title} · Platform · Keyward"),
             _ => format!("{title} · Keyward"),
         };
-        let role = view
-            .and_then(|view| actor.role_in(view.tenant.id))
-            .map(|role| role.label().to_owned())
-            .or(actor.platform_role.map(|role| role.label().to_owned()))
-            .unwrap_or_else(|| match viewer.person.memberships.as_slice() {
+        let role = match (view.and_then(|view| actor.role_in(view.tenant.id)), actor.platform_role) {
+            (Some(role), _) if viewer.viewing.is_some() => format!("Viewing as {}", role.label()),
+            (Some(role), _) => role.label().to_owned(),
+            (None, Some(role)) => role.label().to_owned(),
+            (None, None) => match viewer.person.memberships.as_slice() {
                 [] => "No role yet".to_owned(),
                 [only] => only.role.label().to_owned(),
                 several => format!("In {} tenants", several.len()),
-            });
+            },
+        };
         let switches = switches(viewer, view);
         Self {
             title,
@@ -142,6 +172,7 @@ impl Chrome {
             switches,
             nav: navigation(viewer, view, current),
             notice: session::take_notice(&viewer.session),
+            bar: viewer.bar(),
         }
     }
 }
@@ -189,6 +220,9 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
             settings.push(item(format!("/t/{slug}/settings/notifications"), "Webhooks and e-mail"));
             settings.push(item(format!("/t/{slug}/settings/security"), "Security"));
         }
+        if may(Action::SeeAudit) {
+            settings.push(item(format!("/t/{slug}/settings/support-access"), "Support access"));
+        }
         sections.push(NavSection { title: "Settings", items: settings });
         let mut billing = vec![item(format!("/t/{slug}/billing"), "Plan and usage")];
         if may(Action::SeeUsage) {
@@ -210,6 +244,10 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
         }
         sections.push(NavSection { title: "Activity", items: activity });
     }
+    if viewer.actor.platform_role == Some(PlatformRole::Support) {
+        let items = vec![item("/platform/viewing".to_owned(), "View a tenant")];
+        sections.push(NavSection { title: "Support", items });
+    }
     if viewer.actor.is_super_admin() {
         sections.push(NavSection {
             title: "Platform",
@@ -221,6 +259,7 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
                 item("/platform/users".to_owned(), "Users"),
                 item("/platform/shared-keys".to_owned(), "Shared keys"),
                 item("/platform/tokens".to_owned(), "Service tokens"),
+                item("/platform/viewing".to_owned(), "View a tenant"),
                 item("/platform/audit".to_owned(), "Audit log"),
                 item("/platform/status".to_owned(), "Status"),
             ],

@@ -102,7 +102,9 @@ async fn new_page(
 async fn show_new(console: Data<Console>, viewer: Viewer) -> Answer {
     match new_page(&console, &viewer, String::new(), Problems::default()).await {
         Ok(page) => page.answer(),
-        Err(ServiceError::Confirm | ServiceError::Conflict(_)) => Ok(see_other(HERE)),
+        Err(ServiceError::Confirm | ServiceError::ConfirmStrongly | ServiceError::Conflict(_)) => {
+            Ok(see_other(HERE))
+        }
         Err(error) => Err(error.into()),
     }
 }
@@ -159,7 +161,7 @@ async fn add(
             session::notify(&viewer.session, false, message);
             Ok(see_other(HERE))
         }
-        Err(ServiceError::Confirm) => Ok(see_other(HERE)),
+        Err(ServiceError::Confirm | ServiceError::ConfirmStrongly) => Ok(see_other(HERE)),
         Err(error) => {
             let failure = Failure::of(error)?;
             let page = new_page(&console, &viewer, name, failure.problems).await?;

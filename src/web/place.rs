@@ -41,6 +41,8 @@ impl Place {
             }
             None => (services.platform_holder(&viewer.actor)?, None),
         };
+        // What cannot be put on record is not shown.
+        services.record_viewed(&viewer.actor, holder.scope.owner(), request.path()).await?;
         let whom = Whom { actor: viewer.actor.clone(), owner: holder.scope.owner() };
         request.extensions_mut().insert(whom);
         let zone = view.as_ref().map_or(TimeZone::UTC, |view| zone_of(&view.tenant));

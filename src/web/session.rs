@@ -17,7 +17,7 @@ use super::error::WebError;
 use crate::crypto::token;
 use crate::domain::account::{Proof, Ways};
 use crate::domain::clock::{DAY, HOUR, MINUTE, Moment};
-use crate::domain::ids::{SessionId, UserId};
+use crate::domain::ids::{SessionId, UserId, ViewingId};
 use crate::services::Services;
 use crate::services::accounts::{Origin, Person};
 use crate::services::passkeys::Ceremony;
@@ -45,13 +45,23 @@ pub struct SignedIn {
     pub user: UserId,
     /// When they last showed that it is them.
     pub confirmed_at: Moment,
+    /// When they last did so by a second factor.
+    #[serde(default = "never")]
+    pub strong_at: Moment,
     #[serde(default)]
     pub proof: Proof,
+    /// While they look at a tenant as one of its people.
+    #[serde(default)]
+    pub viewing: Option<ViewingId>,
     pub started_at: Moment,
     /// What forms are bound to.
     pub nonce: String,
     pub address: Option<String>,
     pub agent: Option<String>,
+}
+
+fn never() -> Moment {
+    Moment(0)
 }
 
 /// Who has given the first of two factors, and wants to go where.
@@ -155,7 +165,9 @@ pub fn begin(
         id: SessionId::new(),
         user,
         confirmed_at: now,
+        strong_at: if proof.is_strong() { now } else { never() },
         proof,
+        viewing: None,
         started_at: now,
         nonce: token::random_text(),
         address,
@@ -171,10 +183,20 @@ pub fn signed_in(session: &Session) -> Option<SignedIn> {
 }
 
 /// Remembers that they have just shown that it is them, under a fresh key.
-pub fn confirm(session: &Session, now: Moment, proof: Proof) -> Result<(), WebError> {
+pub fn confirm(session: &Session, now: Moment, strong_at: Moment, proof: Proof) -> Result<(), WebError> {
     let Some(mut person) = signed_in(session) else { return Ok(()) };
     person.confirmed_at = now;
+    person.strong_at = strong_at;
     person.proof = proof;
+    session.renew();
+    session.insert(PERSON, person).map_err(|error| WebError::internal(error.to_string()))
+}
+
+/// Begins or ends to view a tenant, under a fresh key and with fresh tokens for forms.
+pub fn set_viewing(session: &Session, viewing: Option<ViewingId>) -> Result<(), WebError> {
+    let Some(mut person) = signed_in(session) else { return Ok(()) };
+    person.viewing = viewing;
+    person.nonce = token::random_text();
     session.renew();
     session.insert(PERSON, person).map_err(|error| WebError::internal(error.to_string()))
 }

@@ -13,7 +13,6 @@ use super::page::{Answer, Page, see_other};
 use super::viewer::{Viewer, origin};
 use super::{Console, assets, csrf, home, read, session, time};
 use crate::crypto::secret::Secret;
-use crate::domain::account::PlatformRole;
 use crate::services::accounts::Person;
 use crate::services::{Problems, ServiceError};
 
@@ -196,7 +195,7 @@ async fn forgot(
 pub fn start_of(person: &Person) -> String {
     home::address(
         person.memberships.first().map(|place| place.tenant_slug.as_str()),
-        person.user.platform_role == Some(PlatformRole::SuperAdmin),
+        person.user.platform_role,
     )
 }
 

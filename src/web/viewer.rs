@@ -10,10 +10,12 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest};
 
 use super::error::WebError;
 use super::finish::request_id;
+use super::page::Bar;
 use super::{Console, address, csrf, device, session};
 use crate::access::actor::Actor;
 use crate::domain::account::Slug;
 use crate::domain::ids::{Owner, SessionId};
+use crate::domain::viewing::Viewing;
 use crate::services::accounts::{Origin, Person};
 
 /// Somebody who is signed in.
@@ -25,6 +27,8 @@ pub struct Viewer {
     pub session_id: SessionId,
     pub origin: Origin,
     pub csrf: String,
+    /// The tenant that they look at as one of its people.
+    pub viewing: Option<Viewing>,
 }
 
 /// Whom a refusal would be about, and in whose audit log it belongs.
@@ -41,7 +45,7 @@ impl Viewer {
         let console = console(request)?;
         let session = request.get_session();
         let Some(signed_in) = session::signed_in(&session) else { return Err(sign_in(request)) };
-        let Some(person) = console.services.person(signed_in.user).await? else {
+        let Some(mut person) = console.services.person(signed_in.user).await? else {
             session.purge();
             return Err(sign_in(request));
         };
@@ -50,21 +54,54 @@ impl Viewer {
             return Err(sign_in(request));
         }
         let origin = origin(&console, request);
-        let actor = Actor {
+        let mut actor = Actor {
             by_token: false,
+            on_behalf: None,
             proof: signed_in.proof,
             user_id: person.user.id,
             email: person.user.email.clone(),
             platform_role: person.user.platform_role,
             memberships: person.memberships.iter().map(|place| (place.tenant_id, place.role)).collect(),
             confirmed_at: signed_in.confirmed_at,
+            strong_at: signed_in.strong_at,
             address: Some(origin.address.clone()),
             request_id: origin.request_id,
         };
-        let whom = Whom { actor: actor.clone(), owner: Owner::Platform };
+        let mut owner = Owner::Platform;
+        let mut viewing = None;
+        if let Some(id) = signed_in.viewing {
+            let Some(current) = console.services.current_viewing(actor.user_id, id).await? else {
+                console.services.end_viewing(&actor, id, "its time, or the tenant").await?;
+                session::set_viewing(&session, None)?;
+                session::notify(&session, true, "You have stopped viewing the tenant: the time is over.");
+                return Err(WebError::ViewingOver);
+            };
+            // Nothing of what they are besides counts meanwhile.
+            owner = Owner::Tenant(current.viewing.tenant);
+            actor.on_behalf = Some(current.on_behalf());
+            actor.platform_role = None;
+            actor.memberships = vec![(current.place.tenant_id, current.place.role)];
+            person.memberships = vec![current.place];
+            viewing = Some(current.viewing);
+        }
+        let whom = Whom { actor: actor.clone(), owner };
         request.extensions_mut().insert(whom);
         let csrf = csrf::token(&console, request, &session);
-        Ok(Self { actor, person, session, session_id: signed_in.id, origin, csrf })
+        let viewer = Self { actor, person, session, session_id: signed_in.id, origin, csrf, viewing };
+        // For pages that are made where nobody knows who looks: those of errors.
+        if let Some(bar) = viewer.bar() {
+            request.extensions_mut().insert(bar);
+        }
+        Ok(viewer)
+    }
+}
+
+impl Viewer {
+    /// What stands over every page while they view a tenant.
+    pub fn bar(&self) -> Option<Bar> {
+        let viewing = self.viewing.as_ref()?;
+        let tenant = self.person.memberships.first().map_or("", |place| place.tenant_name.as_str());
+        Some(Bar::of(viewing, tenant, &self.csrf, self.person.since))
     }
 }
 

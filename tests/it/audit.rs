@@ -17,6 +17,7 @@ async fn append(world: &World, chain: Owner, target: &str) {
     let event = AuditEvent {
         at: world.clock.now(),
         actor: AuditActor {
+            behalf_id: None,
             name: "=cmd|' /C calc'!A0".into(),
             address: Some("192.0.2.7".into()),
             ..AuditActor::default()

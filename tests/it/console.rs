@@ -43,7 +43,7 @@ pub async fn sign_in(world: &World, who: &str) -> Visitor {
 }
 
 /// Every page, and the status that root, support, admin, billing admin, member and a stranger get.
-const PAGES: &[(&str, &str)] = &[
+pub const PAGES: &[(&str, &str)] = &[
     ("/account", "200 200 200 200 200 200"),
     ("/t/acme/settings/api-keys", "200 404 200 200 200 404"),
     ("/t/acme/settings/api-keys/new", "403 404 200 200 403 404"),
@@ -67,6 +67,9 @@ const PAGES: &[(&str, &str)] = &[
     ("/t/acme/settings/members", "403 404 200 403 403 404"),
     ("/t/acme/settings/members/01a1fb92-2a86-77d2-84f1-750dabcb3608/remove", "403 404 404 403 403 404"),
     ("/t/acme/settings/security", "200 404 200 200 403 404"),
+    ("/t/acme/settings/support-access", "200 404 200 403 403 404"),
+    ("/account/second-factor", "200 200 200 200 200 200"),
+    ("/account/passkeys/new", "200 200 200 200 200 200"),
     ("/t/acme/billing", "200 404 200 200 200 404"),
     ("/t/acme/billing/budgets", "200 404 200 200 403 404"),
     ("/t/acme/settings/notifications", "200 404 200 200 403 404"),
@@ -96,6 +99,9 @@ const PAGES: &[(&str, &str)] = &[
     ("/platform/features", "200 403 403 403 403 403"),
     ("/platform/features?edit=drafts", "200 403 403 403 403 403"),
     ("/platform/prices", "200 403 403 403 403 403"),
+    ("/platform/viewing", "200 200 403 403 403 403"),
+    ("/platform/viewing?q=acme&tenant=acme", "200 200 403 403 403 403"),
+    ("/platform/viewing?tenant=absent", "404 404 403 403 403 403"),
     ("/platform/users", "200 403 403 403 403 403"),
     ("/platform/tokens", "200 403 403 403 403 403"),
     ("/platform/status", "200 403 403 403 403 403"),
@@ -106,10 +112,10 @@ const PAGES: &[(&str, &str)] = &[
 ];
 
 /// A path, the fields that are sent there, and what each role gets.
-type Post = (&'static str, &'static [(&'static str, &'static str)], &'static str);
+pub type Post = (&'static str, &'static [(&'static str, &'static str)], &'static str);
 
 /// Every POST with harmless fields, and what those who may not send it get. `-` is a role that may.
-const POSTS: &[Post] = &[
+pub const POSTS: &[Post] = &[
     ("/t/acme/settings/api-keys/new", &[("api_key", "x"), ("key_name", "x")], "403 404 - - 403 404"),
     ("/t/acme/settings/api-keys/production/rotate", &[("api_key", "x")], "403 404 - - 403 404"),
     ("/t/acme/settings/api-keys/production/remove", &[("confirm_name", "x")], "403 404 - - 403 404"),
@@ -125,6 +131,14 @@ const POSTS: &[Post] = &[
     ("/t/acme/settings/tokens", &[("name", "x"), ("days", "")], "403 404 - 403 403 404"),
     ("/t/acme/settings/tokens/01a1fb92-2a86-77d2-84f1-750dabcb3608/revoke", &[], "403 404 - 403 403 404"),
     ("/t/acme/settings/security", &[("key_changers", "admins")], "403 404 - 403 403 404"),
+    ("/t/acme/settings/security/second-factor", &[("second_factor", "optional")], "403 404 - 403 403 404"),
+    ("/t/acme/settings/support-access", &[("consent", "always"), ("hours", "0")], "403 404 - 403 403 404"),
+    (
+        "/t/acme/settings/support-access/01a1fb92-2a86-77d2-84f1-750dabcb3608/end",
+        &[],
+        "403 404 - 403 403 404",
+    ),
+    ("/platform/viewing", &[("tenant", "acme"), ("minutes", "10")], "- - 403 403 403 403"),
     ("/t/acme/settings/members", &[("email", "x"), ("role", "member")], "403 404 - 403 403 404"),
     (
         "/t/acme/settings/members/01a1fb92-2a86-77d2-84f1-750dabcb3608/role",

@@ -168,7 +168,11 @@ on_both! {
         world.clock.advance(11 * MINUTE);
         let old = ada.post("/account/second-factor/app/remove", &[("current_code", &codes[4])]).await;
         assert_eq!(old.status, 422, "codes of before are replaced");
-        let gone = ada.post("/account/second-factor/app/remove", &[("current_password", PASSWORD)]).await;
+        // The password alone does not take away what guards against a stolen password.
+        let weak = ada.post("/account/second-factor/app/remove", &[("current_password", PASSWORD)]).await;
+        assert_eq!(weak.status, 422);
+        weak.says("Here only a code or a passkey will do");
+        let gone = ada.post("/account/second-factor/app/remove", &[("current_code", &code(world, &secret))]).await;
         assert_eq!(gone.status, 303);
         ada.get("/account/second-factor").await.says("Set up an authenticator app");
         Visitor::signed_in(&world.url, EMAIL, PASSWORD).await;

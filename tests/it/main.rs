@@ -32,4 +32,5 @@ mod sandbox;
 mod secrecy;
 mod status;
 mod support;
+mod viewing;
 mod visitor;

@@ -204,6 +204,7 @@ impl World {
                 state: TenantState::Active,
                 key_changers: KeyChangers::Admins,
                 second_factor: SecondFactorRule::Optional,
+                viewing: keyward::domain::viewing::ViewingRule::default(),
                 rotation_days: keyward::domain::account::ROTATION_DAYS,
                 time_zone: "UTC".to_owned(),
                 created_at: self.clock.now(),
@@ -367,9 +368,11 @@ impl World {
             platform_role,
             memberships: role.into_iter().collect(),
             confirmed_at: self.clock.now(),
+            strong_at: self.clock.now(),
             address: None,
             request_id: None,
             by_token: false,
+            on_behalf: None,
             proof: Proof::default(),
         }
     }

@@ -5,6 +5,7 @@ use actix_web::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use actix_web::web::{Data, Path};
 use askama::Template;
 
+use crate::access::policy::Action;
 use crate::domain::money::Nanos;
 use crate::domain::statement::{Section, Statement};
 use crate::web::Console;
@@ -141,6 +142,7 @@ pub async fn show(console: Data<Console>, place: Place, path: Path<(String, Stri
 }
 
 pub async fn csv(console: Data<Console>, place: Place, path: Path<(String, String)>) -> Answer {
+    place.demand(Action::Export)?;
     let statement = find(&console, &place, &path.1).await?;
     let mut writer = csv::Writer::from_writer(Vec::new());
     let head = ["month", "section", "line", "count", "list_usd", "amount_usd"];
