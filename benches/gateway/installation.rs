@@ -59,6 +59,7 @@ pub fn tenant(slug: &str, name: &str, plan_id: PlanId, now: Moment) -> Result<Te
             state: TenantState::Active,
             key_changers: KeyChangers::Admins,
             second_factor: SecondFactorRule::Optional,
+            sso_required: false,
             viewing: keyward::domain::viewing::ViewingRule::default(),
             rotation_days: keyward::domain::account::ROTATION_DAYS,
             time_zone: "Europe/Berlin".to_owned(),

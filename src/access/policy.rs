@@ -31,6 +31,8 @@ pub enum Action {
     /// Where the tenant's notifications are sent.
     ManageWebhooks,
     ChangeKeyChangers,
+    /// How the tenant's people sign in with their own identity provider.
+    ManageSso,
     /// Say whether staff may look at the tenant's console.
     AllowViewing,
     /// Take what a page shows along as a file.
@@ -60,6 +62,7 @@ impl Action {
         Self::ManageMembers,
         Self::ManageWebhooks,
         Self::ChangeKeyChangers,
+        Self::ManageSso,
         Self::AllowViewing,
         Self::Export,
         Self::ViewTenants,
@@ -79,6 +82,7 @@ impl Action {
                 | Self::ManageMembers
                 | Self::ManageWebhooks
                 | Self::ChangeKeyChangers
+                | Self::ManageSso
                 | Self::AllowViewing
                 | Self::ViewTenants
                 | Self::ManagePlatform
@@ -167,6 +171,7 @@ pub fn permitted(actor: &Actor, action: Action, about: Option<About>) -> bool {
         | Action::ManageMembers
         | Action::ManageWebhooks
         | Action::ChangeKeyChangers
+        | Action::ManageSso
         | Action::AllowViewing => matches!(role, Some(Admin)),
     }
 }
@@ -228,6 +233,7 @@ mod tests {
             (Action::ManageMembers, KeyChangers::Admins, "no no yes no no no"),
             (Action::ManageWebhooks, KeyChangers::Admins, "no no yes no no no"),
             (Action::ChangeKeyChangers, KeyChangers::Admins, "no no yes no no no"),
+            (Action::ManageSso, KeyChangers::Admins, "no no yes no no no"),
             (Action::AllowViewing, KeyChangers::Admins, "no no yes no no no"),
             (Action::Export, KeyChangers::Admins, "yes no yes yes yes no"),
             (Action::ViewTenants, KeyChangers::Admins, "yes yes no no no no"),

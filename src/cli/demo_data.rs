@@ -198,6 +198,7 @@ async fn plant_tenants(
                 state: TenantState::Active,
                 key_changers: KeyChangers::Admins,
                 second_factor: SecondFactorRule::Optional,
+                sso_required: false,
                 viewing: crate::domain::viewing::ViewingRule::default(),
                 rotation_days: ROTATION_DAYS,
                 time_zone: sample.zone.to_owned(),

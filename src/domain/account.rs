@@ -40,6 +40,8 @@ pub enum Proof {
     SecondFactor,
     /// A passkey, which asks for a finger, a face or a PIN by itself.
     Passkey,
+    /// The tenant's own identity provider vouches for them, for that tenant alone.
+    Sso(TenantId),
 }
 
 impl Proof {
@@ -57,6 +59,8 @@ pub struct Ways {
     /// An authenticator app.
     pub code: bool,
     pub passkey: bool,
+    /// The identity provider by which they came, which then is the only way.
+    pub sso: bool,
 }
 
 impl Ways {
@@ -123,6 +127,8 @@ pub struct Tenant {
     pub state: TenantState,
     pub key_changers: KeyChangers,
     pub second_factor: SecondFactorRule,
+    /// Whether its people have to come by single sign-on.
+    pub sso_required: bool,
     /// Whether staff may look at its console.
     pub viewing: ViewingRule,
     /// After how many days its keys are due for rotation; 0: never.

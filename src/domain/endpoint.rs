@@ -106,6 +106,14 @@ impl UrlPolicy {
         self.judge(typed, self.allowed_webhook(typed.trim()), plain_path)
     }
 
+    /// Judges a URL of an identity provider: the issuer that a tenant typed, or an endpoint that it names.
+    ///
+    /// # Errors
+    /// The first rule that the URL breaks.
+    pub fn identity_provider(&self, typed: &str) -> Result<String, UrlRule> {
+        self.judge(typed, self.allowed_origin(typed.trim()), plain_path)
+    }
+
     fn judge(
         &self,
         typed: &str,

@@ -4,6 +4,7 @@
 pub mod address;
 pub mod exchange;
 pub mod mail;
+pub mod openid;
 
 use std::error::Error as _;
 use std::net::{IpAddr, SocketAddr};

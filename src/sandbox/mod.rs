@@ -16,6 +16,7 @@ mod journal;
 mod message;
 mod models;
 mod openai;
+mod openid;
 pub mod payment;
 mod prompt;
 mod state;
@@ -59,6 +60,7 @@ pub fn server(listener: TcpListener, options: Options) -> std::io::Result<Server
             .app_data(state.clone())
             .configure(control::routes)
             .configure(payment::routes)
+            .configure(openid::routes)
             .default_service(web::to(door::exchange))
     })
     .workers(options.workers)

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::behaviour::Behaviour;
 use super::books::Books;
 use super::journal::Journal;
+use super::openid::Codes;
 use super::payment::{Courier, Sessions};
 use crate::domain::clock::Clock;
 
@@ -24,6 +25,7 @@ pub struct State {
     pub books: Books,
     pub payments: Sessions,
     pub courier: Option<Courier>,
+    pub codes: Codes,
     imposed: Mutex<HashMap<Hash, Behaviour>>,
     cached: Mutex<HashSet<Hash>>,
     /// Microseconds at the start, so that a restarted sandbox does not repeat its ids.
@@ -40,6 +42,7 @@ impl State {
             books: Books::default(),
             payments: Sessions::default(),
             courier,
+            codes: Codes::default(),
             imposed: Mutex::default(),
             cached: Mutex::default(),
             ids: AtomicU64::default(),

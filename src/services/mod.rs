@@ -34,6 +34,7 @@ pub mod questions;
 pub mod rates;
 pub mod reconcile;
 pub mod second_factors;
+pub mod sso;
 pub mod statements;
 pub mod status;
 pub mod tokens;
@@ -159,6 +160,9 @@ pub enum ServiceError {
     /// Permitted once the person has confirmed their password.
     #[error("needs a confirmed password")]
     Confirm,
+    /// Permitted to who comes by the tenant's single sign-on.
+    #[error("needs single sign-on")]
+    SsoRequired,
     /// As `Confirm`, and a password is not enough.
     #[error("needs a confirmed second factor")]
     ConfirmStrongly,

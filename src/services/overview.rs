@@ -7,7 +7,7 @@ use super::provider_keys::{Holder, undoable};
 use super::{ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::access::scope::Scope;
-use crate::domain::account::SecondFactorRule;
+use crate::domain::account::{Proof, SecondFactorRule, Tenant, TenantRole};
 use crate::domain::billing::OnReach;
 use crate::domain::clock::{DAY, Moment};
 use crate::domain::ids::{KeyId, Owner};
@@ -100,6 +100,22 @@ pub fn ask(provider: Provider, feature: Option<&str>) -> Ask<'_> {
     Ask { dialect: provider.dialect(), feature, key_name: None, provider: Some(provider), model: None }
 }
 
+/// Whether somebody came in the way that the tenant asks for. Its own identity provider is a good way; its
+/// admins may come with a second factor too, and so do staff.
+fn came_as_asked(actor: &Actor, tenant: &Tenant) -> Result<(), ServiceError> {
+    let by_sso = actor.proof == Proof::Sso(tenant.id);
+    let may_come_besides =
+        actor.role_in(tenant.id).is_none_or(|role| role == TenantRole::Admin) || actor.on_behalf.is_some();
+    if tenant.sso_required && !by_sso && !(may_come_besides && actor.proof.is_strong()) {
+        return Err(if may_come_besides { ServiceError::SecondFactor } else { ServiceError::SsoRequired });
+    }
+    let asks_second = tenant.second_factor == SecondFactorRule::Required;
+    if asks_second && !by_sso && !actor.proof.is_strong() {
+        return Err(ServiceError::SecondFactor);
+    }
+    Ok(())
+}
+
 impl Services {
     /// A tenant that the person may open. Others' tenants do not exist for them.
     ///
@@ -114,9 +130,8 @@ impl Services {
         let system = Scope::of_system(Owner::Tenant(id));
         let view = self.directory.tenant(&system).await?.ok_or(ServiceError::NotFound)?;
         let scope = Scope::of_person(actor, &view.tenant).ok_or(ServiceError::NotFound)?;
-        let is_asked = view.tenant.second_factor == SecondFactorRule::Required && !actor.by_token;
-        if is_asked && !actor.proof.is_strong() {
-            return Err(ServiceError::SecondFactor);
+        if !actor.by_token {
+            came_as_asked(actor, &view.tenant)?;
         }
         Ok((scope, view))
     }

@@ -187,6 +187,7 @@ impl Services {
                 state: TenantState::Active,
                 key_changers: KeyChangers::Admins,
                 second_factor: SecondFactorRule::Optional,
+                sso_required: false,
                 viewing: crate::domain::viewing::ViewingRule::default(),
                 rotation_days: ROTATION_DAYS,
                 time_zone: new.time_zone.trim().to_owned(),

@@ -10,7 +10,7 @@ use crate::access::scope::Scope;
 use crate::crypto::sealed::Binding;
 use crate::crypto::secret::Secret;
 use crate::crypto::totp;
-use crate::domain::account::{Email, SecondFactorRule, Tenant};
+use crate::domain::account::{Email, Proof, SecondFactorRule, Tenant};
 use crate::domain::audit::{AuditAction, AuditActor};
 use crate::domain::clock::{Moment, SECOND};
 use crate::domain::ids::{Owner, UserId};
@@ -317,6 +317,10 @@ impl Services {
     /// one already, not by the password alone, which is what it guards against.
     pub(super) async fn permit_own(&self, actor: &Actor) -> Result<(), ServiceError> {
         let now = self.clock.now();
+        if matches!(actor.proof, Proof::Sso(_)) {
+            // Who comes by their tenant's provider has shown the tenant who they are, and not us.
+            return Err(ServiceError::Conflict("You signed in by single sign-on, which sees to that."));
+        }
         if !actor.is_confirmed(now) {
             return Err(ServiceError::Confirm);
         }
@@ -377,7 +381,8 @@ impl Services {
     ) -> Result<(), ServiceError> {
         let about = About { tenant: tenant.id, key_changers: tenant.key_changers };
         self.permit(actor, Action::ChangeKeyChangers, Some(about))?;
-        if to == SecondFactorRule::Required && !actor.proof.is_strong() {
+        let came_well = actor.proof.is_strong() || actor.proof == Proof::Sso(tenant.id);
+        if to == SecondFactorRule::Required && !came_well {
             return Err(ServiceError::Conflict(
                 "Set up a second factor for yourself first, under Account: you would be locked out.",
             ));

@@ -27,6 +27,7 @@ pub mod questions;
 pub mod reconciliation;
 pub mod root;
 pub mod sessions;
+pub mod sso;
 pub mod statements;
 pub mod status;
 pub mod tenants;

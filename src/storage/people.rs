@@ -38,7 +38,12 @@ impl TryFrom<UserRow> for User {
             created_at: Moment(row.created_at),
             proved_at: row.proved_at.map(Moment),
             sessions_from: Moment(row.sessions_from),
-            ways: Ways { password: row.has_password, code: row.has_code, passkey: row.has_passkey },
+            ways: Ways {
+                password: row.has_password,
+                code: row.has_code,
+                passkey: row.has_passkey,
+                sso: false,
+            },
         })
     }
 }

@@ -27,6 +27,7 @@ struct Row {
     state: String,
     key_changers: String,
     second_factor: String,
+    sso_required: i64,
     viewing_consent: String,
     viewing_until: i64,
     rotation_days: i64,
@@ -52,6 +53,7 @@ impl TryFrom<Row> for TenantRecord {
                 state: word!(TenantState, row.state, "tenant", "state")?,
                 key_changers: word!(KeyChangers, row.key_changers, "tenant", "key_changers")?,
                 second_factor: word!(SecondFactorRule, row.second_factor, "tenant", "second_factor")?,
+                sso_required: row.sso_required != 0,
                 viewing: ViewingRule {
                     consent: word!(ViewingConsent, row.viewing_consent, "tenant", "viewing_consent")?,
                     until: Moment(row.viewing_until),
@@ -270,6 +272,12 @@ pub async fn set_second_factor(
 pub async fn set_viewing(tx: &mut Tx, scope: &Scope, rule: ViewingRule) -> Result<(), StorageError> {
     let sql = "UPDATE tenant SET viewing_consent = $1, viewing_until = $2 WHERE id = $3";
     execute!(tx, sql, rule.consent.as_str(), rule.until.0, scope.owner().as_uuid())?;
+    Ok(())
+}
+
+pub async fn set_sso_required(tx: &mut Tx, scope: &Scope, required: bool) -> Result<(), StorageError> {
+    let sql = "UPDATE tenant SET sso_required = $1 WHERE id = $2";
+    execute!(tx, sql, i64::from(required), scope.owner().as_uuid())?;
     Ok(())
 }
 

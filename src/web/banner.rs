@@ -398,6 +398,7 @@ mod tests {
                     state: TenantState::Active,
                     key_changers: KeyChangers::Admins,
                     second_factor: SecondFactorRule::Optional,
+                    sso_required: false,
                     viewing: crate::domain::viewing::ViewingRule::default(),
                     rotation_days: ROTATION_DAYS,
                     time_zone: "UTC".into(),

@@ -26,6 +26,8 @@ pub enum WebError {
     ViewingOver,
     /// Whoever views a tenant wanted more than to look.
     OnlyLooking,
+    /// The tenant asks its people to come by single sign-on.
+    SsoRequired,
     /// The tenant asks for a second factor that this session does not have.
     SecondFactor,
     NotFound,
@@ -96,6 +98,12 @@ impl WebError {
                            site. Nothing was changed."
                     .into(),
                 way_out: back.clone().map_or(home, |back| (back, "Open the page again")),
+            },
+            Self::SsoRequired => Words {
+                status: StatusCode::FORBIDDEN,
+                title: "This account asks for single sign-on",
+                sentence: "You signed in another way. Nothing was changed.".into(),
+                way_out: ("/sign-in/sso".to_owned(), "Sign in with single sign-on"),
             },
             Self::OnlyLooking => Words {
                 status: StatusCode::FORBIDDEN,
@@ -272,6 +280,7 @@ impl From<ServiceError> for WebError {
             ServiceError::NotFound => Self::NotFound,
             ServiceError::Denied => Self::Denied,
             ServiceError::SecondFactor => Self::SecondFactor,
+            ServiceError::SsoRequired => Self::SsoRequired,
             ServiceError::Conflict(message) => Self::Conflict(message),
             ServiceError::Throttled { seconds } => Self::Throttled { seconds },
             // Forms answer these two themselves; whatever arrives here was sent by no page.

@@ -28,7 +28,7 @@ pub struct Limit(pub usize);
 pub const EVIDENCE: [&str; 3] = ["current_password", "current_code", "current_passkey"];
 
 /// Fields that never go back into a page, beside the token and the evidence.
-const SECRET: [&str; 3] = ["password", "new_password", "api_key"];
+const SECRET: [&str; 5] = ["password", "new_password", "api_key", "client_secret", "credential"];
 
 /// A form that was sent by one of our own pages to whom it was written for.
 pub struct Posted<T> {

@@ -44,6 +44,7 @@ mod session;
 mod setup;
 mod sign_in;
 mod spending;
+mod sso;
 mod status;
 mod terms;
 mod time;
@@ -123,6 +124,7 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(sign_in::routes)
         .configure(setup::routes)
         .configure(second_step::routes)
+        .configure(sso::routes)
         .configure(account::routes)
         .configure(second_factor::routes)
         .configure(passkeys::routes)

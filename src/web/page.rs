@@ -215,6 +215,7 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
         }
         if may(Action::ManageMembers) {
             settings.push(item(format!("/t/{slug}/settings/members"), "Members"));
+            settings.push(item(format!("/t/{slug}/settings/single-sign-on"), "Single sign-on"));
         }
         if may(Action::SeeKeyDetails) {
             settings.push(item(format!("/t/{slug}/settings/notifications"), "Webhooks and e-mail"));

@@ -113,6 +113,9 @@ struct Asked {
 }
 
 async fn show(console: Data<Console>, viewer: Viewer, query: Query<Asked>) -> Answer {
+    if viewer.person.user.ways.sso {
+        return Ok(see_other("/account"));
+    }
     let mut page = page(&console, &viewer).await?;
     page.asked = query.asked.is_some() && !viewer.actor.proof.is_strong();
     Page::new(page).answer()

@@ -21,6 +21,7 @@ use crate::domain::ids::{SessionId, UserId, ViewingId};
 use crate::services::Services;
 use crate::services::accounts::{Origin, Person};
 use crate::services::passkeys::Ceremony;
+use crate::services::sso::Away;
 use crate::storage::sessions::{self, StoredSession};
 use crate::storage::{Database, StorageError, Tx};
 
@@ -35,6 +36,7 @@ const PERSON: &str = "person";
 const NOTICE: &str = "notice";
 const HALFWAY: &str = "halfway";
 const CEREMONY: &str = "ceremony";
+const AWAY: &str = "away";
 /// How long the second step of a sign-in may take.
 const SECOND_STEP: i64 = 10 * MINUTE;
 
@@ -143,6 +145,18 @@ pub fn take_ceremony(session: &Session) -> Option<Ceremony> {
     let ceremony = session.get::<Ceremony>(CEREMONY).ok().flatten()?;
     session.remove(CEREMONY);
     Some(ceremony)
+}
+
+/// Keeps in mind who is away at their identity provider.
+pub fn keep_away(session: &Session, away: &Away) -> Result<(), WebError> {
+    session.insert(AWAY, away).map_err(|error| WebError::internal(error.to_string()))
+}
+
+/// Who was away. They come back once.
+pub fn take_away(session: &Session) -> Option<Away> {
+    let away = session.get::<Away>(AWAY).ok().flatten()?;
+    session.remove(AWAY);
+    Some(away)
 }
 
 /// Whoever has given the first of two factors a few minutes ago.

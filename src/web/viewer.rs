@@ -13,7 +13,7 @@ use super::finish::request_id;
 use super::page::Bar;
 use super::{Console, address, csrf, device, session};
 use crate::access::actor::Actor;
-use crate::domain::account::Slug;
+use crate::domain::account::{Proof, Slug, Ways};
 use crate::domain::ids::{Owner, SessionId};
 use crate::domain::viewing::Viewing;
 use crate::services::accounts::{Origin, Person};
@@ -52,6 +52,12 @@ impl Viewer {
         if signed_in.started_at < person.user.sessions_from {
             session.purge();
             return Err(sign_in(request));
+        }
+        if let Proof::Sso(tenant) = signed_in.proof {
+            // A tenant's provider vouches for that tenant alone, and for nobody's rights on the platform.
+            person.memberships.retain(|place| place.tenant_id == tenant);
+            person.user.platform_role = None;
+            person.user.ways = Ways { sso: true, ..Ways::default() };
         }
         let origin = origin(&console, request);
         let mut actor = Actor {

@@ -21,13 +21,19 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use crate::support::{On, Setup, World, error_code, holder, new_key};
 
-const HOST: &str = "llm.example.com";
+pub const HOST: &str = "llm.example.com";
 
 /// Answers with each list in turn, and with the last one from then on.
-struct Script {
+pub struct Script {
     answers: Vec<Vec<IpAddr>>,
     asked: AtomicUsize,
     port: u16,
+}
+
+impl Script {
+    pub fn new(answers: Vec<Vec<IpAddr>>, port: u16) -> Self {
+        Self { answers, asked: AtomicUsize::new(0), port }
+    }
 }
 
 impl Resolver for Script {
@@ -44,7 +50,7 @@ impl Resolver for Script {
 }
 
 /// A TLS front for the sandbox: a certificate for `HOST`, and everything inside passed on.
-async fn tls_front(sandbox: SocketAddr) -> (u16, Vec<u8>, Arc<AtomicUsize>) {
+pub async fn tls_front(sandbox: SocketAddr) -> (u16, Vec<u8>, Arc<AtomicUsize>) {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -108,7 +114,7 @@ async fn world(
 ) -> (World, Arc<AtomicUsize>, actix_web::dev::ServerHandle) {
     let (address, handle) = sandbox();
     let (port, pem, connections) = tls_front(address).await;
-    let resolver = Arc::new(Script { answers, asked: AtomicUsize::new(0), port });
+    let resolver = Arc::new(Script::new(answers, port));
     let outbound = Parts { resolver, rule, extra_roots: vec![pem] };
     let world = World::with(On::Sqlite, Setup { outbound: Some(outbound), ..Setup::default() }).await;
     (world, connections, handle)

@@ -30,6 +30,7 @@ mod questions;
 mod reconcile;
 mod sandbox;
 mod secrecy;
+mod sso;
 mod status;
 mod support;
 mod viewing;

@@ -204,6 +204,7 @@ impl World {
                 state: TenantState::Active,
                 key_changers: KeyChangers::Admins,
                 second_factor: SecondFactorRule::Optional,
+                sso_required: false,
                 viewing: keyward::domain::viewing::ViewingRule::default(),
                 rotation_days: keyward::domain::account::ROTATION_DAYS,
                 time_zone: "UTC".to_owned(),

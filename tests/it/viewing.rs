@@ -59,7 +59,7 @@ on_both! {
             let name = path.split('?').next().unwrap().rsplit('/').next().unwrap();
             let status = support.get(path).await.status.as_u16();
             let leads_to_change = path.ends_with("/new") || path.ends_with("/rotate") || path.contains("/remove")
-                || path.ends_with("/tokens") || path.ends_with("/members");
+                || ["/tokens", "/members", "/single-sign-on"].iter().any(|end| path.ends_with(end));
             let expected = match of_admin {
                 _ if !path.starts_with("/t/") => 403,
                 _ if name.contains('.') => 403,
