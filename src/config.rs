@@ -12,6 +12,7 @@ use crate::outbound::mail::{MailSetupError, Mailer};
 use crate::providers::Origins;
 use crate::providers::payment::{Manual, Payments};
 use crate::providers::stripe::Stripe;
+use crate::services::audit_log::AuditOptions;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -76,6 +77,9 @@ pub struct Settings {
     #[command(flatten)]
     pub payments: PaymentSettings,
 
+    #[command(flatten)]
+    pub audit: AuditSettings,
+
     /// Log format
     #[arg(long, env = "KEYWARD_LOG", value_enum, default_value_t)]
     pub log: LogFormat,
@@ -95,6 +99,32 @@ pub struct Settings {
     /// Seconds that streams may take to finish after a request to stop
     #[arg(long, env = "KEYWARD_SHUTDOWN_SECONDS", default_value_t = 600)]
     pub shutdown_seconds: u64,
+}
+
+/// What becomes of the audit log besides.
+#[derive(Clone, Debug, Default, Args)]
+pub struct AuditSettings {
+    /// File to which the signed heads of the audit log are appended every hour
+    #[arg(long = "audit-heads-file", env = "KEYWARD_AUDIT_HEADS_FILE")]
+    pub heads_file: Option<PathBuf>,
+
+    /// URL to which they are posted every hour
+    #[arg(long = "audit-heads-url", env = "KEYWARD_AUDIT_HEADS_URL", hide_env_values = true)]
+    pub heads_url: Option<url::Url>,
+
+    /// Days after which entries are sealed and dropped; without it they are kept for good
+    #[arg(long = "audit-retention-days", env = "KEYWARD_AUDIT_RETENTION_DAYS", value_parser = clap::value_parser!(u32).range(30..=36_500))]
+    pub retention_days: Option<u32>,
+}
+
+impl AuditSettings {
+    pub fn options(&self) -> AuditOptions {
+        AuditOptions {
+            heads_file: self.heads_file.clone(),
+            heads_url: self.heads_url.clone(),
+            retention_days: self.retention_days,
+        }
+    }
 }
 
 /// The mail server that notifications go out by. Without one, they are in the console alone.

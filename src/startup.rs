@@ -98,6 +98,7 @@ pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Serv
         product: settings.product_name.clone(),
         origins: settings.origins()?,
         urls: settings.url_policy()?,
+        audit: settings.audit.options(),
     };
     let payments = settings.payments.provider()?;
     let mailer = settings.mail.mailer(&settings.product_name)?;

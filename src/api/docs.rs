@@ -77,7 +77,7 @@ impl Modify for Tokens {
         keys::list, keys::create, keys::show, keys::remove, keys::rotate, keys::undo, keys::check,
         keys::make_default, keys::set_scope, features::list, generations::list, generations::create,
         generations::show, questions::list, questions::create, questions::show, usage::rows, usage::summary, sessions::create, sessions::show,
-        sessions::end, tenants::list, tenants::create, tenants::show,
+        sessions::end, tenants::list, tenants::create, tenants::show, tenants::claim_link,
     ),
     components(schemas(Problem, FieldProblem, keys::ProviderName, usage::Grouping, generations::GenerationKindName), responses(Failed)),
     modifiers(&Tokens),

@@ -86,6 +86,7 @@ pub fn configure(cfg: &mut web::ServiceConfig, api: web::Data<Api>) {
             .service(at("/sessions/{id}").get(sessions::show).delete(sessions::end))
             .service(at("/tenants").get(tenants::list).post(tenants::create))
             .service(at("/tenants/{slug}").get(tenants::show))
+            .service(at("/tenants/{slug}/claim-link").post(tenants::claim_link))
             .default_service(web::to(async || {
                 Problem::not_found("There is nothing on this path.").respond()
             })),

@@ -144,6 +144,34 @@ pub async fn create(api: web::Data<Api>, request: HttpRequest, payload: web::Pay
     .await
 }
 
+#[derive(Serialize, ToSchema)]
+pub struct ClaimLink {
+    /// Opened once, it makes whoever opens it the tenant's first admin.
+    #[schema(example = "https://keys.example.com/claim/4GZ…")]
+    url: String,
+    /// RFC 3339.
+    expires_at: String,
+}
+
+/// Makes a link by which a tenant without an admin is claimed. It replaces the one before, and is told only in this
+/// answer.
+#[utoipa::path(post,
+    operation_id = "makeClaimLink", path = "/api/v1/tenants/{slug}/claim-link", tag = "tenants", security(("service_token" = ["keys:write"])),
+    params(("slug" = String, Path, description = "The tenant's slug")),
+    responses((status = 201, description = "It was made", body = ClaimLink), (status = "default", response = super::docs::Failed)))]
+pub async fn claim_link(api: web::Data<Api>, request: HttpRequest, slug: web::Path<String>) -> HttpResponse {
+    let asked = match Asked::by(api, request, TokenScope::KeysWrite).await {
+        Ok(asked) => asked,
+        Err(problem) => return problem.respond(),
+    };
+    let work = async {
+        let actor = operator(&asked)?;
+        let (url, expires_at) = asked.services().make_claim_link(&actor, &slug).await?;
+        Ok(HttpResponse::Created().json(ClaimLink { url, expires_at: expires_at.rfc3339() }))
+    };
+    asked.answer(work.await)
+}
+
 async fn make(asked: &Asked, actor: &Actor, form: CreateTenant) -> Result<HttpResponse, Problem> {
     let place = form.model.as_ref().map_or("", |model| model.pasted().place());
     let first_key = form.model.map(first_key).transpose().map_err(in_model)?;

@@ -73,6 +73,7 @@ impl Verify {
         for (chain, damage) in damaged {
             wrong.push(format!("{}: {}", named(&mut tx, chain).await?, told(damage)));
         }
+        let now = audit::heads(&mut tx).await?;
         let mut lines = 0;
         if let Some(path) = &self.head {
             let text = std::fs::read_to_string(path)
@@ -88,6 +89,14 @@ impl Verify {
                     continue;
                 };
                 for head in heads {
+                    // What was sealed since is gone; verify has seen that the log itself says so.
+                    let seal = now.iter().find(|known| known.chain == head.chain);
+                    let seal = seal.and_then(|known| known.sealed.as_ref());
+                    if seal.is_some_and(|seal| {
+                        head.seq < seal.through || (head.seq == seal.through && head.link == seal.link)
+                    }) {
+                        continue;
+                    }
                     if audit::link_of(&mut tx, head.chain, head.seq).await?.as_ref() != Some(&head.link) {
                         let name = named(&mut tx, head.chain).await?;
                         wrong.push(format!(
@@ -132,6 +141,9 @@ fn told(damage: Damage) -> String {
         Damage::Altered(seq) => format!("entry {seq} was changed, or stands in the wrong place"),
         Damage::CutShort { last, head } => format!("the entries after {last} are missing; there were {head}"),
         Damage::NoHead => "its head is missing".to_owned(),
+        Damage::NotSealed(through) => {
+            format!("the entries through {through} are gone, and nothing says that they were sealed")
+        }
         Damage::HeadAltered => "its head was changed, or entries were added behind Keyward's back".to_owned(),
     }
 }

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{Failure, demo_data};
-use crate::config::{EndpointSettings, LogFormat, MailSettings, PaymentKind, PaymentSettings, Settings};
+use crate::config::{
+    AuditSettings, EndpointSettings, LogFormat, MailSettings, PaymentKind, PaymentSettings, Settings,
+};
 use crate::domain::clock::Clock;
 use crate::outbound::{Outbound, Parts, Trust};
 use crate::providers::Outgoing;
@@ -117,6 +119,7 @@ impl Demo {
                 stripe_webhook_secret: Some(SANDBOX_SECRET.to_owned()),
                 ..PaymentSettings::default()
             },
+            audit: AuditSettings::default(),
             product_name: "Acme".to_owned(),
             log: LogFormat::Text,
             metrics_bind: None,

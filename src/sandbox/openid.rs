@@ -1,4 +1,4 @@
-//! An identity provider: OpenID Connect with a page that asks for an address and believes it. The word before
+//! An identity provider: `OpenID` Connect with a page that asks for an address and believes it. The word before
 //! the `@` may say what goes wrong: `doubtful` is an address that is not known to be theirs, `silent` one that
 //! is not told, `forged` a token signed by somebody else.
 

@@ -8,8 +8,11 @@ use crate::access::policy::{Action, Permission, can};
 use crate::access::scope::Scope;
 use crate::crypto::root::RootKeys;
 use crate::domain::account::KeyChangers;
-use crate::domain::audit::AuditAction;
-use crate::domain::clock::Moment;
+use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
+use crate::domain::clock::{DAY, Moment};
+use crate::domain::ids::{Owner, TenantId};
+use crate::outbound::Trust;
+use crate::providers::Outgoing;
 use crate::storage::audit::{self, AuditRow, Filter, Head};
 
 /// What is looked for in the log.
@@ -90,6 +93,117 @@ impl Services {
     }
 }
 
+/// What the operator has set about the log.
+#[derive(Clone, Debug, Default)]
+pub struct AuditOptions {
+    /// Where signed heads are appended every hour.
+    pub heads_file: Option<std::path::PathBuf>,
+    /// Where they are posted.
+    pub heads_url: Option<url::Url>,
+    /// After how many days entries are sealed and dropped; never without it.
+    pub retention_days: Option<u32>,
+}
+
+/// Entries of one chain that are dropped in one transaction.
+const DROPPED_AT_ONCE: i64 = 10_000;
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Why signed heads are not where they should be.
+#[derive(Debug, thiserror::Error)]
+pub enum HeadsError {
+    #[error("{0} cannot be written: {1}")]
+    File(String, std::io::Error),
+    #[error("{0} cannot be reached: {1}")]
+    Send(String, crate::outbound::SendError),
+    #[error("{0} answers with {1}")]
+    Answer(String, u16),
+}
+
+impl Services {
+    /// Writes the signed heads where the operator wants them, so that a log that was cut short later shows.
+    ///
+    /// # Errors
+    /// When a place does not take them.
+    pub async fn publish_heads(&self) -> Result<(), ServiceError> {
+        let AuditOptions { heads_file, heads_url, .. } = &self.options.audit;
+        if heads_file.is_none() && heads_url.is_none() {
+            return Ok(());
+        }
+        let mut tx = self.db.read().await?;
+        let heads = audit::heads(&mut tx).await?;
+        tx.rollback().await?;
+        let line = signed_heads(&self.root, &heads, self.clock.now());
+        if let Some(path) = heads_file {
+            append(path, &line).await.map_err(|error| HeadsError::File(path.display().to_string(), error))?;
+        }
+        if let Some(url) = heads_url {
+            let mut headers = http::HeaderMap::new();
+            headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
+            let outgoing = Outgoing {
+                method: http::Method::POST,
+                url: url.clone(),
+                headers,
+                body: line.into(),
+                hides_usage: false,
+            };
+            // Without its path, which may hold a token.
+            let shown = url.origin().ascii_serialization();
+            let sent = self.outbound.send(outgoing, Trust::Operator, PATIENCE).await;
+            let answer = sent.map_err(|error| HeadsError::Send(shown.clone(), error))?;
+            if !(200..300).contains(&answer.status) {
+                return Err(HeadsError::Answer(shown, answer.status).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Seals and drops entries whose time is over. A chain that is not whole is left as it is.
+    ///
+    /// # Errors
+    /// When the database fails, or a chain is damaged.
+    pub async fn seal_old_entries(&self) -> Result<(), ServiceError> {
+        let Some(days) = self.options.audit.retention_days else { return Ok(()) };
+        let now = self.clock.now();
+        let before = now.minus(i64::from(days) * DAY);
+        let mut tx = self.db.read().await?;
+        let chains = audit::chains_before(&mut tx, before).await?;
+        tx.rollback().await?;
+        let mut damaged = None;
+        for chain in chains {
+            let mut tx = self.db.write().await?;
+            match audit::seal(&mut tx, &self.root, chain, before, DROPPED_AT_ONCE).await? {
+                Ok(Some((seal, entries))) => {
+                    let event = AuditEvent {
+                        at: now,
+                        actor: AuditActor::system("retention"),
+                        action: AuditAction::LogSealed,
+                        target: "audit log".to_owned(),
+                        detail: audit::seal_detail(&seal, entries, before),
+                    };
+                    let owner = if chain.is_nil() { Owner::Platform } else { Owner::Tenant(TenantId(chain)) };
+                    audit::append(&mut tx, &self.root, owner, &event).await?;
+                    tx.commit().await?;
+                }
+                Ok(None) => tx.rollback().await?,
+                Err(damage) => {
+                    tracing::error!(%chain, ?damage, "the audit log is damaged: nothing of it is dropped");
+                    tx.rollback().await?;
+                    damaged =
+                        Some(ServiceError::Conflict("the audit log is damaged; see `keyward audit verify`"));
+                }
+            }
+        }
+        damaged.map_or(Ok(()), Err)
+    }
+}
+
+async fn append(path: &std::path::Path, line: &str) -> std::io::Result<()> {
+    use tokio::io::AsyncWriteExt as _;
+    let mut file = tokio::fs::OpenOptions::new().create(true).append(true).open(path).await?;
+    file.write_all(format!("{line}\n").as_bytes()).await?;
+    file.sync_data().await
+}
+
 /// The heads of all chains as a line of text, signed: kept elsewhere, it shows when a tail was cut off.
 #[must_use]
 pub fn signed_heads(root: &RootKeys, heads: &[Head], now: Moment) -> String {
@@ -122,6 +236,7 @@ pub fn read_heads(root: &RootKeys, line: &str) -> Option<(String, Vec<Head>)> {
             chain: Uuid::parse_str(head["chain"].as_str()?).ok()?,
             seq: head["seq"].as_i64()?,
             link: hex::decode(head["link"].as_str()?).ok()?,
+            sealed: None,
         })
     });
     Some((said["at"].as_str()?.to_owned(), heads.collect::<Option<_>>()?))

@@ -76,6 +76,8 @@ pub fn start(services: &Arc<Services>) -> Jobs {
             s.rate_again().await?;
             s.close_months().await.map(|_| ())
         }),
+        every!(Duration::from_hours(1), "publish the audit log's heads", |s| s.publish_heads().await),
+        every!(Duration::from_hours(1), "seal old audit entries", |s| s.seal_old_entries().await),
         every!(Duration::from_mins(10), "sum days", |s| s.sum_days().await),
         every!(Duration::from_mins(10), "ask providers for their models", |s| s.list_models_due().await),
     ])

@@ -9,6 +9,7 @@ pub mod breaker;
 pub mod budgets;
 pub mod catalog;
 pub mod checks;
+pub mod claims;
 pub mod credits;
 pub mod custody;
 pub mod deliveries;
@@ -75,6 +76,7 @@ pub struct Options {
     pub product: String,
     pub origins: Origins,
     pub urls: UrlPolicy,
+    pub audit: audit_log::AuditOptions,
 }
 
 /// Everything that a use case works with. One for the process, shared by all faces.
@@ -176,6 +178,8 @@ pub enum ServiceError {
     Throttled { seconds: i64 },
     #[error(transparent)]
     Storage(#[from] StorageError),
+    #[error(transparent)]
+    Heads(#[from] audit_log::HeadsError),
     #[error("a sealed secret did not open")]
     Sealed(#[from] OpenError),
     #[error(transparent)]

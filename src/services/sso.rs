@@ -498,25 +498,24 @@ impl Services {
             let fresh = vouched.signed_in_at.is_some_and(|at| now.since(at) < AWAY);
             return known.filter(|user| user.id == id && fresh).ok_or(ServiceError::Denied);
         }
-        let user = match known {
-            Some(user) => user,
-            None => {
-                let user = User {
-                    id: UserId::new(),
-                    email: email.as_str().to_owned(),
-                    platform_role: None,
-                    disabled_at: None,
-                    created_at: now,
-                    proved_at: Some(now),
-                    sessions_from: Moment(0),
-                    ways: Ways::default(),
-                };
-                people::insert(tx, &user, NO_PASSWORD).await?;
-                let detail = serde_json::json!({ "by": "single sign-on", "tenant": tenant });
-                let (id, action) = (Some(user.id), AuditAction::UserCreated);
-                self.record_person(tx, id, &user.email, from, action, detail).await?;
-                user
-            }
+        let user = if let Some(user) = known {
+            user
+        } else {
+            let user = User {
+                id: UserId::new(),
+                email: email.as_str().to_owned(),
+                platform_role: None,
+                disabled_at: None,
+                created_at: now,
+                proved_at: Some(now),
+                sessions_from: Moment(0),
+                ways: Ways::default(),
+            };
+            people::insert(tx, &user, NO_PASSWORD).await?;
+            let detail = serde_json::json!({ "by": "single sign-on", "tenant": tenant });
+            let (id, action) = (Some(user.id), AuditAction::UserCreated);
+            self.record_person(tx, id, &user.email, from, action, detail).await?;
+            user
         };
         if user.disabled_at.is_some() {
             return Err(ServiceError::Denied);

@@ -9,7 +9,7 @@ use crate::access::policy::Action;
 use crate::crypto::secret::Secret;
 use crate::crypto::token::{self, TokenKind};
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
-use crate::domain::clock::{DAY, Moment};
+use crate::domain::clock::{DAY, HOUR, Moment};
 use crate::domain::ids::{TenantId, TokenId};
 use crate::domain::words;
 use crate::services::provider_keys::Holder;
@@ -79,6 +79,9 @@ pub struct MadeToken {
     pub token: AccessToken,
     pub secret: Secret,
 }
+
+/// For how many hours a token that was rotated may work on.
+pub const OVERLAPS: [i64; 4] = [0, 1, 24, 168];
 
 impl Services {
     /// Finds out who presented a token, and for which tenant: its own, or the one that a service
@@ -177,7 +180,7 @@ impl Services {
             id: new.id,
             tenant_id: holder.scope.tenant(),
             name: name.to_owned(),
-            hint: format!("{}…", secret.expose().get(..10).unwrap_or_default()),
+            hint: hint_of(&secret),
             scopes: scopes.iter().map(|scope| scope.as_str().to_owned()).collect(),
             created_by: by.name.clone(),
             created_at: now,
@@ -210,6 +213,61 @@ impl Services {
         Ok(MadeToken { token: made, secret })
     }
 
+    /// Makes a token in place of another, which works on for a while.
+    ///
+    /// # Errors
+    /// `NotFound` when it is not this owner's or works no more, `Conflict` when it was rotated by this form
+    /// already.
+    pub async fn rotate_token(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        id: TokenId,
+        once: TokenId,
+        hours: i64,
+    ) -> Result<MadeToken, ServiceError> {
+        self.permit_tokens(actor, holder)?;
+        if !OVERLAPS.contains(&hours) {
+            return Err(ServiceError::Invalid(Problems::field("hours", "Choose one of these.")));
+        }
+        let now = self.clock.now();
+        let mut tx = self.db.write().await?;
+        let works = |token: &AccessToken| token.id == id && token.expires_at.is_none_or(|at| at > now);
+        let old = tokens::list(&mut tx, &holder.scope).await?.into_iter().find(works);
+        let old = old.ok_or(ServiceError::NotFound)?;
+        let kind = if holder.scope.tenant().is_some() { TokenKind::Tenant } else { TokenKind::Service };
+        let secret = token::generate(kind);
+        // As long as the old one was to live.
+        let lives = old.expires_at.map(|at| at.since(old.created_at));
+        let made = AccessToken {
+            id: once,
+            hint: hint_of(&secret),
+            created_by: actor.email.clone(),
+            created_at: now,
+            expires_at: lives.map(|lives| now.plus(lives)),
+            last_used_at: None,
+            ..old.clone()
+        };
+        tokens::insert(&mut tx, &token::hash(secret.expose()), &made).await.map_err(|error| {
+            if error.is_conflict() {
+                ServiceError::Conflict("That token was rotated already. The new secret was shown once.")
+            } else {
+                error.into()
+            }
+        })?;
+        let until = now.plus(hours * HOUR).min(old.expires_at.unwrap_or(Moment(i64::MAX)));
+        tokens::set_expiry(&mut tx, old.id, until).await?;
+        changes::bump(&mut tx, holder.scope.owner(), now).await?;
+        let detail = serde_json::json!({
+            "old": old.hint, "new": made.hint, "old_works_until": until.rfc3339(), "scopes": made.scopes,
+        });
+        let action = AuditAction::TokenRotated;
+        self.record(&mut tx, holder.scope.owner(), actor, action, &made.name, detail).await?;
+        tx.commit().await?;
+        self.directory.forget_tokens();
+        Ok(MadeToken { token: made, secret })
+    }
+
     /// # Errors
     /// `NotFound` when it is not this owner's or is revoked already.
     pub async fn revoke_token(&self, actor: &Actor, holder: Holder, id: TokenId) -> Result<(), ServiceError> {
@@ -231,6 +289,11 @@ impl Services {
             None => self.permit(actor, Action::ManagePlatform, None),
         }
     }
+}
+
+/// The beginning of a token, by which people tell tokens apart.
+fn hint_of(secret: &Secret) -> String {
+    format!("{}…", secret.expose().get(..10).unwrap_or_default())
 }
 
 fn read_days(days: &str, now: Moment) -> Result<Option<Moment>, &'static str> {

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::{StorageError, Tx, execute, fetch_all, fetch_one, fetch_optional};
 use crate::crypto::root::RootKeys;
-use crate::domain::audit::AuditEvent;
+use crate::domain::audit::{AuditAction, AuditEvent};
 use crate::domain::clock::Moment;
 use crate::domain::ids::Owner;
 
@@ -149,13 +149,29 @@ pub struct Head {
     pub chain: Uuid,
     pub seq: i64,
     pub link: Vec<u8>,
+    /// Through which entry it was sealed and its entries dropped, and the link of that one.
+    pub sealed: Option<Seal>,
 }
+
+/// The last entry that was dropped when its time was over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seal {
+    pub through: i64,
+    pub link: Vec<u8>,
+}
+
+type HeadRow = (Uuid, i64, Vec<u8>, i64, Option<Vec<u8>>);
 
 /// The head of every chain.
 pub async fn heads(tx: &mut Tx) -> Result<Vec<Head>, StorageError> {
-    let rows =
-        fetch_all!(tx, (Uuid, i64, Vec<u8>), "SELECT chain, seq, link FROM chain_head ORDER BY chain")?;
-    Ok(rows.into_iter().map(|(chain, seq, link)| Head { chain, seq, link }).collect())
+    let sql = "SELECT chain, seq, link, sealed_seq, sealed_link FROM chain_head ORDER BY chain";
+    let head = |(chain, seq, link, through, sealed): HeadRow| Head {
+        chain,
+        seq,
+        link,
+        sealed: (through > 0).then(|| Seal { through, link: sealed.unwrap_or_default() }),
+    };
+    Ok(fetch_all!(tx, HeadRow, sql)?.into_iter().map(head).collect())
 }
 
 /// The first thing that is wrong with a chain.
@@ -171,6 +187,8 @@ pub enum Damage {
     NoHead,
     /// The head is not that of the last entry.
     HeadAltered,
+    /// Entries through this one are gone, and no entry of the log says that they were sealed.
+    NotSealed(i64),
 }
 
 /// Entries that are read at once.
@@ -208,13 +226,19 @@ async fn verify_chain(
     chain: Uuid,
     head: Option<&Head>,
 ) -> Result<(i64, Option<Damage>), StorageError> {
+    let seal = head.and_then(|head| head.sealed.clone());
+    let first = seal.as_ref().map_or(0, |seal| seal.through) + 1;
     // Whatever its number, an entry that Keyward did not write is found.
-    let sql = "SELECT seq FROM audit_log WHERE chain = $1 AND seq < 1 ORDER BY seq LIMIT 1";
-    if let Some((seq,)) = fetch_optional!(tx, (i64,), sql, chain)? {
+    let sql = "SELECT seq FROM audit_log WHERE chain = $1 AND seq < $2 ORDER BY seq LIMIT 1";
+    if let Some((seq,)) = fetch_optional!(tx, (i64,), sql, chain, first)? {
         return Ok((0, Some(Damage::Altered(seq))));
     }
+    // What was dropped is attested by an entry of the chain itself.
+    let mut is_attested = seal.is_none();
     let sql = format!("SELECT {COLUMNS} FROM audit_log WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT $3");
-    let (mut last, mut previous, mut count) = (0_i64, Vec::new(), 0);
+    let mut count = 0;
+    let (mut last, mut previous) =
+        seal.as_ref().map_or((0, Vec::new()), |seal| (seal.through, seal.link.clone()));
     loop {
         let piece = fetch_all!(tx, AuditRow, AssertSqlSafe(sql.as_str()), chain, last, PIECE);
         let rows = match piece {
@@ -235,6 +259,7 @@ async fn verify_chain(
             if link(root, &previous, chain, &row)[..] != row.link[..] {
                 return Ok((count, Some(Damage::Altered(row.seq))));
             }
+            is_attested |= seal.as_ref().is_some_and(|seal| attests(&row, seal));
             (last, previous) = (row.seq, row.link);
         }
     }
@@ -242,9 +267,76 @@ async fn verify_chain(
         None => Some(Damage::NoHead),
         Some(head) if head.seq > last => Some(Damage::CutShort { last, head: head.seq }),
         Some(head) if head.seq != last || head.link != previous => Some(Damage::HeadAltered),
+        Some(_) if !is_attested => Some(Damage::NotSealed(first - 1)),
         Some(_) => None,
     };
     Ok((count, damage))
+}
+
+/// What the entry of a seal says.
+#[must_use]
+pub fn seal_detail(seal: &Seal, entries: i64, before: Moment) -> serde_json::Value {
+    serde_json::json!({
+        "through": seal.through, "link": hex::encode(&seal.link), "entries": entries, "before": before.rfc3339(),
+    })
+}
+
+fn attests(row: &AuditRow, seal: &Seal) -> bool {
+    let Ok(said) = serde_json::from_str::<serde_json::Value>(&row.detail) else { return false };
+    row.action == AuditAction::LogSealed.as_str()
+        && said["through"] == seal.through
+        && said["link"] == hex::encode(&seal.link)
+}
+
+/// Chains with entries from before a moment.
+pub async fn chains_before(tx: &mut Tx, before: Moment) -> Result<Vec<Uuid>, StorageError> {
+    let sql = "SELECT DISTINCT chain FROM audit_log WHERE at < $1";
+    Ok(fetch_all!(tx, (Uuid,), sql, before.0)?.into_iter().map(|row| row.0).collect())
+}
+
+/// Seals a chain through its last entry from before a moment, at most `most` entries of it, and drops them.
+/// What cannot be shown to be whole is not dropped. Gives the seal and how many entries it stands for.
+pub async fn seal(
+    tx: &mut Tx,
+    root: &RootKeys,
+    chain: Uuid,
+    before: Moment,
+    most: i64,
+) -> Result<Result<Option<(Seal, i64)>, Damage>, StorageError> {
+    // Locks the head, as appending does.
+    let sql = "UPDATE chain_head SET seq = seq WHERE chain = $1 RETURNING sealed_seq, sealed_link";
+    let found = fetch_optional!(tx, (i64, Option<Vec<u8>>), sql, chain)?;
+    let Some((from, sealed)) = found else { return Ok(Err(Damage::NoHead)) };
+    let sql = "SELECT MIN(seq) FROM audit_log WHERE chain = $1 AND at >= $2";
+    let (kept,) = fetch_one!(tx, (Option<i64>,), sql, chain, before.0)?;
+    let (newest,) = fetch_one!(tx, (i64,), "SELECT seq FROM chain_head WHERE chain = $1", chain)?;
+    let through = kept.map_or(newest, |first| first - 1).min(from + most);
+    if through <= from {
+        return Ok(Ok(None));
+    }
+    let sql = format!(
+        "SELECT {COLUMNS} FROM audit_log WHERE chain = $1 AND seq > $2 AND seq <= $3 ORDER BY seq LIMIT $4"
+    );
+    let (mut last, mut previous) = (from, sealed.unwrap_or_default());
+    while last < through {
+        let rows = fetch_all!(tx, AuditRow, AssertSqlSafe(sql.as_str()), chain, last, through, PIECE)?;
+        if rows.is_empty() {
+            return Ok(Err(Damage::Missing(last + 1)));
+        }
+        for row in rows {
+            if row.seq != last + 1 {
+                return Ok(Err(Damage::Missing(last + 1)));
+            }
+            if link(root, &previous, chain, &row)[..] != row.link[..] {
+                return Ok(Err(Damage::Altered(row.seq)));
+            }
+            (last, previous) = (row.seq, row.link);
+        }
+    }
+    execute!(tx, "DELETE FROM audit_log WHERE chain = $1 AND seq <= $2", chain, through)?;
+    let sql = "UPDATE chain_head SET sealed_seq = $1, sealed_link = $2 WHERE chain = $3";
+    execute!(tx, sql, through, &previous[..], chain)?;
+    Ok(Ok(Some((Seal { through, link: previous }, through - from))))
 }
 
 /// Whether a column holds what Keyward never writes there.

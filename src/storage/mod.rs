@@ -6,6 +6,7 @@ pub mod audit;
 pub mod breakers;
 pub mod budgets;
 pub mod changes;
+pub mod claims;
 pub mod credits;
 pub mod database;
 pub mod day_sums;

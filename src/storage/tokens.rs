@@ -115,6 +115,12 @@ pub async fn revoke(
     Ok(row.map(|row| row.0))
 }
 
+/// Has a token work until then.
+pub async fn set_expiry(tx: &mut Tx, id: TokenId, at: Moment) -> Result<(), StorageError> {
+    execute!(tx, "UPDATE access_token SET expires_at = $1 WHERE id = $2", at.0, id.0)?;
+    Ok(())
+}
+
 pub async fn touch(tx: &mut Tx, id: TokenId, at: Moment) -> Result<(), StorageError> {
     execute!(tx, "UPDATE access_token SET last_used_at = $1 WHERE id = $2", at.0, id.0)?;
     Ok(())

@@ -13,6 +13,7 @@ mod banner;
 mod billing;
 mod catalog;
 mod chart;
+mod claim;
 mod community;
 mod confirm;
 mod csrf;
@@ -143,6 +144,7 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(|cfg| audit::routes(cfg, "/platform/audit"))
         .configure(members::routes)
         .configure(join::routes)
+        .configure(claim::routes)
         .configure(security::routes)
         .configure(billing::routes)
         .configure(notifications::routes)

@@ -15,16 +15,15 @@ use super::{Console, confirm, read, session};
 use crate::access::policy::Action;
 use crate::crypto::secret::Secret;
 use crate::domain::ids::TokenId;
-use crate::services::tokens::{MadeToken, NewToken, TokenScope};
+use crate::services::tokens::{MadeToken, NewToken, OVERLAPS, TokenScope};
 use crate::services::{Problems, ServiceError};
 use crate::storage::tokens::AccessToken;
 
 pub fn routes(cfg: &mut ServiceConfig, base: &str) {
-    cfg.service(web::resource(base).route(read().to(show)).route(web::post().to(create))).service(
-        web::resource(format!("{base}/{{id}}/revoke"))
-            .route(read().to(revocation))
-            .route(web::post().to(revoke)),
-    );
+    let of = |what: &str| web::resource(format!("{base}/{{id}}/{what}"));
+    cfg.service(web::resource(base).route(read().to(show)).route(web::post().to(create)))
+        .service(of("rotate").route(read().to(rotation)).route(web::post().to(rotate)))
+        .service(of("revoke").route(read().to(revocation)).route(web::post().to(revoke)));
 }
 
 fn base(place: &Place) -> String {
@@ -175,13 +174,7 @@ async fn create(console: Data<Console>, mut place: Place, posted: Posted<TokenFo
     })
     .await;
     match made {
-        // The one page of the console that answers a change itself: a redirect would have to
-        // carry the secret.
-        Ok(MadeToken { token, secret }) => {
-            let mut page = page(&console, &place).await?;
-            page.made = Some(Made { name: token.name, secret });
-            Page::new(page).answer()
-        }
+        Ok(made) => shown(&console, &place, made).await,
         Err(ServiceError::Conflict(message)) => {
             session::notify(&place.viewer.session, false, message);
             Ok(see_other(&base(&place)))
@@ -237,6 +230,94 @@ async fn revoke_page(console: &Console, place: &Place, id: TokenId) -> Result<Re
         asks_password: place.asks_password(),
         problems: Problems::default(),
     })
+}
+
+#[derive(Template)]
+#[template(path = "pages/tokens/rotate.html")]
+struct RotatePage {
+    chrome: Chrome,
+    base: String,
+    section: &'static str,
+    id: TokenId,
+    name: String,
+    hint: String,
+    /// The id of the token that is made, so that sending the form twice does not make another.
+    once: TokenId,
+    overlaps: Vec<(i64, &'static str)>,
+    asks_password: bool,
+    problems: Problems,
+}
+
+async fn rotate_page(console: &Console, place: &Place, id: TokenId) -> Result<RotatePage, WebError> {
+    let tokens = console.services.tokens(&place.viewer.actor, place.holder).await?;
+    let works = |token: &AccessToken| token.expires_at.is_none_or(|at| at > place.times().now);
+    let token = tokens.into_iter().find(|token| token.id == id && works(token)).ok_or(WebError::NotFound)?;
+    let label = |hours: &i64| match hours {
+        0 => "Not at all",
+        1 => "An hour",
+        24 => "A day",
+        _ => "A week",
+    };
+    Ok(RotatePage {
+        chrome: place.chrome(&format!("Rotate {}", token.name), &base(place)),
+        base: base(place),
+        section: title(place),
+        id,
+        name: token.name,
+        hint: token.hint,
+        once: TokenId::new(),
+        overlaps: OVERLAPS.iter().map(|hours| (*hours, label(hours))).collect(),
+        asks_password: place.asks_password(),
+        problems: Problems::default(),
+    })
+}
+
+async fn rotation(console: Data<Console>, place: Place, path: Path<TokenPath>) -> Answer {
+    Page::new(rotate_page(&console, &place, path.id()?).await?).answer()
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RotateForm {
+    hours: i64,
+    once: String,
+}
+
+async fn rotate(
+    console: Data<Console>,
+    mut place: Place,
+    path: Path<TokenPath>,
+    posted: Posted<RotateForm>,
+) -> Answer {
+    place.demand(Action::ManageTokens)?;
+    let (id, holder, hours) = (path.id()?, place.holder, posted.fields.hours);
+    let once = TokenId::parse(&posted.fields.once).ok_or(WebError::BadForm)?;
+    let made = confirm::act(&console, &mut place.viewer, posted.evidence, async |services, actor| {
+        services.rotate_token(actor, holder, id, once, hours).await
+    })
+    .await;
+    match made {
+        Ok(made) => shown(&console, &place, made).await,
+        Err(ServiceError::Conflict(message)) => {
+            session::notify(&place.viewer.session, false, message);
+            Ok(see_other(&base(&place)))
+        }
+        Err(ServiceError::NotFound) => Err(WebError::NotFound),
+        Err(error) => {
+            let failure = Failure::of(error)?;
+            let mut page = rotate_page(&console, &place, id).await?;
+            page.problems = failure.problems;
+            Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
+        }
+    }
+}
+
+/// The page with a token that was just made. No other page of tokens answers a change itself: a redirect
+/// would have to carry the secret.
+async fn shown(console: &Console, place: &Place, MadeToken { token, secret }: MadeToken) -> Answer {
+    let mut page = page(console, place).await?;
+    page.made = Some(Made { name: token.name, secret });
+    Page::new(page).answer()
 }
 
 async fn revocation(console: Data<Console>, place: Place, path: Path<TokenPath>) -> Answer {

@@ -471,7 +471,7 @@ on_both! {
                 assert!(operation["responses"]["default"].is_object() && operation["security"].is_array());
             }
         }
-        assert_eq!(operations, 24);
+        assert_eq!(operations, 25);
         let page = get("/api/v1/docs").await.unwrap();
         let policy = page.headers()["content-security-policy"].to_str().unwrap().to_owned();
         let html = page.text().await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use keyward::config::AuditSettings;
 use keyward::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use keyward::domain::clock::DAY;
 use keyward::domain::ids::Owner;
@@ -10,7 +11,7 @@ use keyward::storage::audit::{self, Damage};
 
 use crate::console::{cast, sign_in};
 use crate::on_both;
-use crate::support::{World, test_key};
+use crate::support::{On, Setup, World, test_key};
 
 async fn append(world: &World, chain: Owner, target: &str) {
     let mut tx = world.services.db.write().await.unwrap();
@@ -50,6 +51,8 @@ on_both! {
             ("UPDATE audit_log SET target = 'key 7' WHERE seq = 700 AND target = 'key 700'", Damage::Altered(700), restore),
             ("UPDATE audit_log SET detail = detail || ' ' WHERE seq = 2500 AND target = 'key 2500'", Damage::Altered(2_500),
              "UPDATE audit_log SET detail = RTRIM(detail) WHERE seq = 2500"),
+            ("UPDATE audit_log SET behalf_id = chain WHERE seq = 800 AND target = 'key 800'", Damage::Altered(800),
+             "UPDATE audit_log SET behalf_id = NULL WHERE seq = 800"),
             ("UPDATE chain_head SET seq = seq + 1 WHERE seq = 2500", Damage::CutShort { last: 2_500, head: 2_501 },
              "UPDATE chain_head SET seq = seq - 1 WHERE seq = 2501"),
             // Two that change places.
@@ -118,7 +121,7 @@ on_both! {
                 command.arg("--head").arg(&file);
             }
             let output = command.output().unwrap();
-            (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
+            (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
         };
         let (code, said) = verify(false);
         assert_eq!(code, Some(0), "{said}");
@@ -181,4 +184,96 @@ on_both! {
         world.clock.advance(40 * DAY);
         assert_eq!(rows(&sign_in(world, "admin").await.get(page).await.body), 0, "thirty days unless asked for more");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn heads_are_published_and_old_entries_sealed_before_they_are_dropped() {
+    for on in [On::Sqlite, On::Postgres] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("heads.jsonl");
+        let receiver = wiremock::MockServer::start().await;
+        wiremock::Mock::given(wiremock::matchers::method("POST"))
+            .respond_with(wiremock::ResponseTemplate::new(204))
+            .mount(&receiver)
+            .await;
+        let audit = AuditSettings {
+            heads_file: Some(file.clone()),
+            heads_url: Some(format!("{}/heads?token=t", receiver.uri()).parse().unwrap()),
+            retention_days: Some(90),
+        };
+        let world = World::with(on, Setup { audit, ..Setup::default() }).await;
+        let services = &world.services;
+        let tenant = world.tenant("acme", keyward::domain::billing::UsageMode::Managed).await;
+        let chain = Owner::Tenant(tenant.id);
+        for number in 1..=40 {
+            append(&world, chain, &format!("key {number}")).await;
+        }
+        services.publish_heads().await.unwrap();
+        world.clock.advance(60 * DAY);
+        for number in 41..=50 {
+            append(&world, chain, &format!("key {number}")).await;
+        }
+        services.publish_heads().await.unwrap();
+        services.seal_old_entries().await.unwrap();
+        let count = async || {
+            let mut tx = services.db.read().await.unwrap();
+            audit::list(&mut tx, chain, 1_000).await.unwrap().len()
+        };
+        assert_eq!(count().await, 50, "none is ninety days old");
+
+        // Damaged, nothing is dropped.
+        world.clock.advance(31 * DAY);
+        world.sql("UPDATE audit_log SET target = 'key x' WHERE target = 'key 7'").await;
+        assert!(services.seal_old_entries().await.is_err());
+        assert_eq!(count().await, 50);
+        world.sql("UPDATE audit_log SET target = 'key 7' WHERE target = 'key x'").await;
+        services.seal_old_entries().await.unwrap();
+        let mut tx = services.db.read().await.unwrap();
+        let rows = audit::list(&mut tx, chain, 1_000).await.unwrap();
+        tx.rollback().await.unwrap();
+        assert_eq!((rows.len(), rows.last().unwrap().target.as_str()), (11, "key 41"));
+        assert_eq!((rows[0].action.as_str(), rows[0].actor.as_str()), ("log.sealed", "retention"));
+        assert!(rows[0].detail.contains("\"entries\":40"), "{}", rows[0].detail);
+        assert_eq!(damage(&world).await, []);
+
+        // Once more, later: the second seal builds on the first.
+        world.clock.advance(60 * DAY);
+        append(&world, chain, "key 51").await;
+        services.seal_old_entries().await.unwrap();
+        assert_eq!(damage(&world).await, []);
+        services.publish_heads().await.unwrap();
+
+        // Dropped behind Keyward's back, with a seal of one's own making.
+        let through = "(SELECT MIN(seq) FROM audit_log WHERE target = 'key 51')";
+        let last = rows[0].seq;
+        world
+            .sql(leak(format!("UPDATE chain_head SET sealed_seq = {through}, sealed_link = (SELECT link FROM audit_log WHERE target = 'key 51') WHERE sealed_seq >= 40 AND seq > {last}")))
+            .await;
+        world
+            .sql(leak(format!("DELETE FROM audit_log WHERE seq <= {through} AND chain <> {}", nil(on))))
+            .await;
+        let found = damage(&world).await;
+        assert!(matches!(found[..], [Damage::NotSealed(_) | Damage::CutShort { .. }]), "{found:?}");
+
+        // What was published holds against what was sealed, and is told by the command when it does not.
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.lines().count() >= 3, "{text}");
+        assert!(text.lines().all(|line| read_heads(&services.root, line).is_some()));
+        let sent = receiver.received_requests().await.unwrap();
+        assert!(sent.iter().any(|request| text.contains(std::str::from_utf8(&request.body).unwrap())));
+        world.end().await;
+    }
+}
+
+/// The platform's chain, as a literal.
+fn nil(on: On) -> &'static str {
+    match on {
+        On::Sqlite => "zeroblob(16)",
+        On::Postgres => "'00000000-0000-0000-0000-000000000000'",
+    }
+}
+
+/// Statements of tests are few and short.
+fn leak(sql: String) -> &'static str {
+    Box::leak(sql.into_boxed_str())
 }

@@ -132,6 +132,11 @@ pub const POSTS: &[Post] = &[
     ("/t/acme/settings/api-keys/production/enable", &[], "- 404 - - 403 404"),
     ("/t/acme/settings/tokens", &[("name", "x"), ("days", "")], "403 404 - 403 403 404"),
     ("/t/acme/settings/tokens/01a1fb92-2a86-77d2-84f1-750dabcb3608/revoke", &[], "403 404 - 403 403 404"),
+    (
+        "/t/acme/settings/tokens/01a1fb92-2a86-77d2-84f1-750dabcb3608/rotate",
+        &[("hours", "1"), ("once", "01a1fb92-2a86-77d2-84f1-750dabcb3609")],
+        "403 404 404 403 403 404",
+    ),
     ("/t/acme/settings/security", &[("key_changers", "admins")], "403 404 - 403 403 404"),
     ("/t/acme/settings/security/second-factor", &[("second_factor", "optional")], "403 404 - 403 403 404"),
     ("/t/acme/settings/support-access", &[("consent", "always"), ("hours", "0")], "403 404 - 403 403 404"),

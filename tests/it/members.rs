@@ -2,6 +2,7 @@
 
 use keyward::domain::account::{Email, TenantRole};
 use keyward::domain::audit::AuditActor;
+use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::DAY;
 use keyward::domain::ids::Owner;
 use keyward::storage::audit;
@@ -278,5 +279,98 @@ on_both! {
             last = admin.post(PAGE, &[("email", "often@acme.example"), ("role", "member")]).await.status.as_u16();
         }
         assert_eq!(last, 429);
+    }
+}
+
+on_both! {
+    async fn a_tenant_that_a_backend_made_is_claimed_by_link(world: World) {
+        let service = world.token_for(Owner::Platform, &["keys:write", "keys:read"]).await;
+        let own = world.tenant("owned", UsageMode::Managed).await;
+        world.user("boss@owned.example", PASSWORD, None, Some((own.id, TenantRole::Admin))).await;
+        let tenant = world.tenant("fresh", UsageMode::Managed).await;
+        let ask = async |slug: &str, token: &str| {
+            let url = format!("{}/api/v1/tenants/{slug}/claim-link", world.url);
+            let answer = world.http.post(url).bearer_auth(token).send().await.unwrap();
+            let status = answer.status().as_u16();
+            (status, answer.json::<serde_json::Value>().await.unwrap())
+        };
+        let of_tenant = world.token_for(Owner::Tenant(tenant.id), &["keys:write"]).await;
+        assert_eq!(ask("fresh", &of_tenant).await.0, 403, "a tenant's own token may not");
+        assert_eq!(ask("absent", &service).await.0, 404);
+        assert_eq!(ask("owned", &service).await.0, 409, "it has an admin");
+        let path = |body: &serde_json::Value| {
+            let url = body["url"].as_str().unwrap();
+            format!("/claim/{}", url.rsplit('/').next().unwrap())
+        };
+        let (status, first) = ask("fresh", &service).await;
+        assert_eq!(status, 201);
+        let (_, second) = ask("fresh", &service).await;
+        let mut ada = Visitor::new(&world.url);
+        assert_eq!(ada.get(&path(&first)).await.status, 404, "a newer link takes its place");
+        let link = path(&second);
+        ada.get(&link).await.says("You become the first admin of fresh Ltd.");
+        for (email, password, field) in [
+            ("nonsense", PASSWORD, "email"),
+            ("ada@fresh.example", "short", "password"),
+            ("boss@owned.example", PASSWORD, "email"),
+        ] {
+            let page = ada.post(&link, &[("email", email), ("password", password)]).await;
+            assert_eq!(page.status, 422, "{email}");
+            page.says(&format!("id=\"{field}-error\""));
+        }
+        assert_eq!(ada.post(&link, &[("email", "ada@fresh.example"), ("password", PASSWORD), ("role", "super_admin")]).await.status, 400);
+        let done = ada.post(&link, &[("email", "ada@fresh.example"), ("password", PASSWORD)]).await;
+        assert_eq!((done.status.as_u16(), done.location()), (303, "/t/fresh/settings/api-keys"));
+        assert_eq!(ada.get("/t/fresh/settings/members").await.status, 200);
+        let mut late = Visitor::new(&world.url);
+        assert_eq!(late.get(&link).await.status, 404, "it works once");
+        assert_eq!(ask("fresh", &service).await.0, 409);
+
+        // By somebody who has an account already; and not after a week.
+        world.tenant("second", UsageMode::Managed).await;
+        let link = path(&ask("second", &service).await.1);
+        let mut boss = Visitor::signed_in(&world.url, "boss@owned.example", PASSWORD).await;
+        boss.get(&link).await.says("Go on as boss@owned.example");
+        assert_eq!(boss.post(&format!("{link}/accept"), &[]).await.location(), "/t/second/settings/api-keys");
+        assert_eq!(boss.get("/t/second/settings/members").await.status, 200);
+        world.tenant("third", UsageMode::Managed).await;
+        let link = path(&ask("third", &service).await.1);
+        world.clock.advance(7 * DAY);
+        assert_eq!(late.get(&link).await.status, 404);
+    }
+}
+
+on_both! {
+    async fn a_token_is_rotated_and_both_work_for_a_while(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Managed).await;
+        world.add_shared_key(&crate::support::test_key("ok")).await;
+        world.user("ada@acme.example", PASSWORD, None, Some((tenant.id, TenantRole::Admin))).await;
+        let mut ada = Visitor::signed_in(&world.url, "ada@acme.example", PASSWORD).await;
+        let base = "/t/acme/settings/tokens";
+        ada.get(base).await;
+        let made = ada.post(base, &[("name", "Backend"), ("days", "90"), ("scopes", "gateway"), ("scopes", "usage:read")]).await;
+        let secret = |page: &crate::visitor::Page| page.body.split("id=\"secret\">").nth(1).unwrap().split('<').next().unwrap().to_owned();
+        let old = secret(&made);
+        let page = ada.get(base).await;
+        let rotate = page.body.split("href=\"").find(|part| part.contains("/rotate\"")).unwrap().split('"').next().unwrap().to_owned();
+        let form = ada.get(&rotate).await;
+        let once = form.body.split("name=\"once\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        let bad = ada.post(&rotate, &[("hours", "5000"), ("once", &once)]).await;
+        assert_eq!(bad.status, 422);
+        let page = ada.post(&rotate, &[("hours", "24"), ("once", &once)]).await;
+        assert_eq!(page.status, 200, "{}", page.body);
+        let new = secret(&page);
+        assert!(new != old && keyward::crypto::token::recognise(&new).is_some());
+        let again = ada.post(&rotate, &[("hours", "24"), ("once", &once)]).await;
+        assert_eq!(again.status, 303, "a double click makes one");
+        ada.get(base).await.says("rotated already");
+        let works = async |token: &str| world.message(token).send().await.unwrap().status() == 200;
+        assert!(works(&old).await && works(&new).await, "both, for a day");
+        world.clock.advance(DAY);
+        assert!(!works(&old).await && works(&new).await);
+        let mut tx = world.services.db.read().await.unwrap();
+        let known = keyward::storage::tokens::list(&mut tx, &holder(&tenant).scope).await.unwrap();
+        assert_eq!(known[0].scopes, ["gateway", "usage:read"]);
+        assert_eq!(known[0].expires_at.unwrap().since(known[0].created_at), 90 * DAY, "as long as the one before");
     }
 }

@@ -11,7 +11,7 @@ use actix_web::dev::ServerHandle;
 use futures_util::future::BoxFuture;
 use keyward::access::actor::Actor;
 use keyward::access::scope::Scope;
-use keyward::config::{EndpointSettings, LogFormat, MailSettings, PaymentSettings, Settings};
+use keyward::config::{AuditSettings, EndpointSettings, LogFormat, MailSettings, PaymentSettings, Settings};
 use keyward::crypto::secret::Secret;
 use keyward::domain::account::{
     Email, KeyChangers, PlatformRole, Proof, SecondFactorRule, Slug, Tenant, TenantRole, TenantState, User,
@@ -96,6 +96,7 @@ pub struct Setup {
     pub allowed: Vec<String>,
     pub mail: MailSettings,
     pub payments: PaymentSettings,
+    pub audit: AuditSettings,
 }
 
 impl World {
@@ -135,6 +136,7 @@ impl World {
                 stripe_url: setup.payments.stripe_url.or_else(|| Some(sandbox_url.clone())),
                 ..setup.payments
             },
+            audit: setup.audit,
             product_name: "Acme".to_owned(),
             log: LogFormat::Text,
             metrics_bind: None,
