@@ -1,12 +1,14 @@
 //! How people show that it is them, in Chromium with a virtual authenticator in place of a finger.
 
+use keyward::domain::account::PlatformRole;
 use keyward::domain::clock::{MINUTE, SECOND};
+use keyward::storage::sso;
 use serde_json::{Value, json};
 use thirtyfour::By;
 
 use crate::browser::{Browser, DESKTOP, Look};
 use crate::journeys::{PASSWORD, open, world};
-use crate::support::{World, test_key};
+use crate::support::{World, holder, test_key};
 
 const ADMIN: &str = "admin@northwind.example";
 
@@ -143,4 +145,109 @@ async fn a_passkey_of_nobody_here_is_refused_and_a_phone_shows_it_all() {
 fn base64(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn support_looks_at_a_tenant_tries_to_change_something_and_stops() {
+    let (world, tenant) = world().await;
+    world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+    world.user("sam@acme.example", PASSWORD, Some(PlatformRole::Support), None).await;
+    let browser = open(&world, DESKTOP).await;
+    browser.sign_in("sam@acme.example", PASSWORD).await;
+    browser.sees("View a tenant").await;
+    browser.check_page("View a tenant").await;
+    browser.fill("q", "north").await;
+    browser.press("Find").await;
+    browser.press("northwind Ltd").await;
+    browser.sees("It ends by itself after half an hour at most.").await;
+    browser.check_page("View a tenant, chosen").await;
+    browser.fill("reason", "The chart looks wrong").await;
+    browser.fill("ticket", "4821").await;
+    browser.press("Start viewing").await;
+    let bar = "Viewing northwind Ltd as admin@northwind.example, read-only, by sam@acme.example.";
+    browser.sees(bar).await;
+    browser.sees("Ticket 4821: The chart looks wrong").await;
+    browser.check_page("API keys, viewed").await;
+    assert!(!browser.has("Add key").await && !browser.has("Rotate").await);
+    browser.go("/t/northwind/billing").await;
+    browser.sees(bar).await;
+    browser.check_page("Billing, viewed").await;
+
+    // A button that is there all the same, as a page of before it began would have.
+    let sent = "const form = document.createElement('form'); form.method = 'post'; \
+                form.action = '/t/northwind/settings/api-keys/production/disable'; \
+                form.append(document.querySelector('input[name=csrf]').cloneNode()); \
+                document.body.append(form); form.submit();";
+    browser.run(sent).await;
+    browser.sees("You are only looking").await;
+    browser.sees(bar).await;
+    browser.check_page("Refused while viewing").await;
+    browser.press("Stop viewing").await;
+    browser.sees("You have stopped viewing the tenant.").await;
+    browser.check_page("View a tenant, with history").await;
+    sign_out(&browser).await;
+
+    // The tenant's admin finds all of it.
+    browser.sign_in(ADMIN, PASSWORD).await;
+    browser.go("/t/northwind/settings/support-access").await;
+    browser.sees("sam@acme.example").await;
+    browser.sees("4821: The chart looks wrong").await;
+    browser.check_page("Support access").await;
+    browser.go("/t/northwind/activity/audit").await;
+    for told in ["viewing.started", "page.viewed", "/t/northwind/billing", "policy.refused", "viewing.ended"]
+    {
+        browser.sees(told).await;
+    }
+    browser.sees("sam@acme.example as admin@northwind.example").await;
+    let token = world.token(&tenant).await;
+    assert_eq!(world.message(&token).send().await.unwrap().status(), 200, "nothing was changed");
+    browser.close().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_admin_sets_single_sign_on_up_and_a_colleague_comes_in_on_a_phone() {
+    let (world, tenant) = world().await;
+    let browser = open(&world, DESKTOP).await;
+    browser.sign_in(ADMIN, PASSWORD).await;
+    browser.go("/t/northwind/settings/single-sign-on").await;
+    browser.check_page("Single sign-on, none").await;
+    browser.fill("issuer", &format!("{}/openid", world.sandbox_url)).await;
+    browser.fill("client_id", "keyward").await;
+    browser.fill("client_secret", "sandbox-secret").await;
+    browser.fill("domain", "northwind.example").await;
+    browser.press("Save").await;
+    browser.sees("Nobody can come in until the domain has shown that it is yours.").await;
+    browser.check_page("Single sign-on, not verified").await;
+    browser.press("Check the domain").await;
+    browser.sees("could not be read").await;
+    // The domain of the sample people exists nowhere: it is taken as shown.
+    let scope = holder(&tenant).scope;
+    let mut tx = world.services.db.write().await.unwrap();
+    let proof = sso::find(&mut tx, &scope).await.unwrap().unwrap().domain_proof;
+    sso::verify(&mut tx, &scope, "northwind.example", &proof, world.clock.now()).await.unwrap();
+    tx.commit().await.unwrap();
+    browser.go("/t/northwind/settings/single-sign-on").await;
+    browser.sees("Verified").await;
+    browser.check_page("Single sign-on, verified").await;
+    browser.close().await;
+
+    let phone = open(&world, Look { width: 360, dark: true, scripts: true }).await;
+    phone.go("/t/northwind/billing").await;
+    phone.press("Sign in with single sign-on").await;
+    phone.check_page("Single sign-on, sign in, 360").await;
+    phone.fill("email", "max@northwind.example").await;
+    phone.press("Go on").await;
+    phone.sees("You sign in to northwind Ltd at 127.0.0.1.").await;
+    phone.check_page("Single sign-on, leaving, 360").await;
+    phone.press("Continue to 127.0.0.1").await;
+    phone.sees("Identity provider").await;
+    phone.press("Sign in").await;
+    phone.sees("Plan and usage").await;
+    phone.check_page("Billing of who came by single sign-on, 360").await;
+    phone.go("/account").await;
+    phone.sees("You signed in with your organisation's identity provider").await;
+    phone.check_page("Account of who came by single sign-on, 360").await;
+    phone.close().await;
+    world.end().await;
 }

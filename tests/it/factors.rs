@@ -39,7 +39,7 @@ pub async fn set_up_app(world: &World, visitor: &mut Visitor) -> (String, Vec<St
     assert_eq!(visitor.post("/account/second-factor/app", &[]).await.status, 303);
     let page = visitor.get("/account/second-factor").await;
     assert!(page.body.contains("<svg"), "a picture to scan");
-    let secret = between(&page, "<pre id=\"secret\"><code>", "</code>").to_owned();
+    let secret = between(&page, "<code id=\"secret\">", "</code>").to_owned();
     let wrong = visitor.post("/account/second-factor/app/finish", &[("code", "000000")]).await;
     assert_eq!(wrong.status, 422);
     wrong.says("That code does not fit.");
