@@ -80,6 +80,10 @@ pub struct Settings {
     #[command(flatten)]
     pub audit: AuditSettings,
 
+    /// Ask staff for a second factor before any page but their own account
+    #[arg(long, env = "KEYWARD_STAFF_SECOND_FACTOR")]
+    pub staff_second_factor: bool,
+
     /// Log format
     #[arg(long, env = "KEYWARD_LOG", value_enum, default_value_t)]
     pub log: LogFormat,

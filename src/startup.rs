@@ -99,6 +99,7 @@ pub async fn open(settings: &Settings, replace: Replacements) -> Result<Arc<Serv
         origins: settings.origins()?,
         urls: settings.url_policy()?,
         audit: settings.audit.options(),
+        staff_second_factor: settings.staff_second_factor,
     };
     let payments = settings.payments.provider()?;
     let mailer = settings.mail.mailer(&settings.product_name)?;

@@ -3,10 +3,6 @@
 
 use std::io::IsTerminal as _;
 
-use actix_web::body::MessageBody;
-use actix_web::dev::{ServiceRequest, ServiceResponse};
-use tracing::Span;
-use tracing_actix_web::{RequestId, RootSpanBuilder};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
@@ -23,40 +19,4 @@ pub fn init(format: LogFormat) {
         LogFormat::Text => builder.with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
-}
-
-/// The span of a request to the console: method, route and status, and nothing of what it carried.
-pub struct RequestSpan;
-
-impl RootSpanBuilder for RequestSpan {
-    fn on_request_start(request: &ServiceRequest) -> Span {
-        use actix_web::HttpMessage as _;
-        let id = request.extensions().get::<RequestId>().map(ToString::to_string);
-        tracing::info_span!(
-            "request",
-            method = %request.method(),
-            route = tracing::field::Empty,
-            status = tracing::field::Empty,
-            request_id = id.unwrap_or_default(),
-        )
-    }
-
-    fn on_request_end<B: MessageBody>(span: Span, outcome: &Result<ServiceResponse<B>, actix_web::Error>) {
-        match outcome {
-            Ok(response) => {
-                let route = response.request().match_pattern().unwrap_or_else(|| "-".to_owned());
-                span.record("route", route);
-                span.record("status", response.status().as_u16());
-                let _inside = span.enter();
-                if response.status().is_server_error() {
-                    tracing::error!("answered");
-                } else {
-                    tracing::debug!("answered");
-                }
-            }
-            Err(error) => {
-                span.record("status", error.as_response_error().status_code().as_u16());
-            }
-        }
-    }
 }

@@ -18,7 +18,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use actix_web::http::Method;
-use actix_web::http::header::HeaderValue;
+use actix_web::http::header::{CACHE_CONTROL, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use actix_web::middleware::DefaultHeaders;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
@@ -87,9 +88,12 @@ pub fn configure(cfg: &mut web::ServiceConfig, api: web::Data<Api>) {
             .service(at("/tenants").get(tenants::list).post(tenants::create))
             .service(at("/tenants/{slug}").get(tenants::show))
             .service(at("/tenants/{slug}/claim-link").post(tenants::claim_link))
-            .default_service(web::to(async || {
-                Problem::not_found("There is nothing on this path.").respond()
-            })),
+            .default_service(web::to(async || Problem::not_found("There is nothing on this path.").respond()))
+            .wrap(
+                DefaultHeaders::new()
+                    .add((X_CONTENT_TYPE_OPTIONS, "nosniff"))
+                    .add((CACHE_CONTROL, "no-store")),
+            ),
     );
 }
 

@@ -120,6 +120,7 @@ impl Demo {
                 ..PaymentSettings::default()
             },
             audit: AuditSettings::default(),
+            staff_second_factor: false,
             product_name: "Acme".to_owned(),
             log: LogFormat::Text,
             metrics_bind: None,

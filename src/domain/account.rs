@@ -220,7 +220,7 @@ pub enum WeakPassword {
 }
 
 /// A password's least demands: length, and that it would take more than ten thousand million guesses by
-/// what is common in passwords. `known` is what a guesser knows of the person: their address.
+/// what is common in passwords. `known` is what a guesser knows: the person's address, the product's name.
 ///
 /// # Errors
 /// The demand that it fails.

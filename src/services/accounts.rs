@@ -261,7 +261,7 @@ impl Services {
         present: Secret,
         new: Secret,
     ) -> Result<(), ServiceError> {
-        if let Err(weak) = account::judge_password(new.expose(), &[&actor.email]) {
+        if let Err(weak) = account::judge_password(new.expose(), &[&actor.email, &self.options.product]) {
             return Err(ServiceError::Invalid(Problems::field("new_password", weak.to_string())));
         }
         self.confirm(actor, Evidence::Password(present)).await?;
@@ -315,10 +315,9 @@ impl Services {
         place: Option<(TenantId, TenantRole)>,
         password: Option<Secret>,
     ) -> Result<Option<String>, ServiceError> {
-        if let Some(weak) = password
-            .as_ref()
-            .and_then(|given| account::judge_password(given.expose(), &[email.as_str()]).err())
-        {
+        if let Some(weak) = password.as_ref().and_then(|given| {
+            account::judge_password(given.expose(), &[email.as_str(), &self.options.product]).err()
+        }) {
             return Err(ServiceError::Invalid(Problems::field("password", weak.to_string())));
         }
         let hash = match password {

@@ -85,7 +85,7 @@ impl Services {
             problems.add("email", "Enter an e-mail address, such as ada@example.com.");
         }
         let known = email.as_ref().map_or("", Email::as_str);
-        if let Err(weak) = account::judge_password(password.expose(), &[known]) {
+        if let Err(weak) = account::judge_password(password.expose(), &[known, &self.options.product]) {
             problems.add("password", weak.to_string());
         }
         problems.or_ok()?;

@@ -93,7 +93,9 @@ impl Services {
             problems.add("email", "Enter an e-mail address, such as ada@example.com.");
         }
         let known = owner.as_ref().map(|owner| owner.email.as_str()).or(email.as_ref().map(Email::as_str));
-        if let Err(weak) = account::judge_password(password.expose(), &[known.unwrap_or_default()]) {
+        if let Err(weak) =
+            account::judge_password(password.expose(), &[known.unwrap_or_default(), &self.options.product])
+        {
             problems.add("password", weak.to_string());
         }
         problems.or_ok()?;

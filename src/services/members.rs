@@ -363,7 +363,9 @@ impl Services {
             let message = "There is an account of that address already. Sign in with it.";
             return Err(ServiceError::Invalid(Problems::field("password", message)));
         }
-        if let Err(weak) = account::judge_password(password.expose(), &[&invited.email]) {
+        if let Err(weak) =
+            account::judge_password(password.expose(), &[&invited.email, &self.options.product])
+        {
             return Err(ServiceError::Invalid(Problems::field("password", weak.to_string())));
         }
         let hash = self.passwords.hash(password).await?;

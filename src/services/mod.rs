@@ -77,6 +77,8 @@ pub struct Options {
     pub origins: Origins,
     pub urls: UrlPolicy,
     pub audit: audit_log::AuditOptions,
+    /// Whether staff need a second factor for more than their own account.
+    pub staff_second_factor: bool,
 }
 
 /// Everything that a use case works with. One for the process, shared by all faces.

@@ -44,6 +44,7 @@ mod security;
 mod session;
 mod setup;
 mod sign_in;
+mod span;
 mod spending;
 mod sso;
 mod status;
@@ -59,11 +60,13 @@ use std::sync::Arc;
 use actix_web::middleware::{Compress, from_fn};
 use actix_web::web::{self, Data, PathConfig, QueryConfig, ServiceConfig};
 use actix_web::{Route, guard};
+use tracing_actix_web::TracingLogger;
 
 use crate::services::Services;
 use crate::services::assistant::Assistant;
 use error::WebError;
 use page::Answer;
+use span::RequestSpan;
 
 /// How people reach the console.
 #[derive(Clone, Debug)]
@@ -116,7 +119,8 @@ pub fn configure(
                 .wrap(from_fn(device::remember))
                 .wrap(session)
                 .wrap(from_fn(finish::finish))
-                .wrap(Compress::default()),
+                .wrap(Compress::default())
+                .wrap(TracingLogger::<RequestSpan>::new()),
         );
 }
 

@@ -3,6 +3,7 @@
 use actix_session::Session;
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
+use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::web::{self, Data, Query, ServiceConfig};
 use askama::Template;
 use serde::Deserialize;
@@ -15,6 +16,8 @@ use super::{Console, assets, csrf, home, read, session, time};
 use crate::crypto::secret::Secret;
 use crate::services::accounts::Person;
 use crate::services::{Problems, ServiceError};
+
+const CLEAR_SITE_DATA: HeaderName = HeaderName::from_static("clear-site-data");
 
 pub fn routes(cfg: &mut ServiceConfig) {
     cfg.service(web::resource("/sign-in").route(read().to(show)).route(web::post().to(sign_in)))
@@ -202,7 +205,10 @@ pub fn start_of(person: &Person) -> String {
 async fn sign_out(console: Data<Console>, viewer: Viewer, _posted: Posted<Nothing>) -> Answer {
     console.services.signed_out(&viewer.actor).await?;
     viewer.session.purge();
-    Ok(see_other("/sign-in"))
+    // What the browser has kept of pages goes too.
+    let mut answer = see_other("/sign-in");
+    answer.headers_mut().insert(CLEAR_SITE_DATA, HeaderValue::from_static("\"cache\""));
+    Ok(answer)
 }
 
 /// A path of our own and nothing that a browser could take for another site.

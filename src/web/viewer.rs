@@ -73,6 +73,14 @@ impl Viewer {
             address: Some(origin.address.clone()),
             request_id: origin.request_id,
         };
+        let is_own = ["/account", "/sign-out"].iter().any(|own| request.path().starts_with(own));
+        if console.services.options.staff_second_factor
+            && actor.platform_role.is_some()
+            && !actor.proof.is_strong()
+            && !is_own
+        {
+            return Err(WebError::SecondFactor);
+        }
         let mut owner = Owner::Platform;
         let mut viewing = None;
         if let Some(id) = signed_in.viewing {

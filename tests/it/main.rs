@@ -5,6 +5,7 @@
 
 mod api;
 mod architecture;
+mod attacks;
 mod audit;
 mod billing;
 mod breaker;

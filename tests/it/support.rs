@@ -97,6 +97,7 @@ pub struct Setup {
     pub mail: MailSettings,
     pub payments: PaymentSettings,
     pub audit: AuditSettings,
+    pub staff_second_factor: bool,
 }
 
 impl World {
@@ -137,6 +138,7 @@ impl World {
                 ..setup.payments
             },
             audit: setup.audit,
+            staff_second_factor: setup.staff_second_factor,
             product_name: "Acme".to_owned(),
             log: LogFormat::Text,
             metrics_bind: None,
