@@ -56,6 +56,7 @@ async fn measure_on(plan: &Plan, postgres: Option<&str>, aims: &mut Vec<Aim>) ->
     let keyward = Keyward::start(&folder, &settings)?;
     let kind = if postgres.is_some() { "PostgreSQL" } else { "SQLite" };
     let rows = measure_pages(plan, &keyward, &card, kind, aims).await?;
+    measure_doors(plan, &keyward, &card, kind, aims).await?;
     let title = format!("Pages on {kind}: {} usage rows, {} tenants", plan.usage_rows, plan.tenants);
     report::table(&title, &["page", "rows of its tenant", "median ms", "p99 ms", "pages/s"], &rows);
     let memory = keyward.memory()?;
@@ -111,6 +112,53 @@ async fn measure_pages(
         }
     }
     Ok(rows)
+}
+
+/// What stands before every page, beside a route that nothing stands before: session and person are read,
+/// the policy's actor made, headers set. The start page does that and sends on.
+async fn measure_doors(
+    plan: &Plan,
+    keyward: &Keyward,
+    card: &Card,
+    kind: &str,
+    aims: &mut Vec<Aim>,
+) -> Result<(), Failure> {
+    let Some(who) = card.measured.first() else { return Ok(()) };
+    let cookies = sign_in(keyward, who).await?;
+    let spec = |path: &str, cookies: &str, requests| Spec {
+        address: keyward.address,
+        request: format!(
+            "GET {path} HTTP/1.1\r\nhost: {}\r\n{cookies}accept: text/html\r\nuser-agent: bench\r\n\r\n",
+            keyward.address
+        ),
+        connections: 1,
+        seconds: 20.0,
+        requests: Some(requests),
+        expect_bytes: None,
+    };
+    let cookies = format!("cookie: {cookies}\r\n");
+    let doors = [("nothing before it", "/healthz", ""), ("everything before it", "/", cookies.as_str())];
+    let mut medians = [Vec::new(), Vec::new()];
+    // In turn, so that whatever else the machine does falls on both.
+    for _ in 0..7 {
+        for (at, (_, path, cookies)) in doors.iter().enumerate() {
+            let outcome = process::load(&spec(path, cookies, plan.page_requests * 10))?;
+            medians[at].push(outcome.median);
+        }
+    }
+    let mut middle = |at: usize| {
+        medians[at].sort_by(f64::total_cmp);
+        medians[at][medians[at].len() / 2]
+    };
+    let (bare, whole) = (middle(0), middle(1));
+    let rows: Vec<Vec<String>> = doors
+        .iter()
+        .zip([bare, whole])
+        .map(|((name, path, _), time)| vec![(*name).to_owned(), (*path).to_owned(), format!("{time:.0}")])
+        .collect();
+    report::table(&format!("Doors on {kind}"), &["route with", "path", "median µs"], &rows);
+    aims.push(Aim::at_most(format!("What stands before a page on {kind}: median"), 50.0, whole - bare, "µs"));
+    Ok(())
 }
 
 /// Downloads all usage of a tenant twice, and looks at the memory while it comes the second time: by
