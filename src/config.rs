@@ -262,6 +262,10 @@ pub struct EndpointSettings {
     /// Origins that tenants' webhooks may lead to although the policy refuses them, comma-separated
     #[arg(long, env = "KEYWARD_ALLOWED_WEBHOOKS", value_delimiter = ',')]
     pub allowed_webhooks: Vec<String>,
+
+    /// Origins of tenants' identity providers although the policy refuses them, comma-separated
+    #[arg(long, env = "KEYWARD_ALLOWED_IDENTITY_PROVIDERS", value_delimiter = ',')]
+    pub allowed_identity_providers: Vec<String>,
 }
 
 impl EndpointSettings {
@@ -275,6 +279,10 @@ impl EndpointSettings {
             own_host: own.and_then(|url| url.host_str().map(str::to_owned)),
             allowed: origins_of("KEYWARD_ALLOWED_ENDPOINTS", &self.allowed_endpoints)?,
             allowed_webhooks: origins_of("KEYWARD_ALLOWED_WEBHOOKS", &self.allowed_webhooks)?,
+            allowed_identity_providers: origins_of(
+                "KEYWARD_ALLOWED_IDENTITY_PROVIDERS",
+                &self.allowed_identity_providers,
+            )?,
         })
     }
 }

@@ -60,6 +60,7 @@ pub fn tenant(slug: &str, name: &str, plan_id: PlanId, now: Moment) -> Result<Te
             key_changers: KeyChangers::Admins,
             second_factor: SecondFactorRule::Optional,
             sso_required: false,
+            sso_sessions_from: keyward::domain::clock::Moment(0),
             viewing: keyward::domain::viewing::ViewingRule::default(),
             rotation_days: keyward::domain::account::ROTATION_DAYS,
             time_zone: "Europe/Berlin".to_owned(),

@@ -125,6 +125,12 @@ async fn measure_doors(
 ) -> Result<(), Failure> {
     let Some(who) = card.measured.first() else { return Ok(()) };
     let cookies = sign_in(keyward, who).await?;
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build()?;
+    let start = client.get(format!("http://{}/", keyward.address)).header("cookie", &cookies).send().await?;
+    let to = start.headers().get("location").and_then(|to| to.to_str().ok()).unwrap_or_default();
+    if !to.starts_with("/t/") {
+        return Err(format!("the start page leads to {to}").into());
+    }
     let spec = |path: &str, cookies: &str, requests| Spec {
         address: keyward.address,
         request: format!(

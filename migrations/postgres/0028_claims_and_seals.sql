@@ -8,3 +8,5 @@ CREATE TABLE claim_link (
 -- Through which entry a chain was sealed and its entries dropped, and the link that the next one builds on.
 ALTER TABLE chain_head ADD COLUMN sealed_seq BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE chain_head ADD COLUMN sealed_link BYTEA;
+-- When another token took its place; expires_at is then how long it works besides.
+ALTER TABLE access_token ADD COLUMN rotated_at BIGINT;

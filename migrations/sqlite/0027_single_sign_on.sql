@@ -20,6 +20,9 @@ CREATE TABLE sso_identity (
     subject TEXT NOT NULL,
     user_id BLOB NOT NULL REFERENCES app_user (id),
     created_at INTEGER NOT NULL,
-    PRIMARY KEY (tenant_id, issuer, subject)
+    PRIMARY KEY (tenant_id, issuer, subject),
+    UNIQUE (tenant_id, issuer, user_id)
 ) STRICT;
 ALTER TABLE tenant ADD COLUMN sso_required INTEGER NOT NULL DEFAULT 0;
+-- Sessions that came by it before are over: it was removed, or is another provider's or domain's since.
+ALTER TABLE tenant ADD COLUMN sso_sessions_from INTEGER NOT NULL DEFAULT 0;

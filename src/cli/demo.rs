@@ -110,6 +110,7 @@ impl Demo {
                 // Azure and custom endpoints have no origin of their own: theirs is the sandbox too.
                 allowed_endpoints: vec![sandbox_origin.to_owned()],
                 allowed_webhooks: vec![sandbox_origin.to_owned()],
+                allowed_identity_providers: vec![sandbox_origin.to_owned()],
             },
             mail: MailSettings::default(),
             payments: PaymentSettings {

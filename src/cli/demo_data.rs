@@ -199,6 +199,7 @@ async fn plant_tenants(
                 key_changers: KeyChangers::Admins,
                 second_factor: SecondFactorRule::Optional,
                 sso_required: false,
+                sso_sessions_from: crate::domain::clock::Moment(0),
                 viewing: crate::domain::viewing::ViewingRule::default(),
                 rotation_days: ROTATION_DAYS,
                 time_zone: sample.zone.to_owned(),

@@ -129,6 +129,8 @@ pub struct Tenant {
     pub second_factor: SecondFactorRule,
     /// Whether its people have to come by single sign-on.
     pub sso_required: bool,
+    /// Sessions that came by single sign-on before are over.
+    pub sso_sessions_from: Moment,
     /// Whether staff may look at its console.
     pub viewing: ViewingRule,
     /// After how many days its keys are due for rotation; 0: never.

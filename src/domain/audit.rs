@@ -103,6 +103,7 @@ words! {
         SsoDomainVerified = "settings.sso_domain_verified",
         SsoRequired = "settings.sso_required",
         SsoRemoved = "settings.sso_removed",
+        SsoLinked = "member.linked",
         ViewingStarted = "viewing.started",
         ViewingEnded = "viewing.ended",
         ViewingRuleChanged = "settings.viewing_changed",

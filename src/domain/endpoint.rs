@@ -82,6 +82,8 @@ pub struct UrlPolicy {
     pub allowed: Vec<String>,
     /// The same for webhooks: what answers there is another thing than a model server.
     pub allowed_webhooks: Vec<String>,
+    /// And for identity providers.
+    pub allowed_identity_providers: Vec<String>,
 }
 
 impl UrlPolicy {
@@ -111,7 +113,7 @@ impl UrlPolicy {
     /// # Errors
     /// The first rule that the URL breaks.
     pub fn identity_provider(&self, typed: &str) -> Result<String, UrlRule> {
-        self.judge(typed, self.allowed_origin(typed.trim()), plain_path)
+        self.judge(typed, self.allowed_identity_provider(typed.trim()), plain_path)
     }
 
     fn judge(
@@ -143,6 +145,12 @@ impl UrlPolicy {
     #[must_use]
     pub fn allowed_origin(&self, url: &str) -> Option<&str> {
         origin_among(&self.allowed, url)
+    }
+
+    /// The same for an identity provider's URL.
+    #[must_use]
+    pub fn allowed_identity_provider(&self, url: &str) -> Option<&str> {
+        origin_among(&self.allowed_identity_providers, url)
     }
 
     /// The same for a webhook's URL.
@@ -252,6 +260,7 @@ mod tests {
 
     fn judge_for(provider: Provider, typed: &str) -> Result<Option<String>, UrlRule> {
         let policy = UrlPolicy {
+            allowed_identity_providers: Vec::new(),
             own_host: Some("keyward.example.com".to_owned()),
             allowed: vec!["http://10.0.0.5:8000".to_owned(), "https://[fd00::1]:8443".to_owned()],
             allowed_webhooks: vec!["http://10.0.0.9:9000".to_owned()],
@@ -283,6 +292,7 @@ mod tests {
     #[test]
     fn a_model_server_is_no_receiver_of_webhooks() {
         let policy = UrlPolicy {
+            allowed_identity_providers: Vec::new(),
             own_host: None,
             allowed: vec!["http://10.0.0.5:8000".to_owned()],
             allowed_webhooks: vec!["http://10.0.0.9:9000".to_owned()],

@@ -43,6 +43,12 @@ impl Trust {
         if policy.allowed_webhook(url).is_some() { Self::Operator } else { Self::Tenant }
     }
 
+    /// Whose URL an identity provider's is, likewise.
+    #[must_use]
+    pub fn of_identity_provider(url: &str, policy: &UrlPolicy) -> Self {
+        if policy.allowed_identity_provider(url).is_some() { Self::Operator } else { Self::Tenant }
+    }
+
     /// Whose URL a key's is: an origin that the operator has allowed counts as the operator's.
     #[must_use]
     pub fn of(custom_url: Option<&str>, policy: &UrlPolicy) -> Self {

@@ -4,8 +4,9 @@
 use http::HeaderMap;
 use openidconnect::core::{CoreAuthenticationFlow, CoreClient, CoreIdTokenClaims, CoreProviderMetadata};
 use openidconnect::{
-    AuthorizationCode, ClientId, ClientSecret, CsrfToken, HttpRequest, HttpResponse, IssuerUrl, Nonce,
-    PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, Scope, TokenResponse,
+    AuthorizationCode, ClientId, ClientSecret, CsrfToken, DiscoveryError, HttpRequest, HttpResponse,
+    IssuerUrl, Nonce, PkceCodeChallenge, PkceCodeVerifier, RedirectUrl, RequestTokenError, Scope,
+    TokenResponse,
 };
 use url::Url;
 
@@ -28,9 +29,14 @@ pub enum OpenIdError {
     Send(#[from] SendError),
     #[error("its answer is longer than 512 KiB")]
     TooLong,
-    /// It said something else than the standard has it.
-    #[error("{0}")]
-    Answer(String),
+    #[error("it answers with {0}")]
+    Status(u16),
+    #[error("its configuration is not what OpenID Connect has it, or is another issuer's")]
+    Configuration,
+    #[error("it takes neither the code nor the client's secret")]
+    Code,
+    #[error("its ID token is missing or not good: signature, audience, nonce or time")]
+    Token,
 }
 
 /// A client at an identity provider.
@@ -61,16 +67,6 @@ pub struct Vouched {
     pub signed_in_at: Option<Moment>,
 }
 
-fn told(error: impl std::error::Error) -> OpenIdError {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    OpenIdError::Answer(text)
-}
-
 /// Judges a URL of an identity provider, which is given by tenants or by the provider itself.
 ///
 /// # Errors
@@ -85,8 +81,8 @@ impl Relying<'_> {
         let (head, body) = request.into_parts();
         let url = head.uri.to_string();
         judge(self.policy, &url)?;
-        let trust = Trust::of(Some(&url), self.policy);
-        let url = Url::parse(&url).map_err(told)?;
+        let trust = Trust::of_identity_provider(&url, self.policy);
+        let url = Url::parse(&url).map_err(|_| OpenIdError::Configuration)?;
         let headers: HeaderMap = head.headers;
         let outgoing = Outgoing { method: head.method, url, headers, body: body.into(), hides_usage: false };
         let mut answer = self.outbound.send(outgoing, trust, PATIENCE).await?;
@@ -104,8 +100,14 @@ impl Relying<'_> {
     /// # Errors
     /// Why they cannot be had.
     pub async fn discover(&self) -> Result<CoreProviderMetadata, OpenIdError> {
-        let issuer = IssuerUrl::new(self.issuer.to_owned()).map_err(told)?;
-        CoreProviderMetadata::discover_async(issuer, &|request| self.send(request)).await.map_err(told)
+        let issuer = IssuerUrl::new(self.issuer.to_owned()).map_err(|_| OpenIdError::Configuration)?;
+        let found = CoreProviderMetadata::discover_async(issuer, &|request| self.send(request)).await;
+        found.map_err(|error| match error {
+            // What it said itself is for nobody's eyes.
+            DiscoveryError::Request(error) => error,
+            DiscoveryError::Response(status, ..) => OpenIdError::Status(status.as_u16()),
+            _ => OpenIdError::Configuration,
+        })
     }
 
     /// Sends somebody there. `anew` has them sign in even if they are.
@@ -116,7 +118,9 @@ impl Relying<'_> {
         let metadata = self.discover().await?;
         let client =
             CoreClient::from_provider_metadata(metadata, ClientId::new(self.client_id.to_owned()), None)
-                .set_redirect_uri(RedirectUrl::new(self.redirect.to_owned()).map_err(told)?);
+                .set_redirect_uri(
+                    RedirectUrl::new(self.redirect.to_owned()).map_err(|_| OpenIdError::Configuration)?,
+                );
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let mut asked = client
             .authorize_url(
@@ -162,20 +166,24 @@ impl Relying<'_> {
             ClientId::new(self.client_id.to_owned()),
             Some(secret),
         )
-        .set_redirect_uri(RedirectUrl::new(self.redirect.to_owned()).map_err(told)?);
+        .set_redirect_uri(
+            RedirectUrl::new(self.redirect.to_owned()).map_err(|_| OpenIdError::Configuration)?,
+        );
         let tokens = client
             .exchange_code(AuthorizationCode::new(code.to_owned()))
-            .map_err(told)?
+            .map_err(|_| OpenIdError::Configuration)?
             .set_pkce_verifier(PkceCodeVerifier::new(verifier.expose().to_owned()))
             .request_async(&|request| self.send(request))
             .await
-            .map_err(told)?;
-        let token =
-            tokens.id_token().ok_or_else(|| OpenIdError::Answer("there is no ID token".to_owned()))?;
+            .map_err(|error| match error {
+                RequestTokenError::Request(error) => error,
+                _ => OpenIdError::Code,
+            })?;
+        let token = tokens.id_token().ok_or(OpenIdError::Token)?;
         let at = chrono_of(now);
         let judge = client.id_token_verifier().set_time_fn(move || at);
         let nonce = Nonce::new(nonce.to_owned());
-        let claims: &CoreIdTokenClaims = token.claims(&judge, &nonce).map_err(told)?;
+        let claims: &CoreIdTokenClaims = token.claims(&judge, &nonce).map_err(|_| OpenIdError::Token)?;
         Ok(Vouched {
             subject: claims.subject().to_string(),
             email: claims.email().map(|email| email.as_str().to_owned()),

@@ -153,7 +153,7 @@ async fn token(request: HttpRequest, state: web::Data<State>, body: web::Bytes) 
     let word = code.email.split('@').next().unwrap_or_default();
     let mut claims = json!({
         "iss": issuer(&request), "aud": code.asked.client_id, "nonce": code.asked.nonce,
-        "sub": hex::encode(&sha256(code.email.as_bytes())[..8]),
+        "sub": hex::encode(&sha256(code.email.to_lowercase().as_bytes())[..8]),
         "iat": now, "exp": now + TOKEN_LIVES, "auth_time": now,
         "email": code.email, "email_verified": word != "doubtful",
     });

@@ -1,10 +1,10 @@
 //! People: signing in, confirming a password, sessions, and users made by the operator.
 
-use super::second_factors::Evidence;
+use super::second_factors::{Evidence, RECOVERY_CODE};
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::crypto::secret::Secret;
-use crate::domain::account::{self, Email, Membership, PlatformRole, TenantRole, User, Ways};
+use crate::domain::account::{self, Email, Membership, PlatformRole, Proof, TenantRole, User, Ways};
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::clock::{HOUR, MINUTE, Moment, SECOND};
 use crate::domain::ids::{Owner, SessionId, TenantId, UserId};
@@ -68,9 +68,17 @@ impl Services {
 
         let buckets = self.buckets(name, from, &device, known);
         self.take_attempt(&buckets).await?;
+        let hash = stored.clone();
         let fits = self.passwords.verify(password, stored).await?;
         let mut tx = self.db.write().await?;
-        let Some(user) = user.filter(|_| fits) else {
+        // As they are now: the password may have been changed, or a second factor set up, meanwhile.
+        let user = match user.filter(|_| fits) {
+            Some(user) if people::password_hash(&mut tx, user.id).await? == hash => {
+                people::find(&mut tx, user.id).await?
+            }
+            _ => None,
+        };
+        let Some(user) = user else {
             let detail = serde_json::json!({});
             self.record_person(&mut tx, None, name, from, AuditAction::SignInFailed, detail).await?;
             tx.commit().await?;
@@ -135,8 +143,15 @@ impl Services {
     /// # Errors
     /// When the database fails.
     pub async fn sign_out_everywhere(&self, actor: &Actor) -> Result<(), ServiceError> {
+        let own = self.sessions(actor).await?;
         let mut tx = self.db.write().await?;
-        sessions::revoke_all(&mut tx, actor.user_id, self.clock.now()).await?;
+        if matches!(actor.proof, Proof::Sso(_)) {
+            for session in own {
+                sessions::revoke(&mut tx, actor.user_id, session.id).await?;
+            }
+        } else {
+            sessions::revoke_all(&mut tx, actor.user_id, self.clock.now()).await?;
+        }
         let detail = serde_json::json!({});
         let action = AuditAction::SignedOutEverywhere;
         self.record(&mut tx, Owner::Platform, actor, action, &actor.email, detail).await?;
@@ -150,23 +165,27 @@ impl Services {
     /// `Denied` for a wrong password or code, `Throttled` while attempts have to wait.
     pub async fn confirm(&self, actor: &Actor, evidence: Evidence) -> Result<(), ServiceError> {
         // By person alone: whoever holds the session chooses its cookies, and may share its address.
-        let buckets = [(self.root.blind("confirmation", &actor.user_id.to_string()), FREE_FAILURES)];
+        // Each kind by itself: a password that is right makes no room for more codes.
+        let kind = format!("{}\0{}", evidence.word(), actor.user_id);
+        let buckets = [(self.root.blind("confirmation", &kind), FREE_FAILURES)];
         self.take_attempt(&buckets).await?;
-        let by = evidence.word();
-        let fits = self.judge(actor.user_id, evidence).await?;
-        let mut tx = self.db.write().await?;
-        if !fits {
-            let detail = serde_json::json!({ "step": "confirmation", "by": by });
+        let (mut tx, by) = self.judge(actor.user_id, evidence).await?;
+        let Some(by) = by else {
+            let detail = serde_json::json!({ "step": "confirmation" });
             self.record(&mut tx, Owner::Platform, actor, AuditAction::SignInFailed, &actor.email, detail)
                 .await?;
             tx.commit().await?;
             return Err(ServiceError::Denied);
-        }
+        };
         for (bucket, _) in &buckets {
             throttle::clear(&mut tx, bucket).await?;
         }
         let detail = serde_json::json!({ "by": by });
         self.record(&mut tx, Owner::Platform, actor, AuditAction::Confirmed, &actor.email, detail).await?;
+        if by == RECOVERY_CODE {
+            let address = actor.address.as_deref().unwrap_or("unknown");
+            self.tell_of_recovery(&mut tx, actor.user_id, &actor.email, address).await?;
+        }
         tx.commit().await?;
         Ok(())
     }
@@ -278,13 +297,17 @@ impl Services {
         Ok(())
     }
 
-    /// One's own sessions, most recent first.
+    /// One's own sessions, most recent first. Whoever came by a tenant's provider sees those that did too.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn sessions(&self, actor: &Actor) -> Result<Vec<StoredSession>, ServiceError> {
         let mut tx = self.db.read().await?;
-        Ok(sessions::list(&mut tx, actor.user_id, self.clock.now()).await?)
+        let mut found = sessions::list(&mut tx, actor.user_id, self.clock.now()).await?;
+        if matches!(actor.proof, Proof::Sso(_)) {
+            found.retain(|session| session.proof == actor.proof);
+        }
+        Ok(found)
     }
 
     /// Ends one of one's own sessions.
@@ -292,8 +315,9 @@ impl Services {
     /// # Errors
     /// `NotFound` when it is not one's own or is gone.
     pub async fn revoke_session(&self, actor: &Actor, id: SessionId) -> Result<(), ServiceError> {
+        let is_own = self.sessions(actor).await?.iter().any(|session| session.id == id);
         let mut tx = self.db.write().await?;
-        if !sessions::revoke(&mut tx, actor.user_id, id).await? {
+        if !is_own || !sessions::revoke(&mut tx, actor.user_id, id).await? {
             return Err(ServiceError::NotFound);
         }
         let detail = serde_json::json!({ "session": id });

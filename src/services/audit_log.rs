@@ -133,9 +133,13 @@ impl Services {
         let heads = audit::heads(&mut tx).await?;
         tx.rollback().await?;
         let line = signed_heads(&self.root, &heads, self.clock.now());
-        if let Some(path) = heads_file {
-            append(path, &line).await.map_err(|error| HeadsError::File(path.display().to_string(), error))?;
-        }
+        let written = match heads_file {
+            Some(path) => {
+                append(path, &line).await.map_err(|error| HeadsError::File(path.display().to_string(), error))
+            }
+            None => Ok(()),
+        };
+        // One place that fails is no reason to leave the other without.
         if let Some(url) = heads_url {
             let mut headers = http::HeaderMap::new();
             headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/json"));
@@ -154,7 +158,7 @@ impl Services {
                 return Err(HeadsError::Answer(shown, answer.status).into());
             }
         }
-        Ok(())
+        Ok(written?)
     }
 
     /// Seals and drops entries whose time is over. A chain that is not whole is left as it is.

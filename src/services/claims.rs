@@ -58,6 +58,7 @@ impl Services {
         if actor.on_behalf.is_some() || actor.by_token {
             return Err(ServiceError::Denied);
         }
+        super::members::not_by_sso(actor)?;
         let mut tx = self.db.write().await?;
         let user = people::find(&mut tx, actor.user_id).await?.ok_or(ServiceError::NotFound)?;
         let by = actor.for_audit();

@@ -11,8 +11,8 @@ use crate::domain::clock::{DAY, HOUR, MINUTE, Moment};
 use crate::domain::ids::KeyId;
 use crate::domain::provider_key::PROBE_EVERY;
 use crate::storage::{
-    changes, deliveries, generations, idempotency, keys, members, notifications, people, pinned_sessions,
-    purchases, questions, reconciliation, sessions, status, throttle,
+    changes, claims, deliveries, generations, idempotency, keys, members, notifications, people,
+    pinned_sessions, purchases, questions, reconciliation, sessions, status, throttle,
 };
 
 /// A browser that was not seen for this long is a stranger again.
@@ -76,6 +76,7 @@ pub fn start(services: &Arc<Services>) -> Jobs {
             s.rate_again().await?;
             s.close_months().await.map(|_| ())
         }),
+        every!(Duration::from_mins(1), "end viewings", |s| s.end_old_viewings().await),
         every!(Duration::from_hours(1), "publish the audit log's heads", |s| s.publish_heads().await),
         every!(Duration::from_hours(1), "seal old audit entries", |s| s.seal_old_entries().await),
         every!(Duration::from_mins(10), "sum days", |s| s.sum_days().await),
@@ -208,6 +209,7 @@ impl Services {
         sessions::delete_expired(&mut tx, now).await?;
         throttle::delete_before(&mut tx, now.minus(DAY)).await?;
         people::delete_expired_links(&mut tx, now).await?;
+        claims::delete_expired(&mut tx, now).await?;
         members::delete_expired(&mut tx, now).await?;
         people::forget_devices(&mut tx, now.minus(DEVICES_FOR)).await?;
         idempotency::delete_before(&mut tx, now.minus(DAY)).await?;

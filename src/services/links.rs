@@ -113,8 +113,20 @@ impl Services {
                 people::set_password(&mut tx, user.id, &hash).await?;
                 if user.proved_at.is_none() {
                     // What somebody may have set up who made the account on an address of others.
+                    let had_any = user.ways.has_second();
                     factors::delete_all(&mut tx, user.id).await?;
                     user.ways = Ways::default();
+                    if had_any {
+                        let detail =
+                            serde_json::json!({ "by": "one-time link to an address that was not proved" });
+                        let action = AuditAction::SecondFactorsRemoved;
+                        self.record_person(&mut tx, Some(user.id), &user.email, from, action, detail).await?;
+                        let words = format!(
+                            "You chose a new password by a link. The second factors of this account were set up before it was known that the address is yours, so they were removed. Set them up again:\n{}/account/second-factor\n",
+                            self.options.public_url
+                        );
+                        self.send_aside(&user.email, "Your second factors were removed", words);
+                    }
                 }
                 people::prove(&mut tx, user.id, now).await?;
                 people::drop_links(&mut tx, LinkPurpose::ResetPassword, Some(user.id)).await?;

@@ -269,6 +269,8 @@ impl Services {
         let mut tx = self.db.write().await?;
         let record = tenants::find_by_slug(&mut tx, slug).await?;
         let tenant = record.ok_or(ServiceError::NotFound)?.tenant;
+        // Where they came by one tenant's provider, there is no other.
+        actor.role_in(tenant.id).ok_or(ServiceError::NotFound)?;
         let scope = Scope::of_system(Owner::Tenant(tenant.id));
         members::lock(&mut tx, &scope).await?;
         let member = find(&mut tx, &scope, actor.user_id).await?;
@@ -337,6 +339,7 @@ impl Services {
     /// # Errors
     /// `NotFound` for a link that works no more, `Denied` when it is for somebody else.
     pub async fn join(&self, actor: &Actor, text: &str) -> Result<Slug, ServiceError> {
+        not_by_sso(actor)?;
         let mut tx = self.db.write().await?;
         let user = people::find(&mut tx, actor.user_id).await?.ok_or(ServiceError::NotFound)?;
         let (tenant, one) = self.accept(&mut tx, &user, text).await?;
@@ -440,6 +443,16 @@ impl Services {
         }
         let tenant = tenants::find(tx, one.tenant).await?.ok_or(ServiceError::NotFound)?.tenant;
         Ok((tenant, one))
+    }
+}
+
+/// A session that came by a tenant's provider opens that tenant and no further one.
+pub(super) fn not_by_sso(actor: &Actor) -> Result<(), ServiceError> {
+    match actor.proof {
+        Proof::Sso(_) => Err(ServiceError::Conflict(
+            "You signed in by single sign-on, which opens one account alone. Sign in another way, then open the link again.",
+        )),
+        _ => Ok(()),
     }
 }
 

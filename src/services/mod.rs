@@ -36,6 +36,7 @@ pub mod rates;
 pub mod reconcile;
 pub mod second_factors;
 pub mod sso;
+pub mod sso_settings;
 pub mod statements;
 pub mod status;
 pub mod tokens;

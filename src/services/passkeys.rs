@@ -10,7 +10,7 @@ use webauthn_rs::prelude::{
 };
 use webauthn_rs::{Webauthn, WebauthnBuilder};
 
-use super::accounts::{FREE_FAILURES_OF_ADDRESS, Origin, Person, network};
+use super::accounts::{Origin, Person, network};
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::crypto::secret::Secret;
@@ -22,6 +22,8 @@ use crate::storage::{Tx, people, sessions, throttle};
 
 /// How long a question to a passkey may stay unanswered.
 const ANSWER_WITHIN: i64 = 5 * MINUTE;
+/// Questions of an address that cost no delay: a whole office signs in and confirms from one.
+const FREE_QUESTIONS: i32 = 300;
 /// As many as anybody has devices.
 const MOST: usize = 20;
 
@@ -81,7 +83,7 @@ impl Services {
     pub async fn ask_for_passkey(&self, from: &Origin) -> Result<Asked, ServiceError> {
         let party = self.relying_party.as_ref().ok_or_else(unavailable)?;
         // Every question is kept: strangers may not have us keep any number.
-        self.take_attempt(&[(self.passkey_bucket(from), FREE_FAILURES_OF_ADDRESS)]).await?;
+        self.take_attempt(&[(self.passkey_bucket(from), FREE_QUESTIONS)]).await?;
         let (options, state) = party.start_discoverable_authentication().map_err(|error| broken(&error))?;
         let ceremony = Ceremony { asked_at: self.clock.now(), question: Question::Use(state) };
         Ok(Asked { options: as_json(&options.public_key), ceremony })
@@ -153,15 +155,13 @@ impl Services {
     /// Whether the answer is one of this person's passkeys.
     pub(super) async fn is_passkey_of(
         &self,
+        tx: &mut Tx,
         user: UserId,
         ceremony: Option<Ceremony>,
         answer: &str,
     ) -> Result<bool, ServiceError> {
         let Some(ceremony) = ceremony else { return Ok(false) };
-        let mut tx = self.db.write().await?;
-        let owner = self.owner_of(&mut tx, ceremony, answer).await?;
-        tx.commit().await?;
-        Ok(owner == Some(user))
+        Ok(self.owner_of(tx, ceremony, answer).await? == Some(user))
     }
 
     /// One's own passkeys.
@@ -258,7 +258,7 @@ impl Services {
             done => done?,
         }
         let codes = self.first_recovery_codes(&mut tx, actor).await?;
-        sessions::revoke_all(&mut tx, actor.user_id, now).await?;
+        sessions::revoke_all(&mut tx, actor.user_id, self.clock.now()).await?;
         let detail = serde_json::json!({ "name": name });
         let action = AuditAction::PasskeyAdded;
         self.record(&mut tx, Owner::Platform, actor, action, &actor.email, detail).await?;

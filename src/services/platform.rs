@@ -188,6 +188,7 @@ impl Services {
                 key_changers: KeyChangers::Admins,
                 second_factor: SecondFactorRule::Optional,
                 sso_required: false,
+                sso_sessions_from: crate::domain::clock::Moment(0),
                 viewing: crate::domain::viewing::ViewingRule::default(),
                 rotation_days: ROTATION_DAYS,
                 time_zone: new.time_zone.trim().to_owned(),

@@ -12,12 +12,16 @@ use crate::crypto::secret::Secret;
 use crate::crypto::totp;
 use crate::domain::account::{Email, Proof, SecondFactorRule, Tenant};
 use crate::domain::audit::{AuditAction, AuditActor};
-use crate::domain::clock::{Moment, SECOND};
+use crate::domain::clock::{MINUTE, Moment, SECOND};
 use crate::domain::ids::{Owner, UserId};
 use crate::storage::{Tx, changes, factors, people, sessions, tenants, throttle};
 
 /// How many recovery codes are made at once.
 const RECOVERY_CODES: usize = 10;
+/// How the record calls one of them.
+pub(super) const RECOVERY_CODE: &str = "recovery code";
+/// How long the secret of an app is shown while it is set up.
+const SET_UP_WITHIN: i64 = 10 * MINUTE;
 /// Wrong codes that cost no delay.
 const FREE_CODES: i32 = 4;
 
@@ -47,7 +51,9 @@ impl Evidence {
 pub struct OwnFactors {
     /// An app counts.
     pub authenticator: bool,
-    /// The secret of an app that is being set up.
+    /// An app is being set up.
+    pub is_pending: bool,
+    /// Its secret, for some minutes, to who has just shown that it is them.
     pub being_set_up: Option<NewAuthenticator>,
     pub recovery_codes: i64,
 }
@@ -69,35 +75,71 @@ fn platform() -> Scope {
 }
 
 impl Services {
-    /// Whether what was given shows that it is this person. A code is used up by that.
-    pub(super) async fn judge(&self, user: UserId, evidence: Evidence) -> Result<bool, ServiceError> {
+    /// Whether what was given shows that it is this person, and by what. A code is used up by that, in the
+    /// transaction that comes back.
+    pub(super) async fn judge(
+        &self,
+        user: UserId,
+        evidence: Evidence,
+    ) -> Result<(Tx, Option<&'static str>), ServiceError> {
+        let by = evidence.word();
         match evidence {
             Evidence::Password(password) => {
                 let mut tx = self.db.read().await?;
                 let stored = people::password_hash(&mut tx, user).await?;
                 tx.rollback().await?;
-                Ok(self.passwords.verify(password, stored).await?)
+                let fits = self.passwords.verify(password, stored).await?;
+                Ok((self.db.write().await?, fits.then_some(by)))
             }
-            Evidence::Passkey { answer, ceremony } => self.is_passkey_of(user, ceremony, &answer).await,
+            Evidence::Passkey { answer, ceremony } => {
+                let mut tx = self.db.write().await?;
+                let fits = self.is_passkey_of(&mut tx, user, ceremony, &answer).await?;
+                Ok((tx, fits.then_some(by)))
+            }
             Evidence::Code(code) => {
                 let mut tx = self.db.write().await?;
-                let fits = self.use_code(&mut tx, user, code.expose()).await?;
-                tx.commit().await?;
-                Ok(fits)
+                let by = self.use_code(&mut tx, user, code.expose()).await?;
+                Ok((tx, by))
             }
         }
     }
 
-    /// Uses a code up, of the app or a recovery code; false when it is neither, or was used before.
-    async fn use_code(&self, tx: &mut Tx, user: UserId, typed: &str) -> Result<bool, ServiceError> {
+    /// Uses a code up, of the app or a recovery code, and says which; `None` when it is neither, or was used
+    /// before.
+    async fn use_code(
+        &self,
+        tx: &mut Tx,
+        user: UserId,
+        typed: &str,
+    ) -> Result<Option<&'static str>, ServiceError> {
         if let Some(digits) = totp::digits(typed) {
             let stored = factors::authenticator(tx, user).await?.filter(|stored| stored.confirmed);
-            let Some(stored) = stored else { return Ok(false) };
-            return self.use_digits(tx, user, &stored.sealed, &digits).await;
+            let Some(stored) = stored else { return Ok(None) };
+            let fits = self.use_digits(tx, user, &stored.sealed, &digits).await?;
+            return Ok(fits.then_some("code"));
         }
-        let Some(code) = totp::recovery_code(typed) else { return Ok(false) };
+        let Some(code) = totp::recovery_code(typed) else { return Ok(None) };
         let hash = self.recovery_hash(user, &code);
-        Ok(factors::use_recovery_code(tx, user, &hash, self.clock.now()).await?)
+        let fits = factors::use_recovery_code(tx, user, &hash, self.clock.now()).await?;
+        Ok(fits.then_some(RECOVERY_CODE))
+    }
+
+    /// Tells somebody by letter that a recovery code of theirs was used.
+    pub(super) async fn tell_of_recovery(
+        &self,
+        tx: &mut Tx,
+        user: UserId,
+        email: &str,
+        address: &str,
+    ) -> Result<(), ServiceError> {
+        let left = factors::recovery_codes_left(tx, user).await?;
+        let words = format!(
+            "A recovery code of your account was used, at {}, from the address {address}. {left} are left.\n\nIf that was not you, choose another password and make new codes at once:\n{}/account\n",
+            self.clock.now().rfc3339(),
+            self.options.public_url
+        );
+        self.send_aside(email, "A recovery code was used", words);
+        Ok(())
     }
 
     async fn use_digits(
@@ -138,29 +180,20 @@ impl Services {
         let what = if known { format!("{user}\0{device}") } else { user.to_string() };
         let bucket = (self.root.blind("second step", &what), FREE_CODES);
         self.take_attempt(std::slice::from_ref(&bucket)).await?;
-        let is_recovery = totp::digits(code.expose()).is_none();
         let mut tx = self.db.write().await?;
         let found = people::find(&mut tx, user).await?.filter(|user| user.disabled_at.is_none());
         let found = found.ok_or(ServiceError::NotFound)?;
-        if !self.use_code(&mut tx, user, code.expose()).await? {
+        let Some(by) = self.use_code(&mut tx, user, code.expose()).await? else {
             let detail = serde_json::json!({ "step": "second" });
             let action = AuditAction::SignInFailed;
             self.record_person(&mut tx, Some(user), &found.email, from, action, detail).await?;
             tx.commit().await?;
             return Err(ServiceError::Denied);
-        }
+        };
         throttle::clear(&mut tx, &bucket.0).await?;
-        if is_recovery {
-            let left = factors::recovery_codes_left(&mut tx, user).await?;
-            let words = format!(
-                "A recovery code was used to sign in to your account, at {}, from the address {}. {left} are left.\n\nIf that was not you, choose another password and make new codes at once:\n{}/account\n",
-                self.clock.now().rfc3339(),
-                from.address,
-                self.options.public_url
-            );
-            self.send_aside(&found.email, "A recovery code was used", words);
+        if by == RECOVERY_CODE {
+            self.tell_of_recovery(&mut tx, user, &found.email, &from.address).await?;
         }
-        let by = if is_recovery { "recovery code" } else { "code" };
         self.admit(tx, found, from, since, by).await
     }
 
@@ -172,8 +205,12 @@ impl Services {
         let mut tx = self.db.read().await?;
         let stored = factors::authenticator(&mut tx, actor.user_id).await?;
         let authenticator = stored.as_ref().is_some_and(|stored| stored.confirmed);
-        let being_set_up = match stored.filter(|stored| !stored.confirmed) {
-            Some(stored) if actor.is_confirmed(self.clock.now()) => {
+        let now = self.clock.now();
+        let pending = stored.filter(|stored| !stored.confirmed && !matches!(actor.proof, Proof::Sso(_)));
+        let is_pending = pending.is_some();
+        let may_see = actor.is_confirmed(now);
+        let being_set_up = match pending {
+            Some(stored) if may_see && now.since(stored.created_at) < SET_UP_WITHIN => {
                 let bound = binding(actor.user_id);
                 let secret = self.open_bound(&mut tx, &platform(), &bound, &stored.sealed).await?;
                 totp::address(&secret, &self.options.product, &actor.email)
@@ -183,7 +220,7 @@ impl Services {
         };
         let recovery_codes = factors::recovery_codes_left(&mut tx, actor.user_id).await?;
         tx.rollback().await?;
-        Ok(OwnFactors { authenticator, being_set_up, recovery_codes })
+        Ok(OwnFactors { authenticator, is_pending, being_set_up, recovery_codes })
     }
 
     /// Begins to set up an authenticator app: makes its secret, which counts for nothing yet.
@@ -234,7 +271,7 @@ impl Services {
         }
         factors::confirm_authenticator(&mut tx, actor.user_id, now).await?;
         let codes = self.first_recovery_codes(&mut tx, actor).await?;
-        sessions::revoke_all(&mut tx, actor.user_id, now).await?;
+        sessions::revoke_all(&mut tx, actor.user_id, self.clock.now()).await?;
         self.record_own(&mut tx, actor, AuditAction::AuthenticatorAdded).await?;
         tx.commit().await?;
         self.tell_of_factors(actor, "An authenticator app was set up for your account.");

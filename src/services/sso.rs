@@ -5,40 +5,22 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 
 use super::accounts::{FREE_FAILURES_OF_ADDRESS, Origin, Person, network};
-use super::{Problems, ServiceError, Services};
+use super::{ServiceError, Services};
 use crate::access::actor::Actor;
-use crate::access::policy::{About, Action};
 use crate::access::scope::Scope;
 use crate::crypto::sealed::Binding;
 use crate::crypto::secret::Secret;
-use crate::crypto::token;
-use crate::domain::account::{Email, Proof, Tenant, TenantRole, User, Ways};
+use crate::domain::account::{Email, Proof, User, Ways};
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::clock::{MINUTE, Moment};
 use crate::domain::ids::{Owner, TenantId, UserId};
-use crate::outbound::Trust;
-use crate::outbound::openid::{self, OpenIdError, Relying, Vouched};
-use crate::providers::Outgoing;
+use crate::outbound::openid::{Relying, Vouched};
 use crate::storage::people::{self, NO_PASSWORD};
 use crate::storage::sso::{self, Connection};
-use crate::storage::{Tx, audit, changes, members, tenants, throttle};
+use crate::storage::{Tx, audit, factors, members, sessions, throttle};
 
 /// How long somebody may be away at their provider.
 const AWAY: i64 = 10 * MINUTE;
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
-
-/// Roles that a provider may give by itself: admins are made by admins.
-pub const DEFAULT_ROLES: [TenantRole; 2] = [TenantRole::Member, TenantRole::BillingAdmin];
-
-/// What an admin fills in. An empty secret keeps the one that there is.
-#[derive(Clone, Debug)]
-pub struct TypedConnection {
-    pub issuer: String,
-    pub client_id: String,
-    pub client_secret: Secret,
-    pub domain: String,
-    pub default_role: String,
-}
 
 /// Somebody who is away at their provider, kept on our side until they are back.
 #[derive(Serialize, Deserialize)]
@@ -61,13 +43,23 @@ pub struct Departing {
     pub away: Away,
 }
 
+/// What the browser brings back from a provider.
+pub struct Back {
+    /// The tenant whose address it came back to.
+    pub tenant: TenantId,
+    pub code: String,
+    pub state: String,
+    /// Who says so, where the provider tells (RFC 9207).
+    pub issuer: Option<String>,
+}
+
 /// Whoever came back.
 pub struct Arrived {
     pub person: Person,
     pub proof: Proof,
 }
 
-fn binding(tenant: TenantId, issuer: &str, client_id: &str) -> Binding {
+pub(super) fn binding(tenant: TenantId, issuer: &str, client_id: &str) -> Binding {
     Binding::new("single sign-on client")
         .with(tenant.0.as_bytes())
         .with(issuer.as_bytes())
@@ -75,248 +67,27 @@ fn binding(tenant: TenantId, issuer: &str, client_id: &str) -> Binding {
 }
 
 /// The domain of an address, as it is written everywhere.
-fn domain_of(email: &Email) -> &str {
+pub(super) fn domain_of(email: &Email) -> &str {
     email.as_str().rsplit('@').next().unwrap_or_default()
 }
 
-fn is_domain(text: &str) -> bool {
-    Email::parse(&format!("x@{text}")).is_some_and(|email| domain_of(&email) == text)
-        && text.contains('.')
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.')
-}
-
 impl Services {
-    fn redirect_of_sso(&self) -> String {
-        format!("{}/sign-in/sso/callback", self.options.public_url)
+    /// One for each tenant, so that what one provider says is never taken for another's.
+    pub(super) fn redirect_of_sso(&self, tenant: TenantId) -> String {
+        format!("{}/sign-in/sso/callback/{tenant}", self.options.public_url)
     }
 
-    /// Where the domain shows whose it is.
-    #[must_use]
-    pub fn proof_url(domain: &str) -> String {
-        format!("https://{domain}/.well-known/keyward-domain.txt")
-    }
-
-    /// The tenant's connection, and the address to which its provider sends people back.
+    /// Whether a session that came by the tenant's provider at a moment still counts.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn sso_connection(&self, scope: &Scope) -> Result<(Option<Connection>, String), ServiceError> {
-        let mut tx = self.db.read().await?;
-        Ok((sso::find(&mut tx, scope).await?, self.redirect_of_sso()))
-    }
-
-    /// Keeps a connection, once its provider has answered.
-    ///
-    /// # Errors
-    /// `Invalid` with what is wrong at its field.
-    pub async fn set_sso(
+    pub async fn sso_session_counts(
         &self,
-        actor: &Actor,
-        scope: &Scope,
-        tenant: &Tenant,
-        typed: TypedConnection,
-    ) -> Result<(), ServiceError> {
-        self.permit(actor, Action::ManageSso, Some(about(tenant)))?;
-        let mut tx = self.db.read().await?;
-        let known = sso::find(&mut tx, scope).await?;
-        let kept = match &known {
-            Some(known) if typed.client_secret.is_empty() => {
-                let bound = binding(tenant.id, &known.issuer, &known.client_id);
-                Some(self.open_bound(&mut tx, scope, &bound, &known.sealed).await?)
-            }
-            _ => None,
-        };
-        tx.rollback().await?;
-        let mut problems = Problems::default();
-        let (issuer, client_id) = (typed.issuer.trim(), typed.client_id.trim());
-        let domain = typed.domain.trim().to_ascii_lowercase();
-        if issuer.len() > 300 {
-            problems.add("issuer", "Use at most 300 characters.");
-        } else if let Err(error) = openid::judge(&self.options.urls, issuer) {
-            problems.add("issuer", error.to_string());
-        }
-        if client_id.is_empty() || client_id.len() > 300 || client_id.chars().any(char::is_control) {
-            problems.add("client_id", "Enter the client id that your provider shows.");
-        }
-        let is_same =
-            known.as_ref().is_some_and(|known| known.issuer == issuer && known.client_id == client_id);
-        // A secret goes only to the provider that it was entered for.
-        let secret = match kept.filter(|_| is_same) {
-            Some(kept) => kept,
-            None => typed.client_secret.clone(),
-        };
-        if secret.is_empty() || secret.expose().len() > 1_024 {
-            problems.add("client_secret", "Enter the client secret that your provider shows.");
-        }
-        if !is_domain(&domain) {
-            problems.add("domain", "Enter the domain of your e-mail addresses, such as example.com.");
-        }
-        let role = TenantRole::parse(&typed.default_role).filter(|role| DEFAULT_ROLES.contains(role));
-        if role.is_none() {
-            problems.add("default_role", "Choose one of these.");
-        }
-        problems.or_ok()?;
-        let relying = Relying {
-            outbound: &self.outbound,
-            policy: &self.options.urls,
-            issuer,
-            client_id,
-            client_secret: &secret,
-            redirect: &self.redirect_of_sso(),
-        };
-        if let Err(error) = relying.discover().await {
-            let message = format!("Its configuration could not be read: {error}.");
-            return Err(ServiceError::Invalid(Problems::field("issuer", message)));
-        }
-        let now = self.clock.now();
-        let same_domain = known.filter(|known| known.domain == domain);
-        let mut tx = self.db.write().await?;
-        let bound = binding(tenant.id, issuer, client_id);
-        let sealed = self.seal_bound(&mut tx, scope, &bound, &secret, now).await?;
-        let connection = Connection {
-            tenant: tenant.id,
-            issuer: issuer.to_owned(),
-            client_id: client_id.to_owned(),
-            sealed,
-            domain_proof: same_domain.as_ref().map_or_else(
-                || format!("keyward-domain={}", token::random_text()),
-                |known| known.domain_proof.clone(),
-            ),
-            verified_at: same_domain.and_then(|known| known.verified_at),
-            domain,
-            default_role: role.unwrap_or(TenantRole::Member),
-            updated_at: now,
-            updated_by: actor.email.clone(),
-        };
-        sso::put(&mut tx, &connection).await?;
-        if connection.verified_at.is_none() && tenant.sso_required {
-            // Nobody could come in by it until the domain has shown whose it is.
-            changes::bump(&mut tx, scope.owner(), now).await?;
-            tenants::set_sso_required(&mut tx, scope, false).await?;
-        }
-        let detail = serde_json::json!({
-            "issuer": connection.issuer, "client_id": connection.client_id, "domain": connection.domain,
-            "default_role": connection.default_role,
-        });
-        let action = AuditAction::SsoSet;
-        self.record(&mut tx, scope.owner(), actor, action, &connection.domain, detail).await?;
-        tx.commit().await?;
-        self.directory.forget(scope.owner());
-        Ok(())
-    }
-
-    /// Asks the domain whose it is.
-    ///
-    /// # Errors
-    /// `Invalid` when it does not say what it should, `Conflict` when it is another tenant's.
-    pub async fn verify_sso_domain(
-        &self,
-        actor: &Actor,
-        scope: &Scope,
-        tenant: &Tenant,
-    ) -> Result<(), ServiceError> {
-        self.permit(actor, Action::ManageSso, Some(about(tenant)))?;
-        let mut tx = self.db.read().await?;
-        let connection = sso::find(&mut tx, scope).await?.ok_or(ServiceError::NotFound)?;
-        tx.rollback().await?;
-        let url = Self::proof_url(&connection.domain);
-        let said = self.read_proof(&url).await.map_err(|error| {
-            let message = format!("{url} could not be read: {error}.");
-            ServiceError::Invalid(Problems::field("domain", message))
-        })?;
-        if !said.lines().any(|line| line.trim() == connection.domain_proof) {
-            let message = format!("{url} answers, and does not hold the line that it should.");
-            return Err(ServiceError::Invalid(Problems::field("domain", message)));
-        }
-        let mut tx = self.db.write().await?;
-        let now = self.clock.now();
-        match sso::verify(&mut tx, scope, &connection.domain, &connection.domain_proof, now).await {
-            Err(error) if error.is_conflict() => {
-                return Err(ServiceError::Conflict("Another account has shown that this domain is theirs."));
-            }
-            Ok(false) => return Err(ServiceError::Conflict("It was changed meanwhile. Look at it again.")),
-            done => done?,
-        };
-        let detail = serde_json::json!({ "domain": connection.domain });
-        let action = AuditAction::SsoDomainVerified;
-        self.record(&mut tx, scope.owner(), actor, action, &connection.domain, detail).await?;
-        tx.commit().await?;
-        Ok(())
-    }
-
-    async fn read_proof(&self, url: &str) -> Result<String, OpenIdError> {
-        openid::judge(&self.options.urls, url)?;
-        let url = url::Url::parse(url).map_err(|error| OpenIdError::Answer(error.to_string()))?;
-        let trust = Trust::of(Some(url.as_str()), &self.options.urls);
-        let outgoing = Outgoing {
-            method: http::Method::GET,
-            url,
-            headers: http::HeaderMap::new(),
-            body: bytes::Bytes::new(),
-            hides_usage: false,
-        };
-        let mut answer = self.outbound.send(outgoing, trust, PATIENCE).await?;
-        if answer.status != 200 {
-            return Err(OpenIdError::Answer(format!("it answers with {}", answer.status)));
-        }
-        let body = answer.body(16 * 1_024).await?.ok_or(OpenIdError::TooLong)?;
-        Ok(String::from_utf8_lossy(&body).into_owned())
-    }
-
-    /// Whether people have to come by it. Admins may still come with a second factor, so that a provider
-    /// that fails locks nobody out for good.
-    ///
-    /// # Errors
-    /// `Conflict` where nobody could come by it yet.
-    pub async fn require_sso(
-        &self,
-        actor: &Actor,
-        scope: &Scope,
-        tenant: &Tenant,
-        required: bool,
-    ) -> Result<(), ServiceError> {
-        self.permit(actor, Action::ManageSso, Some(about(tenant)))?;
-        let mut tx = self.db.write().await?;
-        let connection = sso::find(&mut tx, scope).await?;
-        if required && connection.is_none_or(|connection| connection.verified_at.is_none()) {
-            return Err(ServiceError::Conflict("Show first that the domain is yours: nobody could come in."));
-        }
-        if required && actor.proof == Proof::Password {
-            return Err(ServiceError::Conflict(
-                "Sign in by single sign-on or with a second factor first: you would be locked out.",
-            ));
-        }
-        changes::bump(&mut tx, scope.owner(), self.clock.now()).await?;
-        tenants::set_sso_required(&mut tx, scope, required).await?;
-        let detail = serde_json::json!({ "before": tenant.sso_required, "after": required });
-        let action = AuditAction::SsoRequired;
-        self.record(&mut tx, scope.owner(), actor, action, tenant.slug.as_str(), detail).await?;
-        tx.commit().await?;
-        self.directory.forget(scope.owner());
-        Ok(())
-    }
-
-    /// # Errors
-    /// `NotFound` when there is none.
-    pub async fn remove_sso(
-        &self,
-        actor: &Actor,
-        scope: &Scope,
-        tenant: &Tenant,
-    ) -> Result<(), ServiceError> {
-        self.permit(actor, Action::ManageSso, Some(about(tenant)))?;
-        let mut tx = self.db.write().await?;
-        changes::bump(&mut tx, scope.owner(), self.clock.now()).await?;
-        if !sso::delete(&mut tx, scope).await? {
-            return Err(ServiceError::NotFound);
-        }
-        tenants::set_sso_required(&mut tx, scope, false).await?;
-        let action = AuditAction::SsoRemoved;
-        let detail = serde_json::json!({});
-        self.record(&mut tx, scope.owner(), actor, action, tenant.slug.as_str(), detail).await?;
-        tx.commit().await?;
-        self.directory.forget(scope.owner());
-        Ok(())
+        tenant: TenantId,
+        started_at: Moment,
+    ) -> Result<bool, ServiceError> {
+        let view = self.directory.tenant(&Scope::of_system(Owner::Tenant(tenant))).await?;
+        Ok(view.is_some_and(|view| started_at >= view.tenant.sso_sessions_from))
     }
 
     /// The way to the provider of whoever has this address.
@@ -343,6 +114,9 @@ impl Services {
     /// `NotFound` for whoever came another way.
     pub async fn depart_to_confirm(&self, actor: &Actor) -> Result<Departing, ServiceError> {
         let Proof::Sso(tenant) = actor.proof else { return Err(ServiceError::NotFound) };
+        // Each time, a provider is asked twice.
+        let bucket = self.root.blind("single sign-on of person", &actor.user_id.to_string());
+        self.take_attempt(&[(bucket, FREE_FAILURES_OF_ADDRESS)]).await?;
         let mut tx = self.db.read().await?;
         let found = sso::find(&mut tx, &Scope::of_system(Owner::Tenant(tenant))).await?;
         tx.rollback().await?;
@@ -369,7 +143,7 @@ impl Services {
         confirms: Option<UserId>,
     ) -> Result<Departing, ServiceError> {
         let secret = self.secret_of(&connection).await?;
-        let redirect = self.redirect_of_sso();
+        let redirect = self.redirect_of_sso(connection.tenant);
         let relying = self.relying(&connection, &secret, &redirect);
         let departure = relying.depart(hint, confirms.is_some()).await.map_err(|error| {
             tracing::warn!(%error, issuer = connection.issuer, "an identity provider could not be asked");
@@ -417,13 +191,12 @@ impl Services {
     pub async fn arrive_by_sso(
         &self,
         away: Away,
-        code: &str,
-        state: &str,
+        back: &Back,
         from: &Origin,
     ) -> Result<Arrived, ServiceError> {
         let now = self.clock.now();
-        let is_ours = bool::from(state.as_bytes().ct_eq(away.state.as_bytes()));
-        if !is_ours || now.since(away.since) >= AWAY {
+        let is_ours = bool::from(back.state.as_bytes().ct_eq(away.state.as_bytes()));
+        if !is_ours || back.tenant != away.tenant || now.since(away.since) >= AWAY {
             return Err(ServiceError::Denied);
         }
         let scope = Scope::of_system(Owner::Tenant(away.tenant));
@@ -431,10 +204,13 @@ impl Services {
         let found = sso::find(&mut tx, &scope).await?;
         tx.rollback().await?;
         let connection = found.filter(|found| found.verified_at.is_some()).ok_or(ServiceError::Denied)?;
+        if back.issuer.as_ref().is_some_and(|issuer| *issuer != connection.issuer) {
+            return Err(ServiceError::Denied);
+        }
         let secret = self.secret_of(&connection).await?;
-        let redirect = self.redirect_of_sso();
+        let redirect = self.redirect_of_sso(connection.tenant);
         let relying = self.relying(&connection, &secret, &redirect);
-        let vouched = match relying.redeem(code, &away.nonce, &Secret::new(away.verifier), now).await {
+        let vouched = match relying.redeem(&back.code, &away.nonce, &Secret::new(away.verifier), now).await {
             Ok(vouched) => vouched,
             Err(error) => {
                 tracing::warn!(%error, issuer = connection.issuer, "an identity provider vouched for nobody");
@@ -461,9 +237,19 @@ impl Services {
                 return Err(error);
             }
         };
+        let proof = Proof::Sso(connection.tenant);
+        if away.confirms.is_some() {
+            let detail = serde_json::json!({ "by": "single sign-on" });
+            let (id, action) = (Some(user.id), AuditAction::Confirmed);
+            self.record_person(&mut tx, id, &user.email, from, action, detail).await?;
+            tx.commit().await?;
+            return Ok(Arrived { person: Person { user, memberships: Vec::new(), since: now }, proof });
+        }
         throttle::clear(&mut tx, &self.sso_bucket(from)).await?;
-        let person = self.admit(tx, user, from, now, "single sign-on").await?;
-        Ok(Arrived { person, proof: Proof::Sso(connection.tenant) })
+        // From now: whatever sessions were ended for them a moment ago, this one begins after.
+        let since = self.clock.now();
+        let person = self.admit(tx, user, from, since, "single sign-on").await?;
+        Ok(Arrived { person, proof })
     }
 
     async fn record_sso_failure(&self, name: &str, from: &Origin) -> Result<(), ServiceError> {
@@ -498,31 +284,52 @@ impl Services {
             let fresh = vouched.signed_in_at.is_some_and(|at| now.since(at) < AWAY);
             return known.filter(|user| user.id == id && fresh).ok_or(ServiceError::Denied);
         }
-        let user = if let Some(user) = known {
-            user
-        } else {
-            let user = User {
-                id: UserId::new(),
-                email: email.as_str().to_owned(),
-                platform_role: None,
-                disabled_at: None,
-                created_at: now,
-                proved_at: Some(now),
-                sessions_from: Moment(0),
-                ways: Ways::default(),
-            };
+        let is_new = known.is_none();
+        let user = known.unwrap_or_else(|| User {
+            id: UserId::new(),
+            email: email.as_str().to_owned(),
+            platform_role: None,
+            disabled_at: None,
+            created_at: now,
+            proved_at: Some(now),
+            sessions_from: Moment(0),
+            ways: Ways::default(),
+        });
+        if is_new {
             people::insert(tx, &user, NO_PASSWORD).await?;
-            let detail = serde_json::json!({ "by": "single sign-on", "tenant": tenant });
-            let (id, action) = (Some(user.id), AuditAction::UserCreated);
-            self.record_person(tx, id, &user.email, from, action, detail).await?;
-            user
-        };
+        }
         if user.disabled_at.is_some() {
             return Err(ServiceError::Denied);
         }
         if user.platform_role.is_some() {
             return Err(ServiceError::Conflict("Staff sign in with a password and a second factor."));
         }
+        if linked.is_none() && sso::is_linked(tx, tenant, issuer, user.id).await? {
+            // An address that was given to somebody else there, or was changed by them.
+            return Err(ServiceError::Conflict(
+                "Your identity provider knows somebody else by this address. Ask one of the account's admins.",
+            ));
+        }
+        if user.proved_at.is_none() {
+            // Whoever made the account on this address may be somebody else: nothing of theirs stays.
+            people::set_password(tx, user.id, NO_PASSWORD).await?;
+            factors::delete_all(tx, user.id).await?;
+            sessions::revoke_all(tx, user.id, now).await?;
+        }
+        let by = AuditActor {
+            user_id: Some(user.id),
+            name: user.email.clone(),
+            address: Some(from.address.clone()),
+            request_id: from.request_id,
+            behalf_id: None,
+        };
+        let told = |action, detail| AuditEvent {
+            at: now,
+            actor: by.clone(),
+            action,
+            target: user.email.clone(),
+            detail,
+        };
         let is_member = people::memberships(tx, user.id).await?.iter().any(|place| place.tenant_id == tenant);
         if !is_member {
             let left = members::former(tx, &scope).await?.iter().any(|(email, _)| *email == user.email);
@@ -531,49 +338,30 @@ impl Services {
                     "You were removed from this account. One of its admins can invite you again.",
                 ));
             }
-            people::add_member(tx, user.id, tenant, connection.default_role, now).await?;
+            // Who was invited comes as what they were invited as.
+            let invited = members::invitations(tx, &scope, now).await?;
+            let invited = invited.into_iter().find(|one| one.email == user.email).map(|one| one.role);
+            let role = invited.unwrap_or(connection.default_role);
+            people::add_member(tx, user.id, tenant, role, now).await?;
             members::drop_invitations(tx, tenant, &user.email).await?;
-            let actor = AuditActor {
-                user_id: Some(user.id),
-                name: user.email.clone(),
-                address: Some(from.address.clone()),
-                request_id: from.request_id,
-                behalf_id: None,
-            };
-            let event = AuditEvent {
-                at: now,
-                actor,
-                action: AuditAction::MemberAdded,
-                target: user.email.clone(),
-                detail: serde_json::json!({ "role": connection.default_role, "by": "single sign-on" }),
-            };
+            let detail = serde_json::json!({
+                "role": role, "by": "single sign-on", "was_invited": invited.is_some(),
+            });
+            let event = told(AuditAction::MemberAdded, detail);
             audit::append(tx, &self.root, Owner::Tenant(tenant), &event).await?;
         }
         if linked.is_none() {
             sso::insert_identity(tx, tenant, issuer, &vouched.subject, user.id, now).await?;
+            let event = told(AuditAction::SsoLinked, serde_json::json!({ "issuer": issuer }));
+            audit::append(tx, &self.root, Owner::Tenant(tenant), &event).await?;
+        }
+        if is_new || user.proved_at.is_none() {
+            // After the tenant's entries: its chain is locked before the platform's.
+            let action = if is_new { AuditAction::UserCreated } else { AuditAction::SecondFactorsRemoved };
+            let detail = serde_json::json!({ "by": "single sign-on", "tenant": tenant });
+            self.record_person(tx, Some(user.id), &user.email, from, action, detail).await?;
         }
         people::prove(tx, user.id, now).await?;
         Ok(user)
-    }
-}
-
-fn about(tenant: &Tenant) -> About {
-    About { tenant: tenant.id, key_changers: tenant.key_changers }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn domains_are_those_of_addresses() {
-        for good in ["example.com", "mail.acme.co.uk", "xn--bcher-kva.example"] {
-            assert!(is_domain(good), "{good}");
-        }
-        for bad in
-            ["", "localhost", "@example.com", "a b.example", ".example.com", "example.com.", "ex/ample.com"]
-        {
-            assert!(!is_domain(bad), "{bad}");
-        }
     }
 }

@@ -187,6 +187,7 @@ impl Services {
             expires_at,
             last_used_at: None,
             revoked_at: None,
+            rotated_at: None,
         };
         let mut tx = self.db.write().await?;
         tokens::insert(&mut tx, &token::hash(secret.expose()), &made).await.map_err(|error| {
@@ -246,6 +247,7 @@ impl Services {
             created_at: now,
             expires_at: lives.map(|lives| now.plus(lives)),
             last_used_at: None,
+            rotated_at: None,
             ..old.clone()
         };
         tokens::insert(&mut tx, &token::hash(secret.expose()), &made).await.map_err(|error| {
@@ -256,7 +258,11 @@ impl Services {
             }
         })?;
         let until = now.plus(hours * HOUR).min(old.expires_at.unwrap_or(Moment(i64::MAX)));
-        tokens::set_expiry(&mut tx, old.id, until).await?;
+        if !tokens::rotate(&mut tx, old.id, now, until).await? {
+            return Err(ServiceError::Conflict(
+                "That token was rotated already. Rotate the one that took its place.",
+            ));
+        }
         changes::bump(&mut tx, holder.scope.owner(), now).await?;
         let detail = serde_json::json!({
             "old": old.hint, "new": made.hint, "old_works_until": until.rfc3339(), "scopes": made.scopes,

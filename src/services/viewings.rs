@@ -6,12 +6,12 @@ use crate::access::actor::{Actor, OnBehalf};
 use crate::access::policy::{About, Action};
 use crate::access::scope::Scope;
 use crate::domain::account::{Membership, SecondFactorRule, Tenant};
-use crate::domain::audit::AuditAction;
+use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::clock::{HOUR, MINUTE, Moment};
 use crate::domain::ids::{Owner, TenantId, UserId, ViewingId};
 use crate::domain::viewing::{CHOICES, LONGEST, Viewing, ViewingConsent, ViewingRule, WINDOWS};
 use crate::storage::members::{self, Member};
-use crate::storage::{changes, people, tenants, viewings};
+use crate::storage::{audit, changes, people, tenants, viewings};
 
 /// How many of the past pages list.
 const LISTED: i64 = 100;
@@ -101,7 +101,8 @@ impl Services {
         self.permit(actor, Action::ViewTenants, None)?;
         let now = self.clock.now();
         let (tenant, people) = self.people_to_view(actor, &new.slug).await?;
-        if tenant.second_factor == SecondFactorRule::Required && !actor.proof.is_strong() {
+        let asks = tenant.second_factor == SecondFactorRule::Required || tenant.sso_required;
+        if asks && !actor.proof.is_strong() {
             return Err(ServiceError::SecondFactor);
         }
         let mut problems = Problems::default();
@@ -190,11 +191,35 @@ impl Services {
         Ok(place.filter(|_| goes_on).map(|place| Current { viewing, place }))
     }
 
-    /// Ends a viewing: by who views, by the tenant's admin, or because its time is over.
+    /// Ends a viewing: by who views, by the tenant's admin, or because its time is over. False when it was
+    /// over.
     ///
     /// # Errors
     /// When it cannot be written down.
     pub async fn end_viewing(&self, actor: &Actor, id: ViewingId, by: &str) -> Result<bool, ServiceError> {
+        self.end_viewing_by(&actor.for_audit(), id, by).await
+    }
+
+    /// Puts the end of viewings on record whose viewers never came back.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub async fn end_old_viewings(&self) -> Result<(), ServiceError> {
+        let mut tx = self.db.read().await?;
+        let over = viewings::over(&mut tx, self.clock.now(), LISTED).await?;
+        tx.rollback().await?;
+        for viewing in over {
+            self.end_viewing_by(&AuditActor::system("viewing"), viewing.id, "its time").await?;
+        }
+        Ok(())
+    }
+
+    async fn end_viewing_by(
+        &self,
+        actor: &AuditActor,
+        id: ViewingId,
+        by: &str,
+    ) -> Result<bool, ServiceError> {
         let now = self.clock.now();
         let mut tx = self.db.write().await?;
         let Some(viewing) = viewings::find(&mut tx, id).await? else { return Ok(false) };
@@ -205,32 +230,37 @@ impl Services {
         let detail =
             serde_json::json!({ "viewing": id, "viewer": viewing.viewer, "as": viewing.viewed, "by": by });
         for chain in [Owner::Tenant(viewing.tenant), Owner::Platform] {
-            let action = AuditAction::ViewingEnded;
-            self.record(&mut tx, chain, actor, action, &viewing.ticket, detail.clone()).await?;
+            let event = AuditEvent {
+                at: now,
+                actor: actor.clone(),
+                action: AuditAction::ViewingEnded,
+                target: viewing.ticket.clone(),
+                detail: detail.clone(),
+            };
+            audit::append(&mut tx, &self.root, chain, &event).await?;
         }
         tx.commit().await?;
         Ok(true)
     }
 
-    /// Has the tenant's admin end a viewing of their tenant.
+    /// Has the tenant's admin end a viewing of their tenant. False when it was over.
     ///
     /// # Errors
-    /// `NotFound` for another tenant's, or one that is over.
+    /// `NotFound` for another tenant's.
     pub async fn stop_viewing_of(
         &self,
         actor: &Actor,
         scope: &Scope,
         tenant: &Tenant,
         id: ViewingId,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<bool, ServiceError> {
         let about = About { tenant: tenant.id, key_changers: tenant.key_changers };
         self.permit(actor, Action::AllowViewing, Some(about))?;
         let mut tx = self.db.read().await?;
         let found = viewings::find(&mut tx, id).await?;
         tx.rollback().await?;
-        let own = found.filter(|viewing| Some(viewing.tenant) == scope.tenant());
-        own.filter(|viewing| viewing.goes_on(self.clock.now())).ok_or(ServiceError::NotFound)?;
-        if self.end_viewing(actor, id, &actor.email).await? { Ok(()) } else { Err(ServiceError::NotFound) }
+        found.filter(|viewing| Some(viewing.tenant) == scope.tenant()).ok_or(ServiceError::NotFound)?;
+        self.end_viewing(actor, id, &actor.email).await
     }
 
     /// Puts on record which page was viewed. Called before the page is made: what cannot be put on
@@ -308,6 +338,12 @@ impl Services {
         self.record(&mut tx, scope.owner(), actor, action, target, detail).await?;
         tx.commit().await?;
         self.directory.forget(scope.owner());
+        if rule.allowed_until(now).is_none() {
+            // Whoever is looking is out, whatever is allowed again later.
+            for viewing in self.viewings_of(scope).await?.into_iter().filter(|one| one.goes_on(now)) {
+                self.end_viewing(actor, viewing.id, &actor.email).await?;
+            }
+        }
         Ok(rule)
     }
 }

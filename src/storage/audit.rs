@@ -319,7 +319,12 @@ pub async fn seal(
     );
     let (mut last, mut previous) = (from, sealed.unwrap_or_default());
     while last < through {
-        let rows = fetch_all!(tx, AuditRow, AssertSqlSafe(sql.as_str()), chain, last, through, PIECE)?;
+        let rows = match fetch_all!(tx, AuditRow, AssertSqlSafe(sql.as_str()), chain, last, through, PIECE) {
+            Err(error) if is_unreadable(&error) => {
+                return Ok(Err(Damage::Altered(first_unreadable(tx, chain, last).await?)));
+            }
+            rows => rows?,
+        };
         if rows.is_empty() {
             return Ok(Err(Damage::Missing(last + 1)));
         }

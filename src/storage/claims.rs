@@ -34,6 +34,11 @@ pub async fn find(tx: &mut Tx, hash: &[u8; 32], now: Moment) -> Result<Option<Te
     Ok(fetch_optional!(tx, (Uuid,), sql, &hash[..], now.0)?.map(|row| TenantId(row.0)))
 }
 
+/// Forgets links that work no more.
+pub async fn delete_expired(tx: &mut Tx, now: Moment) -> Result<u64, StorageError> {
+    execute!(tx, "DELETE FROM claim_link WHERE expires_at <= $1", now.0)
+}
+
 /// Uses a link up; false if somebody else was first.
 pub async fn take(tx: &mut Tx, hash: &[u8; 32]) -> Result<bool, StorageError> {
     Ok(execute!(tx, "DELETE FROM claim_link WHERE token_hash = $1", &hash[..])? == 1)

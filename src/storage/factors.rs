@@ -9,6 +9,7 @@ use crate::domain::ids::UserId;
 /// An authenticator app, its secret still sealed.
 pub struct StoredAuthenticator {
     pub sealed: Vec<u8>,
+    pub created_at: Moment,
     pub confirmed: bool,
 }
 
@@ -32,9 +33,13 @@ pub async fn begin_authenticator(
 }
 
 pub async fn authenticator(tx: &mut Tx, user: UserId) -> Result<Option<StoredAuthenticator>, StorageError> {
-    let sql = "SELECT sealed, confirmed_at FROM authenticator WHERE user_id = $1";
-    let row = fetch_optional!(tx, (Vec<u8>, Option<i64>), sql, user.0)?;
-    Ok(row.map(|(sealed, at)| StoredAuthenticator { sealed, confirmed: at.is_some() }))
+    let sql = "SELECT sealed, created_at, confirmed_at FROM authenticator WHERE user_id = $1";
+    let row = fetch_optional!(tx, (Vec<u8>, i64, Option<i64>), sql, user.0)?;
+    Ok(row.map(|(sealed, created_at, at)| StoredAuthenticator {
+        sealed,
+        created_at: Moment(created_at),
+        confirmed: at.is_some(),
+    }))
 }
 
 /// From now on the app counts.
@@ -55,6 +60,8 @@ pub async fn delete_authenticator(tx: &mut Tx, user: UserId) -> Result<bool, Sto
 
 /// Puts these codes, as their hashes, in place of those that there were.
 pub async fn set_recovery_codes(tx: &mut Tx, user: UserId, codes: &[String]) -> Result<(), StorageError> {
+    // One at a time for each person: two at once would leave the codes of both.
+    execute!(tx, "UPDATE app_user SET email = email WHERE id = $1", user.0)?;
     execute!(tx, "DELETE FROM recovery_code WHERE user_id = $1", user.0)?;
     for code in codes {
         execute!(

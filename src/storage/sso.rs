@@ -108,9 +108,8 @@ pub async fn verify(
 }
 
 pub async fn delete(tx: &mut Tx, scope: &Scope) -> Result<bool, StorageError> {
-    let owner = scope.owner().as_uuid();
-    execute!(tx, "DELETE FROM sso_identity WHERE tenant_id = $1", owner)?;
-    Ok(execute!(tx, "DELETE FROM sso_connection WHERE tenant_id = $1", owner)? == 1)
+    forget_identities(tx, scope).await?;
+    Ok(execute!(tx, "DELETE FROM sso_connection WHERE tenant_id = $1", scope.owner().as_uuid())? == 1)
 }
 
 /// Whom the provider means by a subject.
@@ -122,6 +121,23 @@ pub async fn identity(
 ) -> Result<Option<UserId>, StorageError> {
     let sql = "SELECT user_id FROM sso_identity WHERE tenant_id = $1 AND issuer = $2 AND subject = $3";
     Ok(fetch_optional!(tx, (Uuid,), sql, tenant.0, issuer, subject)?.map(|row| UserId(row.0)))
+}
+
+/// Whether the provider means this person by some subject already.
+pub async fn is_linked(
+    tx: &mut Tx,
+    tenant: TenantId,
+    issuer: &str,
+    user: UserId,
+) -> Result<bool, StorageError> {
+    let sql = "SELECT subject FROM sso_identity WHERE tenant_id = $1 AND issuer = $2 AND user_id = $3";
+    Ok(fetch_optional!(tx, (String,), sql, tenant.0, issuer, user.0)?.is_some())
+}
+
+/// Forgets whom a tenant's provider means: another one, or another client of it, has other subjects.
+pub async fn forget_identities(tx: &mut Tx, scope: &Scope) -> Result<(), StorageError> {
+    execute!(tx, "DELETE FROM sso_identity WHERE tenant_id = $1", scope.owner().as_uuid())?;
+    Ok(())
 }
 
 pub async fn insert_identity(

@@ -28,6 +28,7 @@ struct Row {
     key_changers: String,
     second_factor: String,
     sso_required: i64,
+    sso_sessions_from: i64,
     viewing_consent: String,
     viewing_until: i64,
     rotation_days: i64,
@@ -54,6 +55,7 @@ impl TryFrom<Row> for TenantRecord {
                 key_changers: word!(KeyChangers, row.key_changers, "tenant", "key_changers")?,
                 second_factor: word!(SecondFactorRule, row.second_factor, "tenant", "second_factor")?,
                 sso_required: row.sso_required != 0,
+                sso_sessions_from: Moment(row.sso_sessions_from),
                 viewing: ViewingRule {
                     consent: word!(ViewingConsent, row.viewing_consent, "tenant", "viewing_consent")?,
                     until: Moment(row.viewing_until),
@@ -278,6 +280,13 @@ pub async fn set_viewing(tx: &mut Tx, scope: &Scope, rule: ViewingRule) -> Resul
 pub async fn set_sso_required(tx: &mut Tx, scope: &Scope, required: bool) -> Result<(), StorageError> {
     let sql = "UPDATE tenant SET sso_required = $1 WHERE id = $2";
     execute!(tx, sql, i64::from(required), scope.owner().as_uuid())?;
+    Ok(())
+}
+
+/// Ends the sessions that came by single sign-on.
+pub async fn end_sso_sessions(tx: &mut Tx, scope: &Scope, now: Moment) -> Result<(), StorageError> {
+    let sql = "UPDATE tenant SET sso_sessions_from = $1 WHERE id = $2";
+    execute!(tx, sql, now.0, scope.owner().as_uuid())?;
     Ok(())
 }
 

@@ -22,6 +22,8 @@ pub struct AccessToken {
     pub expires_at: Option<Moment>,
     pub last_used_at: Option<Moment>,
     pub revoked_at: Option<Moment>,
+    /// When another one took its place.
+    pub rotated_at: Option<Moment>,
 }
 
 #[derive(sqlx::FromRow)]
@@ -36,6 +38,7 @@ struct Row {
     expires_at: Option<i64>,
     last_used_at: Option<i64>,
     revoked_at: Option<i64>,
+    rotated_at: Option<i64>,
 }
 
 impl From<Row> for AccessToken {
@@ -51,6 +54,7 @@ impl From<Row> for AccessToken {
             expires_at: row.expires_at.map(Moment),
             last_used_at: row.last_used_at.map(Moment),
             revoked_at: row.revoked_at.map(Moment),
+            rotated_at: row.rotated_at.map(Moment),
         }
     }
 }
@@ -115,10 +119,10 @@ pub async fn revoke(
     Ok(row.map(|row| row.0))
 }
 
-/// Has a token work until then.
-pub async fn set_expiry(tx: &mut Tx, id: TokenId, at: Moment) -> Result<(), StorageError> {
-    execute!(tx, "UPDATE access_token SET expires_at = $1 WHERE id = $2", at.0, id.0)?;
-    Ok(())
+/// Has a token whose place another one took work until then; false if it was rotated before.
+pub async fn rotate(tx: &mut Tx, id: TokenId, now: Moment, until: Moment) -> Result<bool, StorageError> {
+    let sql = "UPDATE access_token SET rotated_at = $1, expires_at = $2 WHERE id = $3 AND rotated_at IS NULL";
+    Ok(execute!(tx, sql, now.0, until.0, id.0)? == 1)
 }
 
 pub async fn touch(tx: &mut Tx, id: TokenId, at: Moment) -> Result<(), StorageError> {

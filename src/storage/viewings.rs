@@ -85,6 +85,12 @@ pub async fn newest(tx: &mut Tx, viewer: Option<UserId>, limit: i64) -> Result<V
     Ok(rows.into_iter().map(Viewing::from).collect())
 }
 
+/// Those whose time is over, and whose end nobody has noted.
+pub async fn over(tx: &mut Tx, now: Moment, limit: i64) -> Result<Vec<Viewing>, StorageError> {
+    let sql = "SELECT * FROM viewing WHERE ended_at IS NULL AND ends_at <= $1 ORDER BY started_at LIMIT $2";
+    Ok(fetch_all!(tx, Row, sql, now.0, limit)?.into_iter().map(Viewing::from).collect())
+}
+
 /// Ends one that goes on; false when it is over.
 pub async fn end(tx: &mut Tx, id: ViewingId, at: Moment, by: &str) -> Result<bool, StorageError> {
     let sql = "UPDATE viewing SET ended_at = $1, ended_by = $2 WHERE id = $3 AND ended_at IS NULL";

@@ -15,6 +15,7 @@ use super::viewer::Viewer;
 use super::{Console, read, session};
 use crate::crypto::secret::Secret;
 use crate::domain::account::{Membership, PlatformRole, Proof};
+use crate::domain::clock::Moment;
 use crate::domain::ids::SessionId;
 use crate::services::second_factors::Evidence;
 use crate::services::{Problems, ServiceError};
@@ -150,7 +151,7 @@ async fn change_password(
     match services.change_password(&viewer.actor, present, new).await {
         Ok(()) => {
             // All sessions are gone, this one too: it begins anew.
-            begin_anew(&console, &viewer, &request, viewer.actor.proof)?;
+            begin_anew(&console, &viewer, &request, (viewer.actor.proof, viewer.actor.strong_at))?;
             session::notify(&viewer.session, true, "Password changed. All other sessions were ended.");
             Ok(see_other("/account"))
         }
@@ -174,10 +175,12 @@ pub fn begin_anew(
     console: &Console,
     viewer: &Viewer,
     request: &HttpRequest,
-    proof: Proof,
+    (proof, strong_at): (Proof, Moment),
 ) -> Result<(), WebError> {
     let (address, now) = (Some(viewer.origin.address.clone()), console.services.clock.now());
-    session::begin(&viewer.session, request, viewer.actor.user_id, proof, address, now)
+    session::begin(&viewer.session, request, viewer.actor.user_id, proof, address, now)?;
+    // What they have not shown just now does not count as shown.
+    session::confirm(&viewer.session, now, strong_at, proof)
 }
 
 async fn revoke(

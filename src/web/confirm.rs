@@ -27,6 +27,10 @@ pub async fn act<T>(
     work: impl AsyncFnOnce(&Services, &Actor) -> Result<T, ServiceError>,
 ) -> Result<T, ServiceError> {
     let services = &console.services;
+    if evidence.is_some() && matches!(viewer.actor.proof, Proof::Sso(_)) {
+        // Whatever a person has of us besides: who came by their tenant's provider is confirmed there alone.
+        return Err(ServiceError::Confirm);
+    }
     if let Some(mut evidence) = evidence {
         if let Evidence::Passkey { ceremony, .. } = &mut evidence {
             *ceremony = session::take_ceremony(&viewer.session);

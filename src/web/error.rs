@@ -78,7 +78,7 @@ impl WebError {
             Self::DeadLink => Words {
                 status: StatusCode::NOT_FOUND,
                 title: "This link does not work any more",
-                sentence: "One-time links work once and for a day. Ask whoever runs Keyward for a new one, \
+                sentence: "One-time links work once, and for a day or a week. Ask whoever gave it to you for a new one, \
                            or sign in if you have a password already."
                     .into(),
                 way_out: ("/sign-in".to_owned(), "Sign in"),

@@ -97,7 +97,10 @@ fn parse<T: DeserializeOwned>(pairs: Vec<(String, String)>) -> Result<Posted<T>,
             "csrf" => {}
             // Whichever of them was filled in.
             name if EVIDENCE.contains(&name) && value.trim().is_empty() => {}
-            "current_password" => evidence = Some(Evidence::Password(Secret::new(value))),
+            // Browsers fill passwords in by themselves: what was given besides is what was meant.
+            "current_password" => {
+                evidence = evidence.or_else(|| Some(Evidence::Password(Secret::new(value))));
+            }
             "current_passkey" => evidence = Some(Evidence::Passkey { answer: value, ceremony: None }),
             "current_code" => evidence = Some(Evidence::Code(Secret::new(value))),
             _ => {

@@ -154,14 +154,18 @@ async fn add(
     .await;
     match done {
         Ok(codes) => {
-            begin_anew(&console, &viewer, &request, Proof::Passkey)?;
+            begin_anew(&console, &viewer, &request, (Proof::Passkey, console.services.clock.now()))?;
             second_factor::show_codes(&console, &request, codes, "The passkey is added.").await
         }
         Err(ServiceError::Conflict(message)) => {
             session::notify(&viewer.session, false, message);
             Ok(see_other(HERE))
         }
-        Err(ServiceError::Confirm | ServiceError::ConfirmStrongly) => Ok(see_other(HERE)),
+        Err(ServiceError::Confirm | ServiceError::ConfirmStrongly) => {
+            let message = "That took too long, so the passkey was not kept. Add it again.";
+            session::notify(&viewer.session, false, message);
+            Ok(see_other(HERE))
+        }
         Err(error) => {
             let failure = Failure::of(error)?;
             let page = new_page(&console, &viewer, name, failure.problems).await?;
@@ -185,7 +189,7 @@ async fn remove(
     .await;
     match done {
         Ok(name) => {
-            begin_anew(&console, &viewer, &request, viewer.actor.proof)?;
+            begin_anew(&console, &viewer, &request, (viewer.actor.proof, viewer.actor.strong_at))?;
             let text = format!("The passkey {name} is removed. All other sessions were ended.");
             session::notify(&viewer.session, true, text);
             Ok(see_other(HERE))

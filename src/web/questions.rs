@@ -428,6 +428,7 @@ async fn save(
 }
 
 async fn export(console: Data<Console>, place: Place, path: Path<QuestionPath>) -> Answer {
+    place.demand(Action::Export)?;
     let id = QuestionId::parse(&path.id).ok_or(WebError::NotFound)?;
     let question = console.services.question(&place.holder.scope, id).await?;
     if question.article.text.is_empty() {

@@ -37,6 +37,7 @@ struct SecondFactorPage {
     /// They came here because a tenant asks for a second factor.
     asked: bool,
     ways: Ways,
+    is_pending: bool,
     being_set_up: Option<SetUp>,
     recovery_codes: i64,
     /// Whether there can be passkeys here.
@@ -96,6 +97,7 @@ async fn page(console: &Console, viewer: &Viewer) -> Result<SecondFactorPage, We
         ways: chrome.ways,
         chrome,
         asked: false,
+        is_pending: own.is_pending,
         being_set_up: own.being_set_up.as_ref().and_then(SetUp::of),
         recovery_codes: own.recovery_codes,
         has_passkeys: console.services.relying_party.is_some(),
@@ -180,7 +182,7 @@ async fn finish(
     .await;
     match done {
         Ok(codes) => {
-            begin_anew(&console, &viewer, &request, Proof::SecondFactor)?;
+            begin_anew(&console, &viewer, &request, (Proof::SecondFactor, console.services.clock.now()))?;
             show_codes(&console, &request, codes, "The authenticator app is set up.").await
         }
         Err(ServiceError::Conflict(message)) => {
@@ -190,6 +192,7 @@ async fn finish(
         Err(error) => {
             let failure = Failure::of(error)?;
             let mut page = page(&console, &viewer).await?;
+            page.asks_password |= confirm::is_about_evidence(&failure.problems);
             page.problems = failure.problems;
             Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
         }
@@ -209,7 +212,7 @@ async fn remove(
     .await;
     match done {
         Ok(()) => {
-            begin_anew(&console, &viewer, &request, viewer.actor.proof)?;
+            begin_anew(&console, &viewer, &request, (viewer.actor.proof, viewer.actor.strong_at))?;
             session::notify(
                 &viewer.session,
                 true,

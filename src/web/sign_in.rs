@@ -202,7 +202,15 @@ pub fn start_of(person: &Person) -> String {
     )
 }
 
-async fn sign_out(console: Data<Console>, viewer: Viewer, _posted: Posted<Nothing>) -> Answer {
+async fn sign_out(console: Data<Console>, request: HttpRequest, _posted: Posted<Nothing>) -> Answer {
+    let viewer = match Viewer::of(&request).await {
+        // Its time was over just now: who viewed signs out all the same.
+        Err(WebError::ViewingOver) => Viewer::of(&request).await?,
+        known => known?,
+    };
+    if let Some(viewing) = &viewer.viewing {
+        console.services.end_viewing(&viewer.actor, viewing.id, &viewing.viewer).await?;
+    }
     console.services.signed_out(&viewer.actor).await?;
     viewer.session.purge();
     // What the browser has kept of pages goes too.

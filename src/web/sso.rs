@@ -4,7 +4,7 @@
 use actix_session::Session;
 use actix_web::HttpRequest;
 use actix_web::http::StatusCode;
-use actix_web::web::{self, Data, Query, ServiceConfig};
+use actix_web::web::{self, Data, Path, Query, ServiceConfig};
 use askama::Template;
 use serde::Deserialize;
 
@@ -18,13 +18,15 @@ use super::{Console, assets, confirm, csrf, read, session, sign_in, time};
 use crate::access::policy::Action;
 use crate::crypto::secret::Secret;
 use crate::domain::account::TenantRole;
-use crate::services::sso::{Arrived, DEFAULT_ROLES, Departing, TypedConnection};
+use crate::domain::ids::TenantId;
+use crate::services::sso::{Arrived, Back, Departing};
+use crate::services::sso_settings::{DEFAULT_ROLES, TypedConnection};
 use crate::services::{Problems, ServiceError, Services};
 
 pub fn routes(cfg: &mut ServiceConfig) {
     let at = |rest: &str| web::resource(format!("/t/{{tenant}}/settings/single-sign-on{rest}"));
     cfg.service(web::resource("/sign-in/sso").route(read().to(show)).route(web::post().to(depart)))
-        .service(web::resource("/sign-in/sso/callback").route(web::get().to(arrive)))
+        .service(web::resource("/sign-in/sso/callback/{tenant}").route(web::get().to(arrive)))
         .service(web::resource("/account/confirm-sso").route(read().to(depart_to_confirm)))
         .service(at("").route(read().to(show_settings)).route(web::post().to(save)))
         .service(at("/verify").route(web::post().to(verify)))
@@ -133,20 +135,28 @@ async fn depart_to_confirm(console: Data<Console>, viewer: Viewer, request: Http
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Back {
+struct Brought {
     code: String,
     state: String,
+    iss: Option<String>,
 }
 
 /// Whoever comes back from their provider. Nothing happens without what was kept when they left.
-async fn arrive(console: Data<Console>, request: HttpRequest, session: Session, back: Query<Back>) -> Answer {
+async fn arrive(
+    console: Data<Console>,
+    request: HttpRequest,
+    session: Session,
+    tenant: Path<String>,
+    brought: Query<Brought>,
+) -> Answer {
+    let tenant = TenantId::parse(&tenant).ok_or(WebError::NotFound)?;
+    let Brought { code, state, iss: issuer } = brought.into_inner();
+    let back = Back { tenant, code, state, issuer };
     let away = session::take_away(&session);
     let (next, confirms) = away.as_ref().map(|away| (away.next.clone(), away.confirms)).unwrap_or_default();
     let from = origin(&console, &request);
     let outcome = match away {
-        Some(away) if !back.code.is_empty() => {
-            console.services.arrive_by_sso(away, &back.code, &back.state, &from).await
-        }
+        Some(away) if !back.code.is_empty() => console.services.arrive_by_sso(away, &back, &from).await,
         _ => Err(ServiceError::Denied),
     };
     let message = match outcome {
@@ -204,7 +214,8 @@ fn address(place: &Place) -> String {
 
 async fn settings(console: &Console, place: &Place) -> Result<SettingsPage, WebError> {
     place.demand(Action::ManageSso)?;
-    let (found, redirect) = console.services.sso_connection(&place.holder.scope).await?;
+    let (found, redirect) =
+        console.services.sso_connection(&place.holder.scope, place.tenant()?.tenant.id).await?;
     let of =
         |read: fn(&crate::storage::sso::Connection) -> String| found.as_ref().map(read).unwrap_or_default();
     Ok(SettingsPage {

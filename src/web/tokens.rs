@@ -85,6 +85,8 @@ struct TokenRow {
     made: When,
     by: String,
     live: bool,
+    /// Another one took its place.
+    rotated: bool,
 }
 
 async fn page(console: &Console, place: &Place) -> Result<TokensPage, WebError> {
@@ -146,6 +148,7 @@ fn row(place: &Place, token: AccessToken) -> TokenRow {
         made: times.when(token.created_at),
         by: token.created_by,
         live: token.revoked_at.is_none() && !expired,
+        rotated: token.rotated_at.is_some(),
     }
 }
 
@@ -244,13 +247,16 @@ struct RotatePage {
     /// The id of the token that is made, so that sending the form twice does not make another.
     once: TokenId,
     overlaps: Vec<(i64, &'static str)>,
+    hours: i64,
     asks_password: bool,
     problems: Problems,
 }
 
 async fn rotate_page(console: &Console, place: &Place, id: TokenId) -> Result<RotatePage, WebError> {
     let tokens = console.services.tokens(&place.viewer.actor, place.holder).await?;
-    let works = |token: &AccessToken| token.expires_at.is_none_or(|at| at > place.times().now);
+    let works = |token: &AccessToken| {
+        token.rotated_at.is_none() && token.expires_at.is_none_or(|at| at > place.times().now)
+    };
     let token = tokens.into_iter().find(|token| token.id == id && works(token)).ok_or(WebError::NotFound)?;
     let label = |hours: &i64| match hours {
         0 => "Not at all",
@@ -267,6 +273,7 @@ async fn rotate_page(console: &Console, place: &Place, id: TokenId) -> Result<Ro
         hint: token.hint,
         once: TokenId::new(),
         overlaps: OVERLAPS.iter().map(|hours| (*hours, label(hours))).collect(),
+        hours: 24,
         asks_password: place.asks_password(),
         problems: Problems::default(),
     })
@@ -306,6 +313,8 @@ async fn rotate(
         Err(error) => {
             let failure = Failure::of(error)?;
             let mut page = rotate_page(&console, &place, id).await?;
+            page.hours = hours;
+            page.once = once;
             page.problems = failure.problems;
             Page::new(page).status(failure.status).retry_after(failure.retry_after).answer()
         }

@@ -53,7 +53,16 @@ impl Viewer {
             session.purge();
             return Err(sign_in(request));
         }
+        if signed_in.proof == Proof::Password && person.user.ways.has_second() {
+            // Begun at the very moment in which a second factor was set up.
+            session.purge();
+            return Err(sign_in(request));
+        }
         if let Proof::Sso(tenant) = signed_in.proof {
+            if !console.services.sso_session_counts(tenant, signed_in.started_at).await? {
+                session.purge();
+                return Err(sign_in(request));
+            }
             // A tenant's provider vouches for that tenant alone, and for nobody's rights on the platform.
             person.memberships.retain(|place| place.tenant_id == tenant);
             person.user.platform_role = None;

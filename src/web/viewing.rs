@@ -7,14 +7,14 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::middleware::Next;
 use actix_web::web::{self, Data, Path, Query, ServiceConfig};
-use actix_web::{Error, HttpRequest};
+use actix_web::{Error, HttpMessage, HttpRequest};
 use askama::Template;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use super::error::WebError;
 use super::form::{Failure, Nothing, Posted};
-use super::page::{Answer, Chrome, Here, Page, see_other};
+use super::page::{Answer, Bar, Chrome, Here, Page, see_other};
 use super::place::Place;
 use super::time::{Times, When};
 use super::viewer::Viewer;
@@ -23,8 +23,8 @@ use crate::access::policy::Action;
 use crate::domain::account::TenantRole;
 use crate::domain::ids::ViewingId;
 use crate::domain::viewing::{CHOICES, Viewing, ViewingConsent, WINDOWS};
+use crate::services::Problems;
 use crate::services::viewings::NewViewing;
-use crate::services::{Problems, ServiceError};
 
 const START: &str = "/platform/viewing";
 const STOP: &str = "/viewing/stop";
@@ -49,13 +49,22 @@ pub async fn only_look(
         let why = Viewer::of(request.request()).await.err().unwrap_or(WebError::OnlyLooking);
         return Ok(request.error_response(why).map_into_right_body());
     }
-    Ok(next.call(request).await?.map_into_left_body())
+    let answer = next.call(request).await?;
+    let is_error = answer.status().is_client_error() || answer.status().is_server_error();
+    let known = answer.request().extensions().get::<Bar>().is_some();
+    if is_viewing && is_error && !known {
+        // Nobody had asked who looks: the page of the error has the bar all the same.
+        let _ = Viewer::of(answer.request()).await;
+    }
+    Ok(answer.map_into_left_body())
 }
 
 fn is_open(method: &Method, path: &str) -> bool {
     match *method {
         Method::GET | Method::HEAD => {
-            let is_file = path.rsplit('/').next().is_some_and(|name| name.contains('.'));
+            // No page of a tenant has an encoded letter in its path: routes are found by what it decodes to.
+            let is_file =
+                path.contains('%') || path.rsplit('/').next().is_some_and(|name| name.contains('.'));
             path == "/" || (path.starts_with("/t/") && !is_file)
         }
         Method::POST => [STOP, "/sign-out"].contains(&path),
@@ -299,11 +308,8 @@ async fn end(
     let (tenant, scope, back) = (place.tenant()?.tenant.clone(), place.holder.scope, address(&place));
     let asking = (place.chrome("Confirm it's you", &back), "End it now", back.as_str());
     confirm::press(&console, &mut place.viewer, &request, asking, posted, async |services, actor| {
-        match services.stop_viewing_of(actor, &scope, &tenant, id).await {
-            Ok(()) => Ok((true, "Ended.".to_owned())),
-            Err(ServiceError::NotFound) => Ok((true, "It was over already.".to_owned())),
-            Err(error) => Err(error),
-        }
+        let ended = services.stop_viewing_of(actor, &scope, &tenant, id).await?;
+        Ok((true, if ended { "Ended." } else { "It was over already." }.to_owned()))
     })
     .await
 }
@@ -322,6 +328,7 @@ mod tests {
         for path in [
             "/t/acme/billing/usage.csv",
             "/t/acme/billing/statements/2026-10.csv",
+            "/t/acme/activity/questions/1/article%2Emd",
             "/account",
             "/platform/users",
         ] {

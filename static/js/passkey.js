@@ -36,9 +36,8 @@ function answering(form, source, kind, field, ask) {
     } catch (problem) {
       if (!error) return;
       // Cancelled, or taken too long: browsers do not tell which.
-      error.textContent = problem.name === "NotAllowedError"
-        ? "No passkey was used. Try again."
-        : "That did not work in this browser. Try again, or use another way.";
+      error.textContent = problem.name === "NotAllowedError" ? "No passkey was used. Try again." : problem.told
+        ?? "That did not work in this browser. Try again, or use another way.";
       error.hidden = false;
     } finally {
       asking = false;
@@ -66,7 +65,10 @@ async function use(form) {
     method: "POST",
     body: new URLSearchParams({ csrf: form.elements.csrf.value }),
   });
-  if (!answer.ok) throw new Error(`the question was answered with ${answer.status}`);
+  if (!answer.ok) {
+    const told = answer.status === 429 ? "Too many attempts. Try again in some minutes, or use another way." : undefined;
+    throw Object.assign(new Error(`the question was answered with ${answer.status}`), { told });
+  }
   const options = await answer.json();
   options.challenge = bytes(options.challenge);
   const used = await navigator.credentials.get({ publicKey: options });

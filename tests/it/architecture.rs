@@ -138,3 +138,24 @@ fn files_stay_readable() {
     }
     assert!(long.is_empty(), "is there a second thing in them? {long:#?}");
 }
+
+/// Every test that a page of the docs names is there: `file: name` in backquotes, and `: name` for another one of
+/// the same file.
+#[test]
+fn docs_name_tests_that_exist() {
+    let text = fs::read_to_string(root().join("docs/security.md")).unwrap();
+    let (mut file, mut named) = (String::new(), 0);
+    for part in text.split('`').skip(1).step_by(2) {
+        let Some((path, name)) = part.split_once(": ") else { continue };
+        if !path.is_empty() {
+            path.clone_into(&mut file);
+        }
+        if !path.is_empty() && !path.starts_with("tests/") && !path.starts_with("src/") {
+            continue;
+        }
+        let source = fs::read_to_string(root().join(&file)).unwrap_or_else(|_| panic!("there is no {file}"));
+        assert!(source.contains(&format!("fn {name}(")), "{file} has no test {name}");
+        named += 1;
+    }
+    assert!(named > 100, "{named}");
+}

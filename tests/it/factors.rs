@@ -168,6 +168,13 @@ on_both! {
         world.clock.advance(11 * MINUTE);
         let old = ada.post("/account/second-factor/app/remove", &[("current_code", &codes[4])]).await;
         assert_eq!(old.status, 422, "codes of before are replaced");
+        // A password that the browser filled in does not get in the way of the code, nor a new one around it.
+        let filled = [("current_password", "wrong"), ("current_code", "000000"), ("current_password", "wrong")];
+        ada.post("/account/second-factor/app/remove", &filled[..2]).await.says("That code is wrong");
+        ada.get("/account").await;
+        let changed = ada.post("/account/password", &[("current_password", PASSWORD), ("new_password", PASSWORD)]).await;
+        assert_eq!(changed.status, 303, "{}", changed.body);
+        ada.get("/account/second-factor").await;
         // The password alone does not take away what guards against a stolen password.
         let weak = ada.post("/account/second-factor/app/remove", &[("current_password", PASSWORD)]).await;
         assert_eq!(weak.status, 422);

@@ -364,6 +364,7 @@ on_both! {
         let again = ada.post(&rotate, &[("hours", "24"), ("once", &once)]).await;
         assert_eq!(again.status, 303, "a double click makes one");
         ada.get(base).await.says("rotated already");
+        assert_eq!(ada.get(&rotate).await.status, 404, "the one that took its place is rotated next");
         let works = async |token: &str| world.message(token).send().await.unwrap().status() == 200;
         assert!(works(&old).await && works(&new).await, "both, for a day");
         world.clock.advance(DAY);

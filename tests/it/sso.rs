@@ -11,7 +11,7 @@ use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::{DAY, MINUTE};
 use keyward::domain::ids::Owner;
 use keyward::outbound::Parts;
-use keyward::services::sso::TypedConnection;
+use keyward::services::sso_settings::TypedConnection;
 use keyward::storage::{audit, members, people, sso};
 
 use crate::custom_url::{HOST, Script, tls_front};
@@ -88,6 +88,16 @@ on_both! {
         assert_eq!(visitor.get("/t/acme/settings/api-keys").await.status, 200);
         assert_eq!(visitor.get("/t/acme/settings/members").await.status, 403, "a member, not an admin");
         visitor.get("/account").await.says("your organisation").says("Member");
+        // Another provider, another domain, or none: whoever came by the old one is out.
+        let mut early = Visitor::new(&world.url);
+        assert_eq!(come(world, &mut early, "max@acme.example").await.status, 303);
+        assert_eq!(early.get("/t/acme/settings/api-keys").await.status, 200);
+        world.clock.advance(1);
+        let (actor, scope) = (world.admin(&tenant), holder(&tenant).scope);
+        world.services.remove_sso(&actor, &scope, &tenant).await.unwrap();
+        assert_eq!(early.get("/t/acme/settings/api-keys").await.status, 303);
+        connect(world, &tenant, "acme.example").await;
+        assert_eq!(early.get("/t/acme/settings/api-keys").await.status, 303, "and stays out");
         // The second time it is the same person.
         let again = come(world, &mut Visitor::new(&world.url), "max@acme.example").await;
         assert_eq!(again.status, 303);
@@ -150,7 +160,7 @@ on_both! {
         let own = say(world, &leave(&mut mallory, "x@acme.example").await, "mallory@acme.example").await;
         let own_code = own.split("code=").nth(1).unwrap().split('&').next().unwrap();
         let state = back.split("state=").nth(1).unwrap();
-        let mixed = format!("/sign-in/sso/callback?code={own_code}&state={state}");
+        let mixed = format!("/sign-in/sso/callback/{}?code={own_code}&state={state}", tenant.id);
         assert_eq!(max.get(&mixed).await.status, 422, "somebody else's code: the verifier does not fit");
         assert_eq!(max.get(&back).await.status, 422, "and that was the one try");
         let mut max = Visitor::new(&world.url);
@@ -168,6 +178,21 @@ on_both! {
         max.get("/account").await;
         max.post("/sign-out", &[]).await;
         assert_eq!(max.get(&back).await.status, 422, "a second time");
+
+        // Back at another tenant's address, or by another's word.
+        let beta = world.tenant("beta", UsageMode::Managed).await;
+        for change in [(tenant.id.to_string(), beta.id.to_string()), ("state=".to_owned(), "iss=https%3A%2F%2Fevil.example&state=".to_owned())] {
+            let mut max = Visitor::new(&world.url);
+            let back = say(world, &leave(&mut max, "max@acme.example").await, "max@acme.example").await;
+            assert_eq!(max.get(&back.replace(&change.0, &change.1)).await.status, 422, "{change:?}");
+        }
+        // Another subject with the address of somebody who is known.
+        world.sql("UPDATE sso_identity SET subject = 'somebody else'").await;
+        let page = come(world, &mut Visitor::new(&world.url), "max@acme.example").await;
+        assert_eq!(page.status, 422);
+        page.says("knows somebody else by this address");
+        world.sql("DELETE FROM sso_identity").await;
+        assert_eq!(come(world, &mut Visitor::new(&world.url), "max@acme.example").await.status, 303);
 
         // Whoever was removed does not come back by it.
         let mut tx = world.services.db.write().await.unwrap();
@@ -359,4 +384,71 @@ async fn a_domain_shows_whose_it_is_over_tls() {
     assert_eq!(page.status, 200);
     site.stop(false).await;
     world.end().await;
+}
+
+on_both! {
+    async fn an_account_that_a_stranger_made_on_the_address_is_taken_from_them(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Managed).await;
+        connect(world, &tenant, "acme.example").await;
+        // By a claim link, which proves no address.
+        let own = world.tenant("mallory", UsageMode::Managed).await;
+        let (url, _) = world.services.make_claim_link(&world.super_admin(), own.slug.as_str()).await.unwrap();
+        let path = format!("/claim/{}", url.rsplit('/').next().unwrap());
+        let mut mallory = Visitor::new(&world.url);
+        mallory.get(&path).await;
+        let made = mallory.post(&path, &[("email", "victim@acme.example"), ("password", PASSWORD)]).await;
+        assert_eq!(made.status, 303, "{}", made.body);
+        mallory.get("/account").await;
+        set_up_app(world, &mut mallory).await;
+
+        let mut victim = Visitor::new(&world.url);
+        assert_eq!(come(world, &mut victim, "victim@acme.example").await.status, 303);
+        assert_eq!(victim.get("/t/acme/settings/api-keys").await.status, 200);
+        for path in ["/t/acme/settings/api-keys", "/account"] {
+            assert_eq!(mallory.get(path).await.status, 303, "{path}: the stranger is out");
+        }
+        let mut again = Visitor::new(&world.url);
+        again.get("/sign-in").await;
+        let refused = again.post("/sign-in", &[("email", "victim@acme.example"), ("password", PASSWORD)]).await;
+        assert_eq!(refused.status, 422, "and their password is no good");
+    }
+}
+
+on_both! {
+    async fn what_came_by_single_sign_on_stays_what_it_is(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Managed).await;
+        let beta = world.tenant("beta", UsageMode::Managed).await;
+        connect(world, &tenant, "acme.example").await;
+        let ada = world.user("ada@acme.example", PASSWORD, None, Some((tenant.id, TenantRole::Admin))).await;
+        world.user("bob@acme.example", PASSWORD, None, Some((beta.id, TenantRole::Admin))).await;
+        let mut tx = world.services.db.write().await.unwrap();
+        people::add_member(&mut tx, ada.id, beta.id, TenantRole::Admin, world.clock.now()).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut password = Visitor::signed_in(&world.url, "ada@acme.example", PASSWORD).await;
+        let (_, codes) = set_up_app(world, &mut password).await;
+        let mut by_sso = Visitor::new(&world.url);
+        assert_eq!(come(world, &mut by_sso, "ada@acme.example").await.status, 303);
+        by_sso.get("/account").await;
+        // A code of hers, whoever has it, makes no more of the session.
+        let tokens = "/t/acme/settings/tokens";
+        let fields = [("name", "x"), ("days", ""), ("current_code", codes[0].as_str())];
+        assert_eq!(by_sso.post(tokens, &fields).await.status, 422);
+        assert_eq!(by_sso.get("/t/beta/settings/api-keys").await.status, 404);
+        by_sso.get("/account").await;
+        // Nothing of other tenants is hers to leave, and no other session hers to end.
+        assert_eq!(by_sso.post("/account/leave/beta", &[]).await.status, 404);
+        let page = by_sso.get("/account").await;
+        assert!(!page.body.contains("/revoke"), "only those that came the same way are listed");
+        assert_eq!(by_sso.post("/account/sign-out-everywhere", &[]).await.status, 303);
+        assert_eq!(by_sso.get("/account").await.status, 303);
+        assert_eq!(password.get("/t/beta/settings/api-keys").await.status, 200, "the other session goes on");
+        // A secret that is being set up is not shown to it.
+        let mut early = Visitor::signed_in(&world.url, "bob@acme.example", PASSWORD).await;
+        assert_eq!(early.post("/account/second-factor/app", &[]).await.status, 303);
+        let mut bob = Visitor::new(&world.url);
+        assert_eq!(come(world, &mut bob, "bob@acme.example").await.status, 303);
+        bob.get("/account").await;
+        let page = bob.post("/account/second-factor/app/finish", &[("code", "1"), ("current_password", "x")]).await;
+        assert!(!page.body.contains("id=\"secret\""), "{}", page.body);
+    }
 }

@@ -131,6 +131,7 @@ impl World {
                 public_url: Some(format!("http://localhost:{}", address.port())),
                 allowed_endpoints: vec![sandbox_url.clone()],
                 allowed_webhooks: [vec![sandbox_url.clone()], setup.allowed].concat(),
+                allowed_identity_providers: vec![sandbox_url.clone()],
             },
             mail: setup.mail,
             payments: PaymentSettings {
@@ -209,6 +210,7 @@ impl World {
                 key_changers: KeyChangers::Admins,
                 second_factor: SecondFactorRule::Optional,
                 sso_required: false,
+                sso_sessions_from: keyward::domain::clock::Moment(0),
                 viewing: keyward::domain::viewing::ViewingRule::default(),
                 rotation_days: keyward::domain::account::ROTATION_DAYS,
                 time_zone: "UTC".to_owned(),

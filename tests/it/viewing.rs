@@ -70,6 +70,10 @@ on_both! {
         }
         assert_eq!(support.get("/t/neighbour/billing").await.status, 404, "another tenant");
 
+        for path in ["/t/acme/nothing", "/t/acme/activity/questions/1/article%2Emd"] {
+            let page = support.get(path).await;
+            assert!(page.status.is_client_error() && page.body.contains("Stop viewing"), "{path} {}", page.status);
+        }
         // No form does anything, and each try is on record.
         let count = log(world, &cast).await.len();
         for (path, fields, _) in POSTS {
@@ -206,9 +210,15 @@ on_both! {
         assert_eq!(start(world, &mut root, "member@acme.example").await.status, 303);
         assert_eq!(root.get("/platform/tenants").await.status, 403);
         assert_eq!(root.get("/t/neighbour/billing").await.status, 404);
-        // Signing out ends it all.
+        // Signing out ends it all, and the record says so; so it does of who never came back.
         root.get("/t/acme/billing").await;
         assert_eq!(root.post("/sign-out", &[]).await.status, 303);
+        let ended = async || log(world, &cast).await.iter().filter(|row| row.action == "viewing.ended").count();
+        assert_eq!(ended().await, 1);
+        world.clock.advance(30 * MINUTE);
+        world.services.end_old_viewings().await.unwrap();
+        assert_eq!(ended().await, 2);
+        assert_eq!(support.post("/sign-out", &[]).await.location(), "/sign-in", "also when its time is over");
         let mut root = sign_in(world, "root").await;
         assert_eq!(root.get("/platform/tenants").await.status, 200);
         // A token of the form from before it began is no good any more.
