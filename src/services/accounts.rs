@@ -262,7 +262,7 @@ impl Services {
     /// # Errors
     /// When the database fails.
     pub async fn person(&self, id: UserId) -> Result<Option<Person>, ServiceError> {
-        let mut tx = self.db.read().await?;
+        let mut tx = self.db.glance().await?;
         let user = people::find(&mut tx, id).await?.filter(|user| user.disabled_at.is_none());
         let Some(user) = user else { return Ok(None) };
         let memberships = people::memberships(&mut tx, id).await?;

@@ -6,6 +6,7 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::query::Query;
 use sqlx::sqlite::{
@@ -59,6 +60,8 @@ enum Held {
     Pooled(sqlx::Transaction<'static, Sqlite>),
     /// The meter's connection. Dropped, it is closed, which undoes what was not committed.
     Metering(SqliteConnection),
+    /// No transaction: each statement looks for itself.
+    Glance(PoolConnection<Sqlite>),
 }
 
 impl Deref for SqliteTx {
@@ -68,6 +71,7 @@ impl Deref for SqliteTx {
         match &self.held {
             Held::Pooled(tx) => tx,
             Held::Metering(connection) => connection,
+            Held::Glance(connection) => connection,
         }
     }
 }
@@ -77,6 +81,7 @@ impl DerefMut for SqliteTx {
         match &mut self.held {
             Held::Pooled(tx) => tx,
             Held::Metering(connection) => connection,
+            Held::Glance(connection) => connection,
         }
     }
 }
@@ -153,6 +158,21 @@ impl Database {
             }
             Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
         })
+    }
+
+    /// For a statement or two of which each may look for itself, as at every page: SQLite is asked without
+    /// a transaction around them, which costs two more goings to and fro between threads.
+    ///
+    /// # Errors
+    /// When no connection can be had.
+    pub async fn glance(&self) -> Result<Tx, StorageError> {
+        match self {
+            Self::Sqlite(db) => {
+                let held = Held::Glance(db.readers.acquire().await?);
+                Ok(Tx::Sqlite(SqliteTx { held, turn: None }))
+            }
+            Self::Postgres(_) => self.read().await,
+        }
     }
 
     /// A transaction whose commit survives power loss.
@@ -294,6 +314,7 @@ impl SqliteTx {
         match self.held {
             Held::Pooled(tx) if committed => tx.commit().await?,
             Held::Pooled(tx) => tx.rollback().await?,
+            Held::Glance(_) => {}
             Held::Metering(mut connection) => {
                 let end = if committed { "COMMIT" } else { "ROLLBACK" };
                 sqlx::query(end).execute(&mut connection).await?;

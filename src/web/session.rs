@@ -241,7 +241,7 @@ impl Store {
 
     async fn read(&self, hash: &[u8; 32]) -> Result<Option<State>, StorageError> {
         let now = self.services.clock.now();
-        let mut tx = self.db().read().await?;
+        let mut tx = self.db().glance().await?;
         let found = sessions::find(&mut tx, hash, now).await?;
         tx.rollback().await?;
         let Some(found) = found else { return Ok(None) };
