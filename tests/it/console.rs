@@ -332,6 +332,20 @@ on_both! {
         let billing = sign_in(world, "billing").await;
         let posts = POSTS.iter().map(|(path, fields, _)| (*path, *fields)).chain([
             ("/sign-out", &[][..]),
+            ("/viewing/stop", &[][..]),
+            ("/account/second-factor/app", &[][..]),
+            ("/account/second-factor/app/finish", &[("code", "123456")][..]),
+            ("/account/second-factor/app/remove", &[][..]),
+            ("/account/second-factor/codes", &[][..]),
+            ("/account/passkeys/new", &[][..]),
+            ("/account/passkeys/add", &[("name", "x"), ("credential", "{}")][..]),
+            ("/account/passkeys/01a1fb92-2a86-77d2-84f1-750dabcb3608/remove", &[][..]),
+            ("/account/sign-out-everywhere", &[][..]),
+            ("/sign-in/passkey/question", &[][..]),
+            ("/sign-in/passkey", &[("credential", "{}")][..]),
+            ("/sign-in/sso", &[("email", "max@acme.example")][..]),
+            ("/claim/x/accept", &[][..]),
+            ("/join/x/accept", &[][..]),
             ("/account/password", &[("current_password", PASSWORD), ("new_password", "another 12 letters")][..]),
             ("/account/sessions/01a1fb92-2a86-77d2-84f1-750dabcb3608/revoke", &[][..]),
         ]);

@@ -50,6 +50,7 @@ on_both! {
         assert_eq!(page.status, 200);
         page.says("Viewing acme Ltd as admin@acme.example, read-only, by support@acme.example. Ends in 20 minutes.")
             .says("Ticket 4821: Chart &#60;b&#62;looks&#60;/b&#62; wrong");
+        assert!(!support.get("/t/acme/billing").await.body.contains("Download CSV"));
         for button in ["Add key", "Check now", "/rotate"] {
             assert!(!page.body.contains(button), "{button}");
         }
