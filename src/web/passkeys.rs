@@ -113,23 +113,17 @@ async fn begin(
     console: Data<Console>,
     mut viewer: Viewer,
     request: HttpRequest,
-    mut posted: Posted<Nothing>,
+    posted: Posted<Nothing>,
 ) -> Answer {
-    let evidence = posted.evidence.take();
     // Asked for once here, so that the form behind it does not ask again.
-    let confirmed = confirm::act(&console, &mut viewer, evidence, async |services, actor| {
-        services.begin_passkey(actor).await
-    })
-    .await;
-    match confirmed {
+    let intent = "Add a passkey";
+    let may =
+        second_factor::press(&console, &mut viewer, &request, intent, posted, async |services, actor| {
+            services.begin_passkey(actor).await
+        });
+    match may.await {
         Ok(_) => Ok(see_other(NEW)),
-        Err(ServiceError::Conflict(message)) => {
-            session::notify(&viewer.session, false, message);
-            Ok(see_other(HERE))
-        }
-        Err(error) => {
-            confirm::ask(error, &request, second_factor::asking(&viewer), "Add a passkey", HERE, &posted)
-        }
+        Err(answer) => answer,
     }
 }
 
@@ -179,23 +173,19 @@ async fn remove(
     mut viewer: Viewer,
     request: HttpRequest,
     id: Path<String>,
-    mut posted: Posted<Nothing>,
+    posted: Posted<Nothing>,
 ) -> Answer {
     let id = Uuid::parse_str(&id).map_err(|_| WebError::NotFound)?;
-    let evidence = posted.evidence.take();
-    let done = confirm::act(&console, &mut viewer, evidence, async |services, actor| {
-        services.remove_passkey(actor, id).await
-    })
-    .await;
-    match done {
+    let intent = "Remove passkey";
+    let done =
+        second_factor::press(&console, &mut viewer, &request, intent, posted, async |services, actor| {
+            services.remove_passkey(actor, id).await
+        });
+    match done.await {
         Ok(name) => {
-            begin_anew(&console, &viewer, &request, (viewer.actor.proof, viewer.actor.strong_at))?;
-            let text = format!("The passkey {name} is removed. All other sessions were ended.");
-            session::notify(&viewer.session, true, text);
-            Ok(see_other(HERE))
+            let what = format!("The passkey {name}");
+            second_factor::after_removal(&console, &viewer, &request, &what).await
         }
-        Err(error) => {
-            confirm::ask(error, &request, second_factor::asking(&viewer), "Remove passkey", HERE, &posted)
-        }
+        Err(answer) => answer,
     }
 }

@@ -15,10 +15,11 @@ use super::page::{Answer, Chrome, Here, Page, see_other};
 use super::time::{Times, When};
 use super::viewer::Viewer;
 use super::{Console, confirm, read, session};
+use crate::access::actor::Actor;
 use crate::crypto::secret::Secret;
 use crate::domain::account::{Proof, Ways};
 use crate::services::second_factors::NewAuthenticator;
-use crate::services::{Problems, ServiceError};
+use crate::services::{Problems, ServiceError, Services};
 
 pub const HERE: &str = "/account/second-factor";
 
@@ -136,30 +137,59 @@ pub async fn show_codes(console: &Console, request: &HttpRequest, codes: Vec<Sec
     Page::new(page).answer()
 }
 
-pub fn asking(viewer: &Viewer) -> Chrome {
-    Chrome::new(viewer, &Here::Account, "Confirm it's you", "/account")
+/// Does what a button about one's own factors says; otherwise the answer to give: the page that asks whether
+/// it is them, or the one with the buttons and word of why not.
+pub async fn press<T>(
+    console: &Console,
+    viewer: &mut Viewer,
+    request: &HttpRequest,
+    intent: &str,
+    mut posted: Posted<Nothing>,
+    work: impl AsyncFnOnce(&Services, &Actor) -> Result<T, ServiceError>,
+) -> Result<T, Answer> {
+    let evidence = posted.evidence.take();
+    confirm::act(console, viewer, evidence, work).await.map_err(|error| match error {
+        ServiceError::Conflict(message) => {
+            session::notify(&viewer.session, false, message);
+            Ok(see_other(HERE))
+        }
+        error => {
+            let chrome = Chrome::new(viewer, &Here::Account, "Confirm it's you", "/account");
+            confirm::ask(error, request, chrome, intent, HERE, &posted)
+        }
+    })
+}
+
+/// Goes on after a factor was removed, which ended all sessions. Without another one, the session is one of
+/// a password alone from now on.
+pub async fn after_removal(
+    console: &Console,
+    viewer: &Viewer,
+    request: &HttpRequest,
+    removed: &str,
+) -> Answer {
+    let person = console.services.person(viewer.actor.user_id).await?;
+    let has_second = person.is_some_and(|person| person.user.ways.has_second());
+    let proof = if has_second { viewer.actor.proof } else { Proof::Password };
+    begin_anew(console, viewer, request, (proof, viewer.actor.strong_at))?;
+    let text = format!("{removed} is removed. All other sessions were ended.");
+    session::notify(&viewer.session, true, text);
+    Ok(see_other(HERE))
 }
 
 async fn begin(
     console: Data<Console>,
     mut viewer: Viewer,
     request: HttpRequest,
-    mut posted: Posted<Nothing>,
+    posted: Posted<Nothing>,
 ) -> Answer {
-    let evidence = posted.evidence.take();
-    let begun = confirm::act(&console, &mut viewer, evidence, async |services, actor| {
+    let intent = "Set up an authenticator app";
+    let begun = press(&console, &mut viewer, &request, intent, posted, async |services, actor| {
         services.begin_authenticator(actor).await
-    })
-    .await;
-    match begun {
+    });
+    match begun.await {
         Ok(()) => Ok(see_other("/account/second-factor#app")),
-        Err(ServiceError::Conflict(message)) => {
-            session::notify(&viewer.session, false, message);
-            Ok(see_other(HERE))
-        }
-        Err(error) => {
-            confirm::ask(error, &request, asking(&viewer), "Set up an authenticator app", HERE, &posted)
-        }
+        Err(answer) => answer,
     }
 }
 
@@ -203,26 +233,15 @@ async fn remove(
     console: Data<Console>,
     mut viewer: Viewer,
     request: HttpRequest,
-    mut posted: Posted<Nothing>,
+    posted: Posted<Nothing>,
 ) -> Answer {
-    let evidence = posted.evidence.take();
-    let done = confirm::act(&console, &mut viewer, evidence, async |services, actor| {
+    let intent = "Remove authenticator app";
+    let done = press(&console, &mut viewer, &request, intent, posted, async |services, actor| {
         services.remove_authenticator(actor).await
-    })
-    .await;
-    match done {
-        Ok(()) => {
-            begin_anew(&console, &viewer, &request, (viewer.actor.proof, viewer.actor.strong_at))?;
-            session::notify(
-                &viewer.session,
-                true,
-                "The authenticator app is removed. All other sessions were ended.",
-            );
-            Ok(see_other(HERE))
-        }
-        Err(error) => {
-            confirm::ask(error, &request, asking(&viewer), "Remove authenticator app", HERE, &posted)
-        }
+    });
+    match done.await {
+        Ok(()) => after_removal(&console, &viewer, &request, "The authenticator app").await,
+        Err(answer) => answer,
     }
 }
 
@@ -230,21 +249,18 @@ async fn make_codes(
     console: Data<Console>,
     mut viewer: Viewer,
     request: HttpRequest,
-    mut posted: Posted<Nothing>,
+    posted: Posted<Nothing>,
 ) -> Answer {
-    let evidence = posted.evidence.take();
-    let made = confirm::act(&console, &mut viewer, evidence, async |services, actor| {
+    let intent = "Make new recovery codes";
+    let made = press(&console, &mut viewer, &request, intent, posted, async |services, actor| {
         services.make_recovery_codes(actor).await
-    })
-    .await;
-    match made {
+    });
+    match made.await {
         Ok(codes) => {
             let mut page = page(&console, &viewer).await?;
             page.codes = codes;
             Page::new(page).answer()
         }
-        Err(error) => {
-            confirm::ask(error, &request, asking(&viewer), "Make new recovery codes", HERE, &posted)
-        }
+        Err(answer) => answer,
     }
 }

@@ -182,6 +182,8 @@ on_both! {
         let gone = ada.post("/account/second-factor/app/remove", &[("current_code", &code(world, &secret))]).await;
         assert_eq!(gone.status, 303);
         ada.get("/account/second-factor").await.says("Set up an authenticator app");
+        ada.post("/t/acme/settings/security/second-factor", &[("second_factor", "required")]).await;
+        ada.get("/t/acme/settings/security").await.says("Set up a second factor for yourself first");
         Visitor::signed_in(&world.url, EMAIL, PASSWORD).await;
     }
 }
