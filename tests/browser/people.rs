@@ -233,6 +233,12 @@ async fn an_admin_sets_single_sign_on_up_and_a_colleague_comes_in_on_a_phone() {
     browser.close().await;
 
     let phone = open(&world, Look { width: 360, dark: true, scripts: true }).await;
+    phone.sign_in(ADMIN, PASSWORD).await;
+    phone.go("/t/northwind/settings/single-sign-on").await;
+    phone.check_page("Single sign-on, verified, 360").await;
+    phone.go("/t/northwind/settings/support-access").await;
+    phone.check_page("Support access, 360").await;
+    sign_out(&phone).await;
     phone.go("/t/northwind/billing").await;
     phone.press("Sign in with single sign-on").await;
     phone.check_page("Single sign-on, sign in, 360").await;
