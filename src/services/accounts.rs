@@ -263,11 +263,10 @@ impl Services {
     /// When the database fails.
     pub async fn person(&self, id: UserId) -> Result<Option<Person>, ServiceError> {
         let mut tx = self.db.glance().await?;
-        let user = people::find(&mut tx, id).await?.filter(|user| user.disabled_at.is_none());
-        let Some(user) = user else { return Ok(None) };
-        let memberships = people::memberships(&mut tx, id).await?;
+        let found = people::with_places(&mut tx, id).await?;
         tx.rollback().await?;
-        Ok(Some(Person { user, memberships, since: self.clock.now() }))
+        let found = found.filter(|(user, _)| user.disabled_at.is_none());
+        Ok(found.map(|(user, memberships)| Person { user, memberships, since: self.clock.now() }))
     }
 
     /// Changes one's own password and ends all other sessions.
@@ -305,7 +304,7 @@ impl Services {
         let mut tx = self.db.read().await?;
         let mut found = sessions::list(&mut tx, actor.user_id, self.clock.now()).await?;
         if matches!(actor.proof, Proof::Sso(_)) {
-            found.retain(|session| session.proof == actor.proof);
+            found.retain(|session| session.proof() == actor.proof);
         }
         Ok(found)
     }

@@ -3,17 +3,16 @@
 use std::ops::{Deref, DerefMut};
 use std::path::Path;
 use std::str::FromStr as _;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::query::Query;
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions as _, Connection as _, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 use super::StorageError;
 
@@ -31,6 +30,7 @@ pub enum Database {
 pub struct SqliteDatabase {
     durable: SqlitePool,
     readers: SqlitePool,
+    glances: Arc<Glances>,
     /// First come, first served: SQLite's own waiting is by chance, and a busy meter would win it.
     turn: Arc<Mutex<Metering>>,
 }
@@ -42,6 +42,41 @@ struct Metering {
     /// `None` while a transaction has it, and after one that ended badly: the next opens another.
     idle: Option<SqliteConnection>,
     closed: bool,
+}
+
+/// Connections for what every page asks first. In no pool either, for the same reason.
+struct Glances {
+    options: SqliteConnectOptions,
+    idle: std::sync::Mutex<Vec<SqliteConnection>>,
+    /// One for each connection that there may be; closed with the database.
+    turns: Arc<Semaphore>,
+}
+
+impl Glances {
+    /// What they ask takes microseconds: more would only wait for a processor.
+    const MOST: usize = 2;
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<SqliteConnection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn take(self: &Arc<Self>) -> Result<Held, StorageError> {
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
+        let idle = self.idle().pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => self.options.connect().await?,
+        };
+        Ok(Held::Glance { connection, turn, of: Arc::clone(self) })
+    }
+
+    async fn close(&self) {
+        self.turns.close();
+        let idle = std::mem::take(&mut *self.idle());
+        for connection in idle {
+            let _ = connection.close().await;
+        }
+    }
 }
 
 /// A transaction. Dropped without `commit`, it leaves nothing behind.
@@ -61,7 +96,11 @@ enum Held {
     /// The meter's connection. Dropped, it is closed, which undoes what was not committed.
     Metering(SqliteConnection),
     /// No transaction: each statement looks for itself.
-    Glance(PoolConnection<Sqlite>),
+    Glance {
+        connection: SqliteConnection,
+        turn: OwnedSemaphorePermit,
+        of: Arc<Glances>,
+    },
 }
 
 impl Deref for SqliteTx {
@@ -70,8 +109,7 @@ impl Deref for SqliteTx {
     fn deref(&self) -> &SqliteConnection {
         match &self.held {
             Held::Pooled(tx) => tx,
-            Held::Metering(connection) => connection,
-            Held::Glance(connection) => connection,
+            Held::Metering(connection) | Held::Glance { connection, .. } => connection,
         }
     }
 }
@@ -80,8 +118,7 @@ impl DerefMut for SqliteTx {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         match &mut self.held {
             Held::Pooled(tx) => tx,
-            Held::Metering(connection) => connection,
-            Held::Glance(connection) => connection,
+            Held::Metering(connection) | Held::Glance { connection, .. } => connection,
         }
     }
 }
@@ -119,6 +156,11 @@ impl Database {
         // log one by one, the better. 16 MiB of log is little beside what that saves.
         let metering =
             options.clone().synchronous(SqliteSynchronous::Normal).pragma("wal_autocheckpoint", "4000");
+        let glances = Glances {
+            options: options.clone(),
+            idle: std::sync::Mutex::default(),
+            turns: Arc::new(Semaphore::new(Glances::MOST)),
+        };
         let pool = |options: SqliteConnectOptions, connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
@@ -131,6 +173,7 @@ impl Database {
         Ok(Self::Sqlite(SqliteDatabase {
             durable: pool(options.clone().synchronous(SqliteSynchronous::Full), 1).await?,
             readers: pool(options.synchronous(SqliteSynchronous::Full), 4).await?,
+            glances: Arc::new(glances),
             turn: Arc::new(Mutex::new(Metering { options: metering, idle: None, closed: false })),
         }))
     }
@@ -167,10 +210,7 @@ impl Database {
     /// When no connection can be had.
     pub async fn glance(&self) -> Result<Tx, StorageError> {
         match self {
-            Self::Sqlite(db) => {
-                let held = Held::Glance(db.readers.acquire().await?);
-                Ok(Tx::Sqlite(SqliteTx { held, turn: None }))
-            }
+            Self::Sqlite(db) => Ok(Tx::Sqlite(SqliteTx { held: db.glances.take().await?, turn: None })),
             Self::Postgres(_) => self.read().await,
         }
     }
@@ -218,6 +258,7 @@ impl Database {
         match self {
             Self::Sqlite(db) => {
                 db.readers.close().await;
+                db.glances.close().await;
                 let mut metering = db.turn.lock().await;
                 metering.closed = true;
                 if let Some(connection) = metering.idle.take() {
@@ -314,7 +355,10 @@ impl SqliteTx {
         match self.held {
             Held::Pooled(tx) if committed => tx.commit().await?,
             Held::Pooled(tx) => tx.rollback().await?,
-            Held::Glance(_) => {}
+            Held::Glance { connection, turn, of } => {
+                of.idle().push(connection);
+                drop(turn);
+            }
             Held::Metering(mut connection) => {
                 let end = if committed { "COMMIT" } else { "ROLLBACK" };
                 sqlx::query(end).execute(&mut connection).await?;

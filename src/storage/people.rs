@@ -52,28 +52,31 @@ impl TryFrom<UserRow> for User {
 pub const NO_PASSWORD: &str = "!";
 
 macro_rules! select {
-    () => {
-        "SELECT id, email, platform_role, disabled_at, created_at, proved_at, sessions_from,
-                password_hash <> '!' AS has_password,
-                EXISTS (SELECT 1 FROM authenticator f
-                        WHERE f.user_id = app_user.id AND f.confirmed_at IS NOT NULL) AS has_code,
-                EXISTS (SELECT 1 FROM passkey f WHERE f.user_id = app_user.id) AS has_passkey
-         FROM app_user "
+    ($($more:literal)?) => {
+        concat!(
+            "SELECT u.id, u.email, u.platform_role, u.disabled_at, u.created_at, u.proved_at, u.sessions_from,
+                    u.password_hash <> '!' AS has_password,
+                    EXISTS (SELECT 1 FROM authenticator f
+                            WHERE f.user_id = u.id AND f.confirmed_at IS NOT NULL) AS has_code,
+                    EXISTS (SELECT 1 FROM passkey f WHERE f.user_id = u.id) AS has_passkey ",
+            $($more,)?
+            " FROM app_user u "
+        )
     };
 }
 
 pub async fn find(tx: &mut Tx, id: UserId) -> Result<Option<User>, StorageError> {
-    let sql = concat!(select!(), "WHERE id = $1");
+    let sql = concat!(select!(), "WHERE u.id = $1");
     fetch_optional!(tx, UserRow, sql, id.0)?.map(User::try_from).transpose()
 }
 
 pub async fn find_by_email(tx: &mut Tx, email: &Email) -> Result<Option<User>, StorageError> {
-    let sql = concat!(select!(), "WHERE email = $1");
+    let sql = concat!(select!(), "WHERE u.email = $1");
     fetch_optional!(tx, UserRow, sql, email.as_str())?.map(User::try_from).transpose()
 }
 
 pub async fn list(tx: &mut Tx) -> Result<Vec<User>, StorageError> {
-    let sql = concat!(select!(), "ORDER BY email");
+    let sql = concat!(select!(), "ORDER BY u.email");
     fetch_all!(tx, UserRow, sql)?.into_iter().map(User::try_from).collect()
 }
 
@@ -139,24 +142,55 @@ pub async fn add_member(
     Ok(())
 }
 
+/// A person's place in a tenant, as a row has it: tenant, slug, name, role.
+type PlaceRow = (Uuid, String, String, String);
+
+fn place((tenant, tenant_slug, tenant_name, role): PlaceRow) -> Result<Membership, StorageError> {
+    let role = word!(TenantRole, role, "membership", "role")?;
+    Ok(Membership { tenant_id: TenantId(tenant), tenant_slug, tenant_name, role })
+}
+
 /// A person's places, the strongest role first and then by name.
 pub async fn memberships(tx: &mut Tx, user: UserId) -> Result<Vec<Membership>, StorageError> {
     let rows = fetch_all!(
         tx,
-        (Uuid, String, String, String),
+        PlaceRow,
         "SELECT t.id, t.slug, t.name, m.role FROM membership m JOIN tenant t ON t.id = m.tenant_id
          WHERE m.user_id = $1 ORDER BY t.name",
         user.0
     )?;
-    let mut places: Vec<Membership> = rows
-        .into_iter()
-        .map(|(tenant, tenant_slug, tenant_name, role)| {
-            let role = word!(TenantRole, role, "membership", "role")?;
-            Ok(Membership { tenant_id: TenantId(tenant), tenant_slug, tenant_name, role })
-        })
-        .collect::<Result<_, StorageError>>()?;
+    let mut places: Vec<Membership> = rows.into_iter().map(place).collect::<Result<_, _>>()?;
     places.sort_by_key(|place| place.role);
     Ok(places)
+}
+
+/// A person and their places: what every page asks for, and so in one question.
+pub async fn with_places(tx: &mut Tx, id: UserId) -> Result<Option<(User, Vec<Membership>)>, StorageError> {
+    #[derive(sqlx::FromRow)]
+    struct Row {
+        #[sqlx(flatten)]
+        user: UserRow,
+        tenant: Option<Uuid>,
+        slug: Option<String>,
+        name: Option<String>,
+        role: Option<String>,
+    }
+    let sql = concat!(
+        select!(", t.id AS tenant, t.slug, t.name, m.role"),
+        "LEFT JOIN membership m ON m.user_id = u.id LEFT JOIN tenant t ON t.id = m.tenant_id
+         WHERE u.id = $1 ORDER BY t.name"
+    );
+    let mut user = None;
+    let mut places = Vec::new();
+    for row in fetch_all!(tx, Row, sql, id.0)? {
+        if let (Some(tenant), Some(slug), Some(name), Some(role)) = (row.tenant, row.slug, row.name, row.role)
+        {
+            places.push(place((tenant, slug, name, role))?);
+        }
+        user = Some(row.user);
+    }
+    places.sort_by_key(|place| place.role);
+    Ok(user.map(User::try_from).transpose()?.map(|user| (user, places)))
 }
 
 /// Whether the account has signed in from this browser before.

@@ -1,5 +1,7 @@
 //! Sessions of people, kept by the hash of the key in their cookie.
 
+use std::collections::HashMap;
+
 use uuid::Uuid;
 
 use super::{StorageError, Tx, execute, fetch_all, fetch_optional};
@@ -13,8 +15,6 @@ use crate::domain::ids::{SessionId, UserId};
 pub struct StoredSession {
     pub id: SessionId,
     pub user_id: Option<UserId>,
-    /// How whoever has it proved who they are, as the state says.
-    pub proof: Proof,
     pub state: String,
     pub address: Option<String>,
     pub agent: Option<String>,
@@ -25,23 +25,24 @@ pub struct StoredSession {
 
 type Row = (Uuid, Option<Uuid>, String, Option<String>, Option<String>, i64, i64, i64);
 
-/// The state is a map of JSON texts, of which the person is one.
-fn proof_of(state: &str) -> Proof {
-    #[derive(serde::Deserialize)]
-    struct Person {
-        #[serde(default)]
-        proof: Proof,
+impl StoredSession {
+    /// How whoever has it proved who they are. The state is a map of JSON texts, of which the person is one.
+    pub fn proof(&self) -> Proof {
+        #[derive(serde::Deserialize)]
+        struct Person {
+            #[serde(default)]
+            proof: Proof,
+        }
+        let state: HashMap<String, String> = serde_json::from_str(&self.state).unwrap_or_default();
+        let person = state.get("person").and_then(|text| serde_json::from_str::<Person>(text).ok());
+        person.map(|person| person.proof).unwrap_or_default()
     }
-    let state: std::collections::HashMap<String, String> = serde_json::from_str(state).unwrap_or_default();
-    let person = state.get("person").and_then(|text| serde_json::from_str::<Person>(text).ok());
-    person.map(|person| person.proof).unwrap_or_default()
 }
 
 fn session(row: Row) -> StoredSession {
     StoredSession {
         id: SessionId(row.0),
         user_id: row.1.map(UserId),
-        proof: proof_of(&row.2),
         state: row.2,
         address: row.3,
         agent: row.4,

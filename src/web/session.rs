@@ -262,7 +262,6 @@ impl Store {
         let stored = StoredSession {
             id: person.as_ref().map_or_else(SessionId::new, |person| person.id),
             user_id: person.as_ref().map(|person| person.user),
-            proof: person.as_ref().map(|person| person.proof).unwrap_or_default(),
             state: serde_json::to_string(state).unwrap_or_default(),
             address: person.as_ref().and_then(|person| person.address.clone()),
             agent: person.and_then(|person| person.agent),
