@@ -44,7 +44,7 @@ impl NoticeKind {
     }
 }
 
-/// One notification. `page` is where to go on, within the tenant's console.
+/// One notification. `page` is where to go on, within the console of the tenant or that of the platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     pub at: Moment,

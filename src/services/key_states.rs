@@ -11,7 +11,7 @@ use crate::access::scope::Scope;
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::clock::{MINUTE, Moment};
 use crate::domain::ids::{KeyId, Owner};
-use crate::domain::notice;
+use crate::domain::notice::{self, Notice};
 use crate::domain::provider_key::{KeyState, KeyStatus, KeyView, Verdict};
 use crate::storage::{Tx, audit, changes, keys, notifications};
 
@@ -127,6 +127,7 @@ impl Services {
         rule: impl Fn(&KeyStatus) -> KeyStatus,
     ) -> Result<(), ServiceError> {
         let now = self.clock.now();
+        let mut for_operator = None;
         let mut tx = self.db.write().await?;
         let Some(found) = keys::find_by_id(&mut tx, key).await? else { return Ok(()) };
         // Taken before the state is read again, this holds off whoever else would move it.
@@ -145,13 +146,22 @@ impl Services {
         if before.state != after.state {
             let (name, provider) = (found.key.name.as_str(), found.key.provider);
             let news = notice::of_key(name, provider, before.state, after.state, now);
-            if let (Some(news), Owner::Tenant(tenant)) = (news, found.key.owner) {
-                notifications::insert(&mut tx, tenant, &news).await?;
+            match (news, found.key.owner) {
+                (Some(news), Owner::Tenant(tenant)) => notifications::insert(&mut tx, tenant, &news).await?,
+                (Some(news), Owner::Platform) => {
+                    let news = Notice { page: format!("shared-keys/{name}"), ..news };
+                    notifications::insert_for_operator(&mut tx, &news, None).await?;
+                    for_operator = Some(news);
+                }
+                (None, _) => {}
             }
             self.record_move(&mut tx, found.key.owner, found.key.name.as_str(), &before, &after).await?;
         }
         tx.commit().await?;
         self.directory.forget(found.key.owner);
+        if let Some(news) = for_operator {
+            self.mail_operator(&news).await?;
+        }
         Ok(())
     }
 

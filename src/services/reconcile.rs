@@ -1,9 +1,8 @@
-//! Reconciliation: a read-only key of the tenant's lets a daily job hold Keyward's books against the
-//! provider's own report.
+//! Reconciliation: a read-only key lets a daily job hold Keyward's books against the provider's own
+//! report, a tenant's for its own keys and the operator's for the shared ones.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::budgets::about;
 use super::provider_keys::Holder;
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
@@ -11,14 +10,13 @@ use crate::access::policy::Action;
 use crate::access::scope::Scope;
 use crate::crypto::sealed::Binding;
 use crate::crypto::secret::Secret;
-use crate::domain::account::Tenant;
 use crate::domain::audit::AuditAction;
 use crate::domain::clock::{DAY, HOUR, MINUTE, Moment};
 use crate::domain::ids::Owner;
 use crate::domain::money::Nanos;
-use crate::domain::notice;
+use crate::domain::notice::{self, Notice};
 use crate::domain::provider_key::{Provider, hint};
-use crate::domain::reconcile::{Cause, Line, Reported, compare};
+use crate::domain::reconcile::{Cause, Line, Recorded, Reported, compare};
 use crate::outbound::Trust;
 use crate::providers::reports::{self, Found, Page, Question};
 use crate::storage::reconciliation::{self, ReportKey};
@@ -36,6 +34,8 @@ const CHUNK: usize = 200;
 const DEADLINE: std::time::Duration = std::time::Duration::from_mins(5);
 const WAITED_FOR: std::time::Duration = std::time::Duration::from_secs(20);
 const LEASE: i64 = 10 * MINUTE;
+/// A day that began so long ago has nothing in it that is still to be settled.
+const SETTLED_AFTER: i64 = 4 * DAY;
 /// Alarms are for what is news.
 const ALARMS_FOR: i64 = 4 * DAY;
 
@@ -70,17 +70,17 @@ fn binding(owner: Owner, provider: Provider) -> Binding {
 }
 
 impl Services {
-    /// What both sides say of the last thirty days, for each provider whose report is read.
+    /// What both sides say of the last thirty days, as it was when the report was last read, for each
+    /// provider whose report is.
     ///
     /// # Errors
-    /// `Denied` to whoever may not see the tenant's usage.
-    pub async fn reconciled(
-        &self,
-        actor: &Actor,
-        scope: &Scope,
-        tenant: &Tenant,
-    ) -> Result<Vec<Reconciled>, ServiceError> {
-        self.permit(actor, Action::SeeUsage, Some(about(tenant)))?;
+    /// `Denied` to whoever may not see the owner's usage.
+    pub async fn reconciled(&self, actor: &Actor, holder: Holder) -> Result<Vec<Reconciled>, ServiceError> {
+        let scope = &holder.scope;
+        match scope.about(holder.changers) {
+            Some(about) => self.permit(actor, Action::SeeUsage, Some(about))?,
+            None => self.permit(actor, Action::SeePlatform, None)?,
+        }
         let mut tx = self.db.read().await?;
         let mut all = Vec::new();
         for key in reconciliation::keys(&mut tx, scope).await? {
@@ -118,7 +118,6 @@ impl Services {
         &self,
         actor: &Actor,
         holder: Holder,
-        tenant: &Tenant,
         provider: &str,
         secret: &Secret,
     ) -> Result<bool, ServiceError> {
@@ -145,7 +144,7 @@ impl Services {
         };
         self.page_of(provider, &secret, &first, reports::window(now), None).await.map_err(failed)?;
         let key = ReportKey {
-            tenant: tenant.id,
+            owner: holder.scope.owner(),
             provider,
             hint: hint(secret.expose(), prefix),
             created_at: now,
@@ -204,7 +203,7 @@ impl Services {
         for key in due {
             // One that does not open must not keep the others.
             if let Err(error) = self.reconcile(&key, DEADLINE).await {
-                tracing::error!(error = &error as &dyn std::error::Error, tenant = %key.tenant, "a report could not be read");
+                tracing::error!(error = &error as &dyn std::error::Error, owner = %key.owner.as_uuid(), "a report could not be read");
             }
         }
         Ok(())
@@ -217,21 +216,25 @@ impl Services {
         deadline: std::time::Duration,
     ) -> Result<Option<Failure>, ServiceError> {
         let (now, provider) = (self.clock.now(), key.provider);
-        let scope = Scope::of_system(Owner::Tenant(key.tenant));
+        let scope = Scope::of_system(key.owner);
         let mut tx = self.db.read().await?;
         let Some(sealed) = reconciliation::sealed(&mut tx, &scope, provider).await? else { return Ok(None) };
         let secret = self.open_bound(&mut tx, &scope, &binding(scope.owner(), provider), &sealed).await?;
         tx.rollback().await?;
         let window = reports::window(now);
-        let fetching = self.fetch(provider, &secret, window, now);
+        let fetching = async {
+            let report = self.fetch(provider, &secret, window, now).await?;
+            // After the report, so that what it counts is in the books.
+            Ok((report, self.add_up(&scope, key, window).await))
+        };
         let fetched = tokio::time::timeout(deadline, fetching).await.unwrap_or(Err(Failure::Unreachable));
         let mut tx = self.db.write().await?;
         // A key that was replaced or removed meanwhile says nothing any longer.
         if reconciliation::sealed(&mut tx, &scope, provider).await?.as_deref() != Some(&sealed[..]) {
             return Ok(None);
         }
-        let report = match fetched {
-            Ok(report) => report,
+        let (report, (days, uses)) = match fetched {
+            Ok((report, books)) => (report, books?),
             Err(failure) => {
                 // A key that was rejected is as wrong in an hour; a day is soon enough.
                 let wait = if failure == Failure::Rejected { DAY } else { HOUR };
@@ -242,6 +245,7 @@ impl Services {
             }
         };
         reconciliation::clear_report(&mut tx, &scope, provider, window).await?;
+        reconciliation::keep_use(&mut tx, &scope, provider, &days, &uses).await?;
         reconciliation::note_fetch(&mut tx, &scope, provider, Some(now), "", now.plus(DAY)).await?;
         tx.commit().await?;
         for chunk in report.chunks(CHUNK) {
@@ -251,6 +255,29 @@ impl Services {
         }
         self.raise_alarms(&scope, key).await?;
         Ok(None)
+    }
+
+    /// Adds up what Keyward recorded of the days that may have changed since the last time, with those days.
+    async fn add_up(
+        &self,
+        scope: &Scope,
+        key: &ReportKey,
+        (from, to): (Moment, Moment),
+    ) -> Result<(Vec<Moment>, Vec<Recorded>), ServiceError> {
+        let mut days: Vec<Moment> = (0..to.since(from) / DAY).map(|day| from.plus(day * DAY)).collect();
+        if let Some(before) = key.fetched_at {
+            let mut tx = self.db.read().await?;
+            let rated_again = reconciliation::days_rated_again(&mut tx, before).await?;
+            tx.rollback().await?;
+            days.retain(|day| before.since(*day) < SETTLED_AFTER || rated_again.contains(day));
+        }
+        let mut uses = Vec::new();
+        for day in &days {
+            let mut tx = self.db.read().await?;
+            uses.append(&mut reconciliation::add_up(&mut tx, scope, key.provider, *day).await?);
+            tx.rollback().await?;
+        }
+        Ok((days, uses))
     }
 
     async fn raise_alarms(&self, scope: &Scope, key: &ReportKey) -> Result<(), ServiceError> {
@@ -268,9 +295,17 @@ impl Services {
             let Line { day, key: name, model, .. } = line;
             let reference = format!("drift:{what}:{}:{name}:{model}:{}", key.provider, day.0);
             let told = notice::of_drift(line, key.provider.label(), now);
-            let mut tx = self.db.write().await?;
-            notifications::insert_once(&mut tx, key.tenant, &told, Some(&reference)).await?;
-            tx.commit().await?;
+            match key.owner {
+                Owner::Tenant(tenant) => {
+                    let mut tx = self.db.write().await?;
+                    notifications::insert_once(&mut tx, tenant, &told, Some(&reference)).await?;
+                    tx.commit().await?;
+                }
+                Owner::Platform => {
+                    let told = Notice { page: "reconciliation".to_owned(), ..told };
+                    self.tell_operator(&told, Some(&reference)).await?;
+                }
+            }
         }
         Ok(())
     }

@@ -8,14 +8,20 @@ use super::jobs::DEAD_AFTER;
 use super::{ServiceError, Services};
 use crate::access::actor::Actor;
 use crate::access::policy::Action;
-use crate::domain::clock::{MINUTE, Moment};
+use crate::domain::account::PlatformRole;
+use crate::domain::clock::{DAY, MINUTE, Moment};
 use crate::domain::ids::InstanceId;
+use crate::domain::notice::Notice;
 use crate::domain::payment::PaymentMethod;
 use crate::domain::process::{JobRun, Process};
 use crate::storage::status::{self, Waiting};
+use crate::storage::{notifications, people};
 
 /// Longer than this, whatever is due waits for something that does not come.
 const LONG: i64 = 15 * MINUTE;
+/// How far back the operator's news go, and how many of them.
+const NEWS_FOR: i64 = 30 * DAY;
+const NEWS: i64 = 20;
 const SLOW: Duration = Duration::from_secs(1);
 
 /// The last run of each of this process's jobs.
@@ -57,6 +63,8 @@ pub struct Status {
     pub deliveries: Waiting,
     pub has_mail: bool,
     pub payments: Option<PaymentMethod>,
+    /// What happened to the platform's own keys, the latest first.
+    pub news: Vec<Notice>,
     pub processes: Vec<Process>,
     /// The one that answers.
     pub own: InstanceId,
@@ -144,6 +152,7 @@ impl Services {
             deliveries: status::deliveries(&mut tx, now).await?,
             has_mail: self.mailer.is_some(),
             payments: self.payments.as_ref().map(|payments| payments.method()),
+            news: notifications::for_operator(&mut tx, now.minus(NEWS_FOR), NEWS).await?,
             processes: status::processes(&mut tx)
                 .await?
                 .into_iter()
@@ -155,6 +164,35 @@ impl Services {
                 .collect(),
             own: self.instance,
         })
+    }
+
+    /// Tells the operator, once of each reference: on Status, and by e-mail.
+    pub(super) async fn tell_operator(
+        &self,
+        news: &Notice,
+        reference: Option<&str>,
+    ) -> Result<(), ServiceError> {
+        let mut tx = self.db.write().await?;
+        let is_new = notifications::insert_for_operator(&mut tx, news, reference).await?;
+        tx.commit().await?;
+        if is_new { self.mail_operator(news).await } else { Ok(()) }
+    }
+
+    /// Sends what is told on Status to all super admins, if a mail server is set.
+    pub(super) async fn mail_operator(&self, news: &Notice) -> Result<(), ServiceError> {
+        if self.mailer.is_none() {
+            return Ok(());
+        }
+        let mut tx = self.db.read().await?;
+        let staff = people::list(&mut tx).await?;
+        tx.rollback().await?;
+        let words = format!("{}\n\n{}/platform/{}\n", news.text, self.options.public_url, news.page);
+        for user in staff {
+            if user.platform_role == Some(PlatformRole::SuperAdmin) && user.disabled_at.is_none() {
+                self.send_aside(&user.email, news.kind.label(), words.clone());
+            }
+        }
+        Ok(())
     }
 
     /// This process as it is.

@@ -1,4 +1,4 @@
-//! Notifications of tenants.
+//! Notifications of tenants, and of the operator.
 
 use uuid::Uuid;
 
@@ -37,17 +37,38 @@ pub async fn is_told(tx: &mut Tx, tenant: TenantId, reference: &str) -> Result<b
     Ok(fetch_one!(tx, (i64,), sql, tenant.0, reference)?.0 > 0)
 }
 
+type Row = (i64, String, String, String);
+
+fn notice((at, kind, text, page): Row) -> Result<Notice, StorageError> {
+    Ok(Notice { at: Moment(at), kind: word!(NoticeKind, kind, "notification", "kind")?, text, page })
+}
+
 /// The tenant's latest, newest first.
 pub async fn latest(tx: &mut Tx, scope: &Scope, limit: i64) -> Result<Vec<Notice>, StorageError> {
     let sql = "SELECT at, kind, text, page FROM notification WHERE tenant_id = $1 ORDER BY at DESC, id DESC LIMIT $2";
-    fetch_all!(tx, (i64, String, String, String), sql, scope.owner().as_uuid(), limit)?
-        .into_iter()
-        .map(|(at, kind, text, page)| {
-            Ok(Notice { at: Moment(at), kind: word!(NoticeKind, kind, "notification", "kind")?, text, page })
-        })
-        .collect()
+    fetch_all!(tx, Row, sql, scope.owner().as_uuid(), limit)?.into_iter().map(notice).collect()
+}
+
+/// Notes something for the operator; false when this reference was told of before.
+pub async fn insert_for_operator(
+    tx: &mut Tx,
+    notice: &Notice,
+    reference: Option<&str>,
+) -> Result<bool, StorageError> {
+    let sql = "INSERT INTO platform_notice (id, at, kind, text, page, reference)
+               VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (reference) DO NOTHING";
+    let Notice { at, kind, text, page } = notice;
+    Ok(execute!(tx, sql, Uuid::now_v7(), at.0, kind.as_str(), text, page, reference)? > 0)
+}
+
+/// The operator's latest since a moment, newest first.
+pub async fn for_operator(tx: &mut Tx, since: Moment, limit: i64) -> Result<Vec<Notice>, StorageError> {
+    let sql =
+        "SELECT at, kind, text, page FROM platform_notice WHERE at >= $1 ORDER BY at DESC, id DESC LIMIT $2";
+    fetch_all!(tx, Row, sql, since.0, limit)?.into_iter().map(notice).collect()
 }
 
 pub async fn delete_before(tx: &mut Tx, before: Moment) -> Result<u64, StorageError> {
+    execute!(tx, "DELETE FROM platform_notice WHERE at < $1", before.0)?;
     execute!(tx, "DELETE FROM notification WHERE at < $1", before.0)
 }

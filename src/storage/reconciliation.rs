@@ -1,12 +1,12 @@
 //! Keys that read an organisation's usage at a provider, what they read, and Keyward's own books in
-//! the same shape.
+//! the same shape. Columns called `tenant_id` hold an owner: the platform is the nil id.
 
 use uuid::Uuid;
 
 use super::{StorageError, Tx, execute, fetch_all, fetch_optional, word};
 use crate::access::scope::Scope;
 use crate::domain::clock::{DAY, Moment};
-use crate::domain::ids::TenantId;
+use crate::domain::ids::Owner;
 use crate::domain::money::Nanos;
 use crate::domain::provider_key::Provider;
 use crate::domain::reconcile::{KnownKey, Recorded, Reported};
@@ -14,7 +14,7 @@ use crate::domain::reconcile::{KnownKey, Recorded, Reported};
 /// What is known of a report key; its secret is sealed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportKey {
-    pub tenant: TenantId,
+    pub owner: Owner,
     pub provider: Provider,
     pub hint: String,
     pub created_at: Moment,
@@ -42,7 +42,7 @@ impl TryFrom<Row> for ReportKey {
 
     fn try_from(row: Row) -> Result<Self, StorageError> {
         Ok(Self {
-            tenant: TenantId(row.tenant_id),
+            owner: Owner::from_uuid(row.tenant_id),
             provider: word!(Provider, row.provider, "report_key", "provider")?,
             hint: row.hint,
             created_at: Moment(row.created_at),
@@ -62,7 +62,7 @@ pub async fn put_key(tx: &mut Tx, key: &ReportKey, sealed: &[u8]) -> Result<(), 
          ON CONFLICT (tenant_id, provider) DO UPDATE SET sealed = excluded.sealed, hint = excluded.hint,
              created_at = excluded.created_at, created_by = excluded.created_by,
              next_at = excluded.next_at, fetched_at = NULL, failure = ''",
-        key.tenant.0,
+        key.owner.as_uuid(),
         key.provider.as_str(),
         sealed,
         &key.hint,
@@ -88,8 +88,12 @@ pub async fn sealed(tx: &mut Tx, scope: &Scope, provider: Provider) -> Result<Op
 /// Removes a report key and what it read; false if there was none.
 pub async fn delete_key(tx: &mut Tx, scope: &Scope, provider: Provider) -> Result<bool, StorageError> {
     let owner = scope.owner().as_uuid();
-    let sql = "DELETE FROM provider_report WHERE tenant_id = $1 AND provider = $2";
-    execute!(tx, sql, owner, provider.as_str())?;
+    for sql in [
+        "DELETE FROM provider_report WHERE tenant_id = $1 AND provider = $2",
+        "DELETE FROM recorded_use WHERE tenant_id = $1 AND provider = $2",
+    ] {
+        execute!(tx, sql, owner, provider.as_str())?;
+    }
     let sql = "DELETE FROM report_key WHERE tenant_id = $1 AND provider = $2";
     Ok(execute!(tx, sql, owner, provider.as_str())? > 0)
 }
@@ -192,38 +196,113 @@ pub async fn report(
     Ok(rows.into_iter().map(read).collect())
 }
 
-type LedgerRow = (i64, String, i32, String, i64, i64, i64, i64, i64);
+type UseRow = (i64, String, i32, String, i64, i64, i64, i64, i64);
 
-/// What Keyward recorded of the tenant's own keys at a provider, by UTC day, version and model.
+fn used((day, key_name, version, model, requests, tokens, cost, estimated, unpriced): UseRow) -> Recorded {
+    let (day, cost) = (Moment(day), Nanos(cost));
+    Recorded { day, key_name, version, model, requests, tokens, cost, estimated, unpriced }
+}
+
+/// What there is to add up of one UTC day, by key version and model.
+macro_rules! ledger {
+    ($rows:literal, $mode:literal) => {
+        concat!(
+            "SELECT CAST($2 AS BIGINT) AS day, u.key_name, u.key_version,
+                    COALESCE(u.model_served, u.model_asked) AS model, COUNT(*) AS requests,
+                    CAST(COALESCE(SUM(u.input_tokens + u.cache_read_tokens + u.cache_write_5m_tokens
+                        + u.cache_write_1h_tokens + u.output_tokens + u.audio_input_tokens
+                        + u.audio_output_tokens + u.tool_tokens), 0) AS BIGINT) AS tokens,
+                    CAST(COALESCE(SUM(u.cost + COALESCE(a.cost, 0)), 0) AS BIGINT) AS cost,
+                    CAST(SUM(CASE WHEN u.state <> 'final' THEN 1 ELSE 0 END) AS BIGINT) AS estimated,
+                    CAST(SUM(CASE WHEN u.unpriced IS TRUE AND a.usage_id IS NULL THEN 1 ELSE 0 END) AS BIGINT) AS unpriced
+             FROM ",
+            $rows,
+            " LEFT JOIN usage_adjustment a ON a.usage_id = u.id
+             WHERE u.tenant_id = t.id AND u.started_at >= $2 AND u.started_at < $3 AND u.mode = '",
+            $mode,
+            "' AND u.provider = $4 AND u.state <> 'pending'
+             GROUP BY u.key_name, u.key_version, COALESCE(u.model_served, u.model_asked)"
+        )
+    };
+}
+
+/// Adds up what went out on the owner's own keys on one UTC day: a tenant's from its rows, the
+/// platform's from those of every tenant that used a shared key.
+pub async fn add_up(
+    tx: &mut Tx,
+    scope: &Scope,
+    provider: Provider,
+    day: Moment,
+) -> Result<Vec<Recorded>, StorageError> {
+    let sql = match scope.tenant() {
+        Some(_) => ledger!("(SELECT id FROM tenant WHERE id = $1) t CROSS JOIN usage u", "byok"),
+        // Tenant by tenant, since that is how rows are found by their time; none has the nil id.
+        None => ledger!("(SELECT id FROM tenant WHERE id <> $1) t CROSS JOIN usage u", "managed"),
+    };
+    let (owner, to) = (scope.owner().as_uuid(), day.plus(DAY));
+    let rows = fetch_all!(tx, UseRow, sql, owner, day.0, to.0, provider.as_str())?;
+    Ok(rows.into_iter().map(used).collect())
+}
+
+/// The UTC days of requests that were rated again since a moment.
+pub async fn days_rated_again(tx: &mut Tx, since: Moment) -> Result<Vec<Moment>, StorageError> {
+    let sql =
+        "SELECT DISTINCT (u.started_at / $1) * $1 FROM usage_adjustment a JOIN usage u ON u.id = a.usage_id
+               WHERE a.at >= $2";
+    Ok(fetch_all!(tx, (i64,), sql, DAY, since.0)?.into_iter().map(|(day,)| Moment(day)).collect())
+}
+
+/// Keeps what was added up of these days, in place of what was kept of them before.
+pub async fn keep_use(
+    tx: &mut Tx,
+    scope: &Scope,
+    provider: Provider,
+    days: &[Moment],
+    uses: &[Recorded],
+) -> Result<(), StorageError> {
+    let owner = scope.owner().as_uuid();
+    for day in days {
+        let sql = "DELETE FROM recorded_use WHERE tenant_id = $1 AND provider = $2 AND day = $3";
+        execute!(tx, sql, owner, provider.as_str(), day.0)?;
+    }
+    for one in uses {
+        execute!(
+            tx,
+            "INSERT INTO recorded_use (tenant_id, provider, day, key_name, key_version, model, requests, tokens,
+                                       cost, estimated, unpriced)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            owner,
+            provider.as_str(),
+            one.day.0,
+            &one.key_name,
+            one.version,
+            &one.model,
+            one.requests,
+            one.tokens,
+            one.cost.0,
+            one.estimated,
+            one.unpriced
+        )?;
+    }
+    Ok(())
+}
+
+/// What Keyward had recorded of the days from `from` up to `to` when the report was last read.
 pub async fn recorded(
     tx: &mut Tx,
     scope: &Scope,
     provider: Provider,
     (from, to): (Moment, Moment),
 ) -> Result<Vec<Recorded>, StorageError> {
-    let sql = "SELECT (u.started_at / $1) * $1 AS day, u.key_name, u.key_version,
-                      COALESCE(u.model_served, u.model_asked) AS model, COUNT(*) AS requests,
-                      CAST(COALESCE(SUM(input_tokens + cache_read_tokens + cache_write_5m_tokens + cache_write_1h_tokens
-                          + output_tokens + audio_input_tokens + audio_output_tokens + tool_tokens), 0) AS BIGINT) AS tokens,
-                      CAST(COALESCE(SUM(u.cost + COALESCE(a.cost, 0)), 0) AS BIGINT) AS cost,
-                      CAST(SUM(CASE WHEN state <> 'final' THEN 1 ELSE 0 END) AS BIGINT) AS estimated,
-                      CAST(SUM(CASE WHEN unpriced IS TRUE AND a.usage_id IS NULL THEN 1 ELSE 0 END) AS BIGINT) AS unpriced
-               FROM usage u LEFT JOIN usage_adjustment a ON a.usage_id = u.id
-               WHERE u.tenant_id = $2 AND u.started_at >= $3 AND u.started_at < $4 AND u.mode = 'byok'
-                 AND u.provider = $5 AND u.state <> 'pending'
-               GROUP BY day, u.key_name, u.key_version, model";
+    let sql = "SELECT day, key_name, key_version, model, requests, tokens, cost, estimated, unpriced
+               FROM recorded_use WHERE tenant_id = $1 AND provider = $2 AND day >= $3 AND day < $4";
     let owner = scope.owner().as_uuid();
-    let rows = fetch_all!(tx, LedgerRow, sql, DAY, owner, from.0, to.0, provider.as_str())?;
-    let read = |(day, key_name, version, model, requests, tokens, cost, estimated, unpriced): LedgerRow| {
-        let (day, cost) = (Moment(day), Nanos(cost));
-        Recorded { day, key_name, version, model, requests, tokens, cost, estimated, unpriced }
-    };
-    Ok(rows.into_iter().map(read).collect())
+    Ok(fetch_all!(tx, UseRow, sql, owner, provider.as_str(), from.0, to.0)?.into_iter().map(used).collect())
 }
 
 type KnownRow = (String, i32, String, String, i64);
 
-/// Every version of the tenant's keys at a provider, removed ones too, the newest first.
+/// Every version of the owner's keys at a provider, removed ones too, the newest first.
 pub async fn known_keys(
     tx: &mut Tx,
     scope: &Scope,
@@ -243,5 +322,6 @@ pub async fn known_keys(
 }
 
 pub async fn delete_before(tx: &mut Tx, before: Moment) -> Result<u64, StorageError> {
+    execute!(tx, "DELETE FROM recorded_use WHERE day < $1", before.0)?;
     execute!(tx, "DELETE FROM provider_report WHERE day < $1", before.0)
 }

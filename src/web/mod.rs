@@ -38,6 +38,7 @@ mod platform;
 mod prices;
 mod prose;
 mod questions;
+mod reconciliation;
 mod second_factor;
 mod second_step;
 mod security;
@@ -151,6 +152,8 @@ fn routes(cfg: &mut ServiceConfig) {
         .configure(claim::routes)
         .configure(security::routes)
         .configure(billing::routes)
+        .configure(|cfg| reconciliation::routes(cfg, "/t/{tenant}/billing/reconciliation"))
+        .configure(|cfg| reconciliation::routes(cfg, "/platform/reconciliation"))
         .configure(notifications::routes)
         .configure(destinations::routes)
         .configure(|cfg| tokens::routes(cfg, "/t/{tenant}/settings/tokens"))

@@ -259,6 +259,7 @@ fn navigation(viewer: &Viewer, view: Option<&TenantView>, current: &str) -> Vec<
                 item("/platform/prices".to_owned(), "Prices"),
                 item("/platform/users".to_owned(), "Users"),
                 item("/platform/shared-keys".to_owned(), "Shared keys"),
+                item("/platform/reconciliation".to_owned(), "Reconciliation"),
                 item("/platform/tokens".to_owned(), "Service tokens"),
                 item("/platform/viewing".to_owned(), "View a tenant"),
                 item("/platform/audit".to_owned(), "Audit log"),

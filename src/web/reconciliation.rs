@@ -1,12 +1,20 @@
-//! Billing → Reconciliation: Keyward's books beside the provider's own report.
+//! Billing → Reconciliation, and Platform → Reconciliation for the shared keys: Keyward's books beside the
+//! provider's own report.
 
 use std::cmp::Reverse;
 
 use actix_web::HttpRequest;
-use actix_web::web::{Data, Path};
+use actix_web::web::{self, Data, ServiceConfig};
 use askama::Template;
 use serde::Deserialize;
 
+use super::error::WebError;
+use super::figures::count;
+use super::form::{Failure, Nothing, Posted};
+use super::page::{Answer, Chrome, Page, see_other};
+use super::place::Place;
+use super::time::When;
+use super::{Console, billing, confirm, read, session};
 use crate::access::policy::Action;
 use crate::crypto::secret::Secret;
 use crate::domain::provider_key::Provider;
@@ -14,22 +22,21 @@ use crate::domain::reconcile::{Cause, Line, Side};
 use crate::providers::reports;
 use crate::services::reconcile::Reconciled;
 use crate::services::{Problems, ServiceError};
-use crate::web::error::WebError;
-use crate::web::figures::count;
-use crate::web::form::{Failure, Nothing, Posted};
-use crate::web::page::{Answer, Chrome, Page, see_other};
-use crate::web::place::Place;
-use crate::web::time::When;
-use crate::web::{Console, confirm, session};
+
+pub fn routes(cfg: &mut ServiceConfig, path: &str) {
+    cfg.service(web::resource(path).route(read().to(show)).route(web::post().to(add)))
+        .service(web::resource(format!("{path}/{{provider}}/remove")).route(web::post().to(remove)));
+}
 
 /// Lines that a page lists of each provider.
 const SHOWN: usize = 50;
 
 #[derive(Template)]
-#[template(path = "pages/billing/reconciliation.html")]
+#[template(path = "pages/reconciliation.html")]
 struct ReconciliationPage {
     chrome: Chrome,
-    billing: String,
+    /// Where the page belongs in a tenant's console; `None` on the platform.
+    billing: Option<String>,
     action: String,
     may_change: bool,
     reports: Vec<Report>,
@@ -194,15 +201,19 @@ fn report(found: Reconciled, place: &Place) -> Report {
 }
 
 fn address(place: &Place) -> String {
-    format!("{}/reconciliation", super::address(place))
+    match place.view() {
+        Some(_) => format!("{}/reconciliation", billing::address(place)),
+        None => format!("{}/reconciliation", place.root()),
+    }
 }
 
 async fn page(console: &Console, place: &Place) -> Result<ReconciliationPage, WebError> {
-    let (actor, scope) = (&place.viewer.actor, &place.holder.scope);
-    let found = console.services.reconciled(actor, scope, &place.tenant()?.tenant).await?;
+    let found = console.services.reconciled(&place.viewer.actor, place.holder).await?;
+    let billing = place.view().map(|_| billing::address(place));
+    let current = billing.as_ref().map_or_else(|| address(place), |billing| format!("{billing}/usage"));
     Ok(ReconciliationPage {
-        chrome: place.chrome("Reconciliation", &format!("{}/usage", super::address(place))),
-        billing: super::address(place),
+        chrome: place.chrome("Reconciliation", &current),
+        billing,
         action: address(place),
         may_change: place.may(Action::ChangeKeys),
         reports: found.into_iter().map(|found| report(found, place)).collect(),
@@ -220,7 +231,7 @@ async fn page(console: &Console, place: &Place) -> Result<ReconciliationPage, We
     })
 }
 
-pub async fn show(console: Data<Console>, place: Place) -> Answer {
+async fn show(console: Data<Console>, place: Place) -> Answer {
     Page::new(page(&console, &place).await?).answer()
 }
 
@@ -237,12 +248,12 @@ impl Default for ReportForm {
     }
 }
 
-pub async fn add(console: Data<Console>, mut place: Place, posted: Posted<ReportForm>) -> Answer {
+async fn add(console: Data<Console>, mut place: Place, posted: Posted<ReportForm>) -> Answer {
     place.demand(Action::ChangeKeys)?;
     let form = posted.fields;
-    let (holder, tenant) = (place.holder, place.tenant()?.tenant.clone());
+    let holder = place.holder;
     let added = confirm::act(&console, &mut place.viewer, posted.evidence, async |services, actor| {
-        services.add_report_key(actor, holder, &tenant, &form.provider, &form.api_key).await
+        services.add_report_key(actor, holder, &form.provider, &form.api_key).await
     })
     .await;
     match added {
@@ -265,14 +276,14 @@ pub async fn add(console: Data<Console>, mut place: Place, posted: Posted<Report
     }
 }
 
-pub async fn remove(
+async fn remove(
     console: Data<Console>,
     mut place: Place,
-    path: Path<(String, String)>,
     request: HttpRequest,
     mut posted: Posted<Nothing>,
 ) -> Answer {
-    let (holder, provider) = (place.holder, path.into_inner().1);
+    let holder = place.holder;
+    let provider = request.match_info().get("provider").unwrap_or_default().to_owned();
     let password = posted.evidence.take();
     let removed = confirm::act(&console, &mut place.viewer, password, async |services, actor| {
         services.remove_report_key(actor, holder, &provider).await

@@ -28,7 +28,15 @@ struct StatusPage {
     chrome: Chrome,
     troubles: Vec<Prose>,
     facts: Vec<(&'static str, Prose)>,
+    news: Vec<NewsRow>,
     processes: Vec<ProcessRow>,
+}
+
+struct NewsRow {
+    at: When,
+    label: &'static str,
+    text: String,
+    href: String,
 }
 
 struct ProcessRow {
@@ -59,6 +67,16 @@ async fn show(console: Data<Console>, viewer: Viewer) -> Answer {
         chrome: Chrome::new(&viewer, &Here::Platform, "Status", STATUS),
         troubles: status.troubles().iter().map(|trouble| sentence(trouble, &status, &times)).collect(),
         facts: facts(&status, &times),
+        news: status
+            .news
+            .iter()
+            .map(|news| NewsRow {
+                at: times.when(news.at),
+                label: news.kind.label(),
+                text: news.text.clone(),
+                href: format!("/platform/{}", news.page),
+            })
+            .collect(),
         processes: status.processes.iter().map(|process| row(process, &status, &times)).collect(),
     };
     Page::new(page).answer()

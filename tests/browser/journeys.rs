@@ -197,7 +197,7 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
     let order = format!("/t/northwind/billing/credits/orders/{order}");
     let report_key = Secret::new("sk-ant-admin01-test-ok-0001-AAAA".to_owned());
     let holder = crate::support::holder(&tenant);
-    world.services.add_report_key(&admin, holder, &tenant, "anthropic", &report_key).await.unwrap();
+    world.services.add_report_key(&admin, holder, "anthropic", &report_key).await.unwrap();
     let hook = format!("{}/hooks/a-rather-long-path-for-a-webhook", world.sandbox_url);
     let hook_id = WebhookId::new();
     world.services.add_webhook(&admin, &scope, &tenant, hook_id, &hook).await.unwrap();
@@ -260,6 +260,8 @@ async fn pages_fit_a_phone_and_read_well_in_the_dark() {
             "/platform/users",
             "/platform/tokens",
             "/platform/shared-keys",
+            "/platform/reconciliation",
+            "/platform/status",
         ] {
             root.go(path).await;
             root.check_page(&format!("{path} at {}", look.width)).await;

@@ -109,6 +109,7 @@ pub const PAGES: &[(&str, &str)] = &[
     ("/platform/status", "200 403 403 403 403 403"),
     ("/platform/shared-keys", "200 403 403 403 403 403"),
     ("/platform/shared-keys/new", "200 403 403 403 403 403"),
+    ("/platform/reconciliation", "200 403 403 403 403 403"),
     ("/platform/shared-keys/shared", "200 403 403 403 403 403"),
     ("/nothing", "404 404 404 404 404 404"),
 ];
@@ -265,6 +266,8 @@ pub const POSTS: &[Post] = &[
     ("/platform/tokens", &[("name", "x"), ("days", "")], "- 403 403 403 403 403"),
     ("/platform/shared-keys/new", &[("api_key", "x"), ("key_name", "x")], "- 403 403 403 403 403"),
     ("/platform/shared-keys/shared/check", &[], "- 403 403 403 403 403"),
+    ("/platform/reconciliation", &[("provider", "anthropic"), ("api_key", "x")], "- 403 403 403 403 403"),
+    ("/platform/reconciliation/anthropic/remove", &[], "404 403 403 403 403 403"),
 ];
 
 const ROLES: [&str; 6] = ["root", "support", "admin", "billing", "member", "stranger"];

@@ -1,30 +1,35 @@
 //! Reconciliation: both sides agree on what went through Keyward, and what did not is told.
 
+use keyward::access::scope::Scope;
 use keyward::crypto::secret::Secret;
-use keyward::domain::account::Tenant;
+use keyward::domain::account::{KeyChangers, PlatformRole, Tenant};
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::{DAY, HOUR};
+use keyward::domain::ids::Owner;
+use keyward::domain::money::Nanos;
 use keyward::domain::notice::NoticeKind;
 use keyward::domain::provider_key::Provider;
 use keyward::domain::reconcile::{Cause, Line};
 use keyward::services::ServiceError;
+use keyward::services::provider_keys::Holder;
+use keyward::storage::adjustments::{self, Adjustment};
 use serde_json::json;
 
-use crate::console::{cast, sign_in};
+use crate::console::{PASSWORD, cast, sign_in};
 use crate::on_both;
 use crate::support::{World, holder, message, test_key};
+use crate::visitor::Visitor;
 
 const ANTHROPIC: &str = "sk-ant-admin01-test-ok-0001-AAAA";
 const OPENAI: &str = "sk-admin-test-ok-00000001-AAAA";
 
 async fn add(world: &World, tenant: &Tenant, provider: &str, key: &str) -> Result<bool, ServiceError> {
     let secret = Secret::new(key.to_owned());
-    world.services.add_report_key(&world.admin(tenant), holder(tenant), tenant, provider, &secret).await
+    world.services.add_report_key(&world.admin(tenant), holder(tenant), provider, &secret).await
 }
 
 async fn lines(world: &World, tenant: &Tenant, provider: Provider) -> Vec<Line> {
-    let (admin, scope) = (world.admin(tenant), holder(tenant).scope);
-    let all = world.services.reconciled(&admin, &scope, tenant).await.unwrap();
+    let all = world.services.reconciled(&world.admin(tenant), holder(tenant)).await.unwrap();
     all.into_iter().find(|one| one.key.provider == provider).unwrap().lines
 }
 
@@ -106,6 +111,125 @@ on_both! {
             world.services.reconcile_due().await.unwrap();
             assert_eq!(told(world, &tenant).await.len(), 1);
         }
+    }
+}
+
+fn shared() -> Holder {
+    Holder { scope: Scope::of_system(Owner::Platform), changers: KeyChangers::SuperAdmins }
+}
+
+on_both! {
+    /// What all tenants used of the shared keys is one side; nobody's own keys are in it.
+    async fn the_operator_reconciles_the_shared_keys(world: World) {
+        let shared_key = test_key("ok");
+        world.add_shared_key(&shared_key).await;
+        let root = world.super_admin();
+        let mut cost = 0;
+        for (slug, mode) in [("acme", UsageMode::Managed), ("globex", UsageMode::Managed), ("own", UsageMode::Byok)] {
+            let tenant = world.tenant(slug, mode).await;
+            if mode == UsageMode::Byok {
+                world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+            }
+            let answer = world.message(&world.token(&tenant).await).send().await.unwrap();
+            assert_eq!(answer.status(), 200);
+            let row = world.row_of(&answer).await;
+            if mode == UsageMode::Managed {
+                cost += row.cost.0;
+            }
+        }
+        let secret = Secret::new(ANTHROPIC.to_owned());
+        assert!(world.services.add_report_key(&root, shared(), "anthropic", &secret).await.unwrap());
+        let lines = async || {
+            let all = world.services.reconciled(&root, shared()).await.unwrap();
+            all.into_iter().next().unwrap().lines
+        };
+        let found = lines().await;
+        let ours: Vec<&Line> = found.iter().filter(|line| line.here.tokens > 0).collect();
+        assert_eq!(ours.len(), 1, "{found:#?}");
+        assert_eq!((ours[0].key.as_str(), ours[0].cause), ("shared@1", Cause::Same));
+        assert_eq!((ours[0].here.requests, ours[0].here.cost.unwrap().0), (Some(2), cost));
+
+        // The page says how the books stood when the report was read.
+        let tenant = world.services.open_tenant(&root, "acme").await.unwrap().1.tenant.clone();
+        let answer = world.message(&world.token(&tenant).await).send().await.unwrap();
+        let more = world.row_of(&answer).await.cost.0;
+        assert_eq!(lines().await, found);
+        world.clock.advance(DAY + HOUR);
+        world.services.reconcile_due().await.unwrap();
+        let counted = lines().await;
+        let ours = counted.iter().find(|line| line.key == "shared@1").unwrap();
+        assert_eq!((ours.cause, ours.here.requests), (Cause::Same, Some(3)));
+        assert_eq!(ours.here.cost.unwrap().0, cost + more);
+
+        // Used where Keyward knows nothing of it: the operator is told, once.
+        use_elsewhere(world, Provider::Anthropic, &shared_key).await;
+        for _ in 0..2 {
+            world.clock.advance(DAY);
+            world.services.reconcile_due().await.unwrap();
+        }
+        let news = world.services.status(&root).await.unwrap().news;
+        let drift: Vec<_> = news.iter().filter(|one| one.kind == NoticeKind::UsageDrift).collect();
+        assert_eq!(drift.len(), 1, "{news:?}");
+        assert!(drift[0].text.starts_with("This key is used elsewhere: "), "{}", drift[0].text);
+        assert_eq!(drift[0].page, "reconciliation");
+
+        // Nobody else sees or changes it.
+        let admin = world.admin(&tenant);
+        assert!(matches!(world.services.reconciled(&admin, shared()).await, Err(ServiceError::Denied)));
+        let added = world.services.add_report_key(&admin, shared(), "anthropic", &secret).await;
+        assert!(matches!(added, Err(ServiceError::Denied)));
+        assert!(world.services.reconciled(&admin, holder(&tenant)).await.unwrap().is_empty());
+    }
+}
+
+on_both! {
+    /// A request of long ago that is rated later is in the next reading.
+    async fn what_is_rated_later_is_added_up_again(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+        let answer = world.message(&world.token(&tenant).await).send().await.unwrap();
+        let row = world.row_of(&answer).await;
+        assert!(add(world, &tenant, "anthropic", ANTHROPIC).await.unwrap());
+        for _ in 0..10 {
+            world.clock.advance(DAY);
+            world.services.reconcile_due().await.unwrap();
+        }
+        let here = async || {
+            let found = lines(world, &tenant, Provider::Anthropic).await;
+            found.iter().find(|line| line.here.tokens > 0).unwrap().here.cost.unwrap().0
+        };
+        assert_eq!(here().await, row.cost.0);
+        let (at, price) = (world.clock.now(), row.price_id.unwrap());
+        let more = Adjustment { at, price, cost: Nanos(12_345), billed: Nanos::ZERO };
+        let mut tx = world.services.db.meter().await.unwrap();
+        assert_eq!(adjustments::append(&mut tx, &[(row.clone(), more)]).await.unwrap(), 1);
+        tx.commit().await.unwrap();
+        assert_eq!(here().await, row.cost.0, "not before the next reading");
+        world.clock.advance(DAY);
+        world.services.reconcile_due().await.unwrap();
+        assert_eq!(here().await, row.cost.0 + 12_345);
+    }
+}
+
+on_both! {
+    async fn the_operator_is_told_when_a_shared_key_stops_working(world: World) {
+        let key = test_key("ok");
+        world.add_shared_key(&key).await;
+        let token = world.token(&world.tenant("acme", UsageMode::Managed).await).await;
+        world.impose(&key, "revoked").await;
+        // What an answer said of a key is written off its path.
+        for _ in 0..200 {
+            if world.message(&token).send().await.unwrap().status() != 401 {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let news = world.services.status(&world.super_admin()).await.unwrap().news;
+        assert_eq!((news.len(), news[0].kind), (1, NoticeKind::KeyRejected));
+        assert_eq!(news[0].page, "shared-keys/shared");
+        world.user("root@acme.example", PASSWORD, Some(PlatformRole::SuperAdmin), None).await;
+        let mut root = Visitor::signed_in(&world.url, "root@acme.example", PASSWORD).await;
+        root.get("/platform/status").await.says("Anthropic rejected the key shared.").says("/platform/shared-keys/shared");
     }
 }
 

@@ -551,7 +551,7 @@ async fn by_webhook_mail_and_payment(world: &World, tenant: &Tenant, said: &mut 
     let report_key = "sk-ant-admin01-canary-ok-00000001-AAAA";
     for key in [report_key, "sk-ant-admin01-canary-revoked-0000-AAAA"] {
         let secret = Secret::new(key.to_owned());
-        let added = world.services.add_report_key(&admin, holder(tenant), tenant, "anthropic", &secret).await;
+        let added = world.services.add_report_key(&admin, holder(tenant), "anthropic", &secret).await;
         said.push(format!("{added:?}"));
     }
     let forged =

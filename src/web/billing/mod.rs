@@ -9,7 +9,6 @@ pub mod export;
 mod names;
 pub mod purchase;
 mod rates;
-mod reconciliation;
 mod show;
 mod statements;
 mod usage;
@@ -47,15 +46,6 @@ pub fn routes(cfg: &mut ServiceConfig) {
                 .route(read().to(rates::show))
                 .route(web::post().to(rates::save)),
         )
-        .service(
-            web::resource("/t/{tenant}/billing/reconciliation")
-                .route(read().to(reconciliation::show))
-                .route(web::post().to(reconciliation::add)),
-        )
-        .service(
-            web::resource("/t/{tenant}/billing/reconciliation/{provider}/remove")
-                .route(web::post().to(reconciliation::remove)),
-        )
         .service(web::resource("/t/{tenant}/billing/breaker/reset").route(web::post().to(breaker::reset)))
         .service(web::resource("/t/{tenant}/billing/breaker/remove").route(web::post().to(breaker::remove)))
         .service(web::resource("/t/{tenant}/billing/credits").route(read().to(credits::show)))
@@ -82,7 +72,7 @@ pub fn routes(cfg: &mut ServiceConfig) {
         .service(web::resource("/t/{tenant}/billing/usage.csv").route(web::get().to(export::download)));
 }
 
-fn address(place: &Place) -> String {
+pub(super) fn address(place: &Place) -> String {
     format!("{}/billing", place.root())
 }
 
