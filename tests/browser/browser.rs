@@ -82,6 +82,14 @@ impl Browser {
             }
         }
         let driver = driver.expect("Chromium starts");
+        if look.scripts {
+            let listen = "window.reports = [];
+                document.addEventListener('securitypolicyviolation', report =>
+                    window.reports.push(report.effectiveDirective + ' ' + report.blockedURI));";
+            let tools = driver.cdp();
+            let script = json!({ "source": listen });
+            tools.send_raw("Page.addScriptToEvaluateOnNewDocument", script).await.unwrap();
+        }
         Self { driver, process, base: base.to_owned() }
     }
 
@@ -149,8 +157,15 @@ impl Browser {
         self.driver.execute(script, Vec::new()).await.unwrap().json().clone()
     }
 
-    /// No sideways scrolling, and nothing that axe calls a violation of WCAG 2.2 AA.
+    /// What the page tried that its content security policy forbids.
+    pub async fn reports(&self) -> Value {
+        self.run("return window.reports ?? []").await
+    }
+
+    /// No sideways scrolling, nothing that the policy forbids, and nothing that axe calls a violation of
+    /// WCAG 2.2 AA.
     pub async fn check_page(&self, what: &str) {
+        assert_eq!(self.reports().await, json!([]), "{what} tried what its policy forbids");
         let wide = self
             .run("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
             .await;

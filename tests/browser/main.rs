@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on should stop")]
 
 mod browser;
+mod fields;
 mod journeys;
 mod people;
 #[allow(dead_code)]
