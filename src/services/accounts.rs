@@ -8,6 +8,7 @@ use crate::domain::account::{self, Email, Membership, PlatformRole, Proof, Tenan
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::clock::{HOUR, MINUTE, Moment, SECOND};
 use crate::domain::ids::{Owner, SessionId, TenantId, UserId};
+use crate::storage::people::Placed;
 use crate::storage::people::{self, LinkPurpose, NO_PASSWORD};
 use crate::storage::sessions::StoredSession;
 use crate::storage::{Tx, audit, factors, members, sessions, throttle};
@@ -262,11 +263,13 @@ impl Services {
     /// # Errors
     /// When the database fails.
     pub async fn person(&self, id: UserId) -> Result<Option<Person>, ServiceError> {
-        let mut tx = self.db.glance().await?;
-        let found = people::with_places(&mut tx, id).await?;
-        tx.rollback().await?;
-        let found = found.filter(|(user, _)| user.disabled_at.is_none());
-        Ok(found.map(|(user, memberships)| Person { user, memberships, since: self.clock.now() }))
+        Ok(people::with_places(&self.db, id).await?.and_then(|found| self.person_now(found)))
+    }
+
+    /// Whoever was found, unless they were disabled meanwhile.
+    #[must_use]
+    pub fn person_now(&self, (user, memberships): Placed) -> Option<Person> {
+        user.disabled_at.is_none().then(|| Person { user, memberships, since: self.clock.now() })
     }
 
     /// Changes one's own password and ends all other sessions.

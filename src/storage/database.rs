@@ -1,18 +1,19 @@
 //! Connections and transactions of either database.
 
 use std::ops::{Deref, DerefMut};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use rusqlite::OpenFlags;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::query::Query;
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
 use sqlx::{ConnectOptions as _, Connection as _, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
-use tokio::sync::{Mutex, OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::StorageError;
 
@@ -30,7 +31,7 @@ pub enum Database {
 pub struct SqliteDatabase {
     durable: SqlitePool,
     readers: SqlitePool,
-    glances: Arc<Glances>,
+    door: Arc<Door>,
     /// First come, first served: SQLite's own waiting is by chance, and a busy meter would win it.
     turn: Arc<Mutex<Metering>>,
 }
@@ -44,39 +45,11 @@ struct Metering {
     closed: bool,
 }
 
-/// Connections for what every page asks first. In no pool either, for the same reason.
-struct Glances {
-    options: SqliteConnectOptions,
-    idle: std::sync::Mutex<Vec<SqliteConnection>>,
-    /// One for each connection that there may be; closed with the database.
-    turns: Arc<Semaphore>,
-}
-
-impl Glances {
-    /// What they ask takes microseconds: more would only wait for a processor.
-    const MOST: usize = 2;
-
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<SqliteConnection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn take(self: &Arc<Self>) -> Result<Held, StorageError> {
-        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_| sqlx::Error::PoolClosed)?;
-        let idle = self.idle().pop();
-        let connection = match idle {
-            Some(connection) => connection,
-            None => self.options.connect().await?,
-        };
-        Ok(Held::Glance { connection, turn, of: Arc::clone(self) })
-    }
-
-    async fn close(&self) {
-        self.turns.close();
-        let idle = std::mem::take(&mut *self.idle());
-        for connection in idle {
-            let _ = connection.close().await;
-        }
-    }
+/// For what every page asks first. It is asked on the thread that asks: sending a question of a few
+/// microseconds to another thread and back costs many times as much.
+struct Door {
+    path: PathBuf,
+    connection: std::sync::Mutex<Option<rusqlite::Connection>>,
 }
 
 /// A transaction. Dropped without `commit`, it leaves nothing behind.
@@ -95,12 +68,6 @@ enum Held {
     Pooled(sqlx::Transaction<'static, Sqlite>),
     /// The meter's connection. Dropped, it is closed, which undoes what was not committed.
     Metering(SqliteConnection),
-    /// No transaction: each statement looks for itself.
-    Glance {
-        connection: SqliteConnection,
-        turn: OwnedSemaphorePermit,
-        of: Arc<Glances>,
-    },
 }
 
 impl Deref for SqliteTx {
@@ -109,7 +76,7 @@ impl Deref for SqliteTx {
     fn deref(&self) -> &SqliteConnection {
         match &self.held {
             Held::Pooled(tx) => tx,
-            Held::Metering(connection) | Held::Glance { connection, .. } => connection,
+            Held::Metering(connection) => connection,
         }
     }
 }
@@ -118,7 +85,7 @@ impl DerefMut for SqliteTx {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         match &mut self.held {
             Held::Pooled(tx) => tx,
-            Held::Metering(connection) | Held::Glance { connection, .. } => connection,
+            Held::Metering(connection) => connection,
         }
     }
 }
@@ -156,11 +123,6 @@ impl Database {
         // log one by one, the better. 16 MiB of log is little beside what that saves.
         let metering =
             options.clone().synchronous(SqliteSynchronous::Normal).pragma("wal_autocheckpoint", "4000");
-        let glances = Glances {
-            options: options.clone(),
-            idle: std::sync::Mutex::default(),
-            turns: Arc::new(Semaphore::new(Glances::MOST)),
-        };
         let pool = |options: SqliteConnectOptions, connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
@@ -170,10 +132,11 @@ impl Database {
                 .max_lifetime(None)
                 .connect_with(options)
         };
+        let door = Door { path: path.to_owned(), connection: std::sync::Mutex::default() };
         Ok(Self::Sqlite(SqliteDatabase {
             durable: pool(options.clone().synchronous(SqliteSynchronous::Full), 1).await?,
             readers: pool(options.synchronous(SqliteSynchronous::Full), 4).await?,
-            glances: Arc::new(glances),
+            door: Arc::new(door),
             turn: Arc::new(Mutex::new(Metering { options: metering, idle: None, closed: false })),
         }))
     }
@@ -201,18 +164,6 @@ impl Database {
             }
             Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
         })
-    }
-
-    /// For a statement or two of which each may look for itself, as at every page: SQLite is asked without
-    /// a transaction around them, which costs two more goings to and fro between threads.
-    ///
-    /// # Errors
-    /// When no connection can be had.
-    pub async fn glance(&self) -> Result<Tx, StorageError> {
-        match self {
-            Self::Sqlite(db) => Ok(Tx::Sqlite(SqliteTx { held: db.glances.take().await?, turn: None })),
-            Self::Postgres(_) => self.read().await,
-        }
     }
 
     /// A transaction whose commit survives power loss.
@@ -258,7 +209,7 @@ impl Database {
         match self {
             Self::Sqlite(db) => {
                 db.readers.close().await;
-                db.glances.close().await;
+                drop(db.door.connection.lock().unwrap_or_else(PoisonError::into_inner).take());
                 let mut metering = db.turn.lock().await;
                 metering.closed = true;
                 if let Some(connection) = metering.idle.take() {
@@ -293,6 +244,27 @@ impl SqliteDatabase {
         let mut tx = self.metering().await?;
         sqlx::query(BEGIN_TO_WRITE).execute(&mut *tx).await?;
         Ok(tx)
+    }
+
+    /// Asks one question that an index answers, at once and on this thread.
+    pub(super) fn look<T>(
+        &self,
+        sql: &'static str,
+        params: impl rusqlite::Params,
+        read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, StorageError> {
+        let mut connection = self.door.connection.lock().unwrap_or_else(PoisonError::into_inner);
+        let connection = match &mut *connection {
+            Some(connection) => connection,
+            none => {
+                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+                let opened = rusqlite::Connection::open_with_flags(&self.door.path, flags)?;
+                opened.busy_timeout(Duration::from_secs(1))?;
+                none.insert(opened)
+            }
+        };
+        let found = connection.prepare_cached(sql)?.query_map(params, read)?.collect::<Result<_, _>>()?;
+        Ok(found)
     }
 
     /// The turn to write, and the meter's connection with no transaction begun.
@@ -355,10 +327,6 @@ impl SqliteTx {
         match self.held {
             Held::Pooled(tx) if committed => tx.commit().await?,
             Held::Pooled(tx) => tx.rollback().await?,
-            Held::Glance { connection, turn, of } => {
-                of.idle().push(connection);
-                drop(turn);
-            }
             Held::Metering(mut connection) => {
                 let end = if committed { "COMMIT" } else { "ROLLBACK" };
                 sqlx::query(end).execute(&mut connection).await?;

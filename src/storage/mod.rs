@@ -44,6 +44,8 @@ pub use database::{Database, Tx};
 pub enum StorageError {
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
+    #[error("the database failed")]
+    Look(#[from] rusqlite::Error),
     #[error("the database schema could not be brought up to date")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// A row that this version of Keyward cannot have written.

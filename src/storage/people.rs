@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{StorageError, Tx, execute, fetch_all, fetch_one, fetch_optional, word};
+use super::{Database, StorageError, Tx, execute, fetch_all, fetch_one, fetch_optional, word};
 use crate::domain::account::{Email, Membership, PlatformRole, TenantRole, User, Ways};
 use crate::domain::clock::Moment;
 use crate::domain::ids::{TenantId, UserId};
@@ -51,17 +51,33 @@ impl TryFrom<UserRow> for User {
 /// Stands for a password that is not chosen yet; no password hashes to it.
 pub const NO_PASSWORD: &str = "!";
 
+/// A person as queries read them from `app_user u`, in the order of `UserRow`.
+macro_rules! columns {
+    () => {
+        "u.id, u.email, u.platform_role, u.disabled_at, u.created_at, u.proved_at, u.sessions_from,
+         u.password_hash <> '!' AS has_password,
+         EXISTS (SELECT 1 FROM authenticator f
+                 WHERE f.user_id = u.id AND f.confirmed_at IS NOT NULL) AS has_code,
+         EXISTS (SELECT 1 FROM passkey f WHERE f.user_id = u.id) AS has_passkey"
+    };
+}
+
+/// The same with one of their places, in the order of `PersonRow`, and what that is joined to.
+macro_rules! columns_with_place {
+    () => {
+        concat!($crate::storage::people::columns!(), ", t.id AS tenant, t.slug, t.name, m.role")
+    };
+}
+macro_rules! with_place {
+    () => {
+        " LEFT JOIN membership m ON m.user_id = u.id LEFT JOIN tenant t ON t.id = m.tenant_id "
+    };
+}
+pub(super) use {columns, columns_with_place, with_place};
+
 macro_rules! select {
-    ($($more:literal)?) => {
-        concat!(
-            "SELECT u.id, u.email, u.platform_role, u.disabled_at, u.created_at, u.proved_at, u.sessions_from,
-                    u.password_hash <> '!' AS has_password,
-                    EXISTS (SELECT 1 FROM authenticator f
-                            WHERE f.user_id = u.id AND f.confirmed_at IS NOT NULL) AS has_code,
-                    EXISTS (SELECT 1 FROM passkey f WHERE f.user_id = u.id) AS has_passkey ",
-            $($more,)?
-            " FROM app_user u "
-        )
+    () => {
+        concat!("SELECT ", columns!(), " FROM app_user u ")
     };
 }
 
@@ -164,33 +180,73 @@ pub async fn memberships(tx: &mut Tx, user: UserId) -> Result<Vec<Membership>, S
     Ok(places)
 }
 
-/// A person and their places: what every page asks for, and so in one question.
-pub async fn with_places(tx: &mut Tx, id: UserId) -> Result<Option<(User, Vec<Membership>)>, StorageError> {
-    #[derive(sqlx::FromRow)]
-    struct Row {
-        #[sqlx(flatten)]
-        user: UserRow,
-        tenant: Option<Uuid>,
-        slug: Option<String>,
-        name: Option<String>,
-        role: Option<String>,
+/// A person and one of their places; a person without any has one line without a place.
+#[derive(sqlx::FromRow)]
+pub(super) struct PersonRow {
+    #[sqlx(flatten)]
+    user: UserRow,
+    tenant: Option<Uuid>,
+    slug: Option<String>,
+    name: Option<String>,
+    role: Option<String>,
+}
+
+impl PersonRow {
+    /// Those of `columns_with_place`, which come first. By place: names would be looked for in every row.
+    /// `None` where nobody was joined.
+    pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Self>> {
+        let id = |at| row.get::<_, Option<[u8; 16]>>(at).map(|id| id.map(Uuid::from_bytes));
+        let Some(own) = id(0)? else { return Ok(None) };
+        Ok(Some(Self {
+            user: UserRow {
+                id: own,
+                email: row.get(1)?,
+                platform_role: row.get(2)?,
+                disabled_at: row.get(3)?,
+                created_at: row.get(4)?,
+                proved_at: row.get(5)?,
+                sessions_from: row.get(6)?,
+                has_password: row.get(7)?,
+                has_code: row.get(8)?,
+                has_passkey: row.get(9)?,
+            },
+            tenant: id(10)?,
+            slug: row.get(11)?,
+            name: row.get(12)?,
+            role: row.get(13)?,
+        }))
     }
-    let sql = concat!(
-        select!(", t.id AS tenant, t.slug, t.name, m.role"),
-        "LEFT JOIN membership m ON m.user_id = u.id LEFT JOIN tenant t ON t.id = m.tenant_id
-         WHERE u.id = $1 ORDER BY t.name"
-    );
+}
+
+/// A person and their places, the strongest role first and then by name.
+pub type Placed = (User, Vec<Membership>);
+
+/// Puts the lines of one person together.
+pub(super) fn gather(rows: impl IntoIterator<Item = PersonRow>) -> Result<Option<Placed>, StorageError> {
     let mut user = None;
     let mut places = Vec::new();
-    for row in fetch_all!(tx, Row, sql, id.0)? {
+    for row in rows {
         if let (Some(tenant), Some(slug), Some(name), Some(role)) = (row.tenant, row.slug, row.name, row.role)
         {
             places.push(place((tenant, slug, name, role))?);
         }
         user = Some(row.user);
     }
-    places.sort_by_key(|place| place.role);
+    places.sort_by(|a, b| a.role.cmp(&b.role).then_with(|| a.tenant_name.cmp(&b.tenant_name)));
     Ok(user.map(User::try_from).transpose()?.map(|user| (user, places)))
+}
+
+pub async fn with_places(db: &Database, id: UserId) -> Result<Option<Placed>, StorageError> {
+    let sql =
+        concat!("SELECT ", columns_with_place!(), " FROM app_user u ", with_place!(), "WHERE u.id = $1");
+    match db {
+        Database::Sqlite(sqlite) => {
+            gather(sqlite.look(sql, [id.0.as_bytes()], PersonRow::read)?.into_iter().flatten())
+        }
+        Database::Postgres(pool) => {
+            gather(sqlx::query_as::<_, PersonRow>(sql).bind(id.0).fetch_all(pool).await?)
+        }
+    }
 }
 
 /// Whether the account has signed in from this browser before.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::{StorageError, Tx, execute, fetch_all, fetch_optional};
+use super::people::{self, PersonRow, Placed};
+use super::{Database, StorageError, Tx, execute, fetch_all};
 use crate::domain::account::Proof;
 use crate::domain::clock::Moment;
 use crate::domain::ids::{SessionId, UserId};
@@ -70,15 +71,48 @@ pub async fn insert(tx: &mut Tx, key_hash: &[u8; 32], session: &StoredSession) -
     Ok(())
 }
 
-/// A session that has not run out.
+/// A session that has not run out, with the person who has it, if anybody has. Every page asks for both.
 pub async fn find(
-    tx: &mut Tx,
+    db: &Database,
     key_hash: &[u8; 32],
     now: Moment,
-) -> Result<Option<StoredSession>, StorageError> {
-    let sql = "SELECT id, user_id, state, address, agent, created_at, seen_at, expires_at
-               FROM session WHERE key_hash = $1 AND expires_at > $2";
-    Ok(fetch_optional!(tx, Row, sql, &key_hash[..], now.0)?.map(session))
+) -> Result<Option<(StoredSession, Option<Placed>)>, StorageError> {
+    match db {
+        Database::Sqlite(sqlite) => {
+            let sql = concat!(
+                "SELECT ",
+                people::columns_with_place!(),
+                ", s.id, s.user_id, s.state, s.address, s.agent, s.created_at, s.seen_at, s.expires_at
+                 FROM session s LEFT JOIN app_user u ON u.id = s.user_id ",
+                people::with_place!(),
+                "WHERE s.key_hash = $1 AND s.expires_at > $2"
+            );
+            let mut found = None;
+            let rows = sqlite.look(sql, (&key_hash[..], now.0), |row| {
+                if found.is_none() {
+                    let id = |at| row.get::<_, Option<[u8; 16]>>(at).map(|id| id.map(Uuid::from_bytes));
+                    let (own, user) = (id(14)?.unwrap_or_default(), id(15)?);
+                    let (state, address, agent) = (row.get(16)?, row.get(17)?, row.get(18)?);
+                    found =
+                        Some((own, user, state, address, agent, row.get(19)?, row.get(20)?, row.get(21)?));
+                }
+                PersonRow::read(row)
+            })?;
+            let Some(found) = found else { return Ok(None) };
+            Ok(Some((session(found), people::gather(rows.into_iter().flatten())?)))
+        }
+        Database::Postgres(pool) => {
+            let sql = "SELECT id, user_id, state, address, agent, created_at, seen_at, expires_at
+                       FROM session WHERE key_hash = $1 AND expires_at > $2";
+            let found = sqlx::query_as(sql).bind(&key_hash[..]).bind(now.0).fetch_optional(pool).await?;
+            let Some(found) = found.map(session) else { return Ok(None) };
+            let person = match found.user_id {
+                Some(user) => people::with_places(db, user).await?,
+                None => None,
+            };
+            Ok(Some((found, person)))
+        }
+    }
 }
 
 /// Writes a session's new state; false if it is gone.

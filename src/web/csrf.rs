@@ -7,17 +7,22 @@ use actix_web::http::header::{HOST, HeaderName, ORIGIN, REFERER};
 use subtle::ConstantTimeEq;
 
 use super::error::WebError;
+use super::session::SignedIn;
 use super::{Console, device, session};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The token that forms of this request's page carry.
 pub fn token(console: &Console, request: &HttpRequest, session: &Session) -> String {
-    let binding = match session::signed_in(session) {
-        Some(signed_in) => format!("session:{}", signed_in.nonce),
-        None => format!("visitor:{}", device::of(request)),
-    };
-    console.services.root.csrf_token(&binding)
+    match session::signed_in(session) {
+        Some(signed_in) => token_of(console, &signed_in),
+        None => console.services.root.csrf_token(&format!("visitor:{}", device::of(request))),
+    }
+}
+
+/// The same for somebody who is signed in.
+pub fn token_of(console: &Console, signed_in: &SignedIn) -> String {
+    console.services.root.csrf_token(&format!("session:{}", signed_in.nonce))
 }
 
 /// # Errors

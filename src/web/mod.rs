@@ -108,7 +108,8 @@ pub fn configure(
                 .service(assets::route())
                 .default_service(web::to(nothing_here))
                 .wrap(from_fn(finish::finish))
-                .wrap(Compress::default()),
+                .wrap(Compress::default())
+                .wrap(TracingLogger::<RequestSpan>::new()),
         )
         .service(
             web::scope("")
@@ -119,6 +120,7 @@ pub fn configure(
                 .wrap(from_fn(viewing::only_look))
                 .wrap(from_fn(device::remember))
                 .wrap(session)
+                .wrap(from_fn(session::remember_who))
                 .wrap(from_fn(finish::finish))
                 .wrap(Compress::default())
                 .wrap(TracingLogger::<RequestSpan>::new()),

@@ -1,16 +1,20 @@
 //! Sessions of the console: kept in the database under the hash of the cookie's key, so that
 //! they can be listed and ended, and a copy of the database signs nobody in.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use actix_session::config::{BrowserSession, CookieContentSecurity, TtlExtensionPolicy};
 use actix_session::storage::{LoadError, SaveError, SessionKey, SessionStore, UpdateError};
 use actix_session::{Session, SessionMiddleware};
-use actix_web::HttpRequest;
+use actix_web::body::MessageBody;
 use actix_web::cookie::time::Duration;
 use actix_web::cookie::{Key, SameSite};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::USER_AGENT;
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpRequest};
 use serde::{Deserialize, Serialize};
 
 use super::error::WebError;
@@ -227,6 +231,26 @@ pub fn take_notice(session: &Session) -> Option<Notice> {
     Some(notice)
 }
 
+tokio::task_local! {
+    /// Whoever has the session of this request: found with it, and asked for once it is known.
+    static WHO: RefCell<Option<Person>>;
+}
+
+/// Keeps whom a session was found to be of for as long as its request takes.
+pub async fn remember_who(
+    request: ServiceRequest,
+    next: Next<impl MessageBody>,
+) -> Result<ServiceResponse<impl MessageBody>, Error> {
+    WHO.scope(RefCell::new(None), next.call(request)).await
+}
+
+/// The person who was found with the session. Whoever asks again in the same request may have changed
+/// something, and has to look anew.
+pub fn take_who(signed_in: &SignedIn) -> Option<Person> {
+    let found = WHO.try_with(RefCell::take).ok().flatten();
+    found.filter(|person| person.user.id == signed_in.user)
+}
+
 /// The database as actix-session wants it.
 pub struct Store {
     services: Arc<Services>,
@@ -241,10 +265,11 @@ impl Store {
 
     async fn read(&self, hash: &[u8; 32]) -> Result<Option<State>, StorageError> {
         let now = self.services.clock.now();
-        let mut tx = self.db().glance().await?;
-        let found = sessions::find(&mut tx, hash, now).await?;
-        tx.rollback().await?;
-        let Some(found) = found else { return Ok(None) };
+        let found = sessions::find(self.db(), hash, now).await?;
+        let Some((found, person)) = found else { return Ok(None) };
+        // Nothing to tell where nobody listens.
+        let _ =
+            WHO.try_with(|who| *who.borrow_mut() = person.and_then(|found| self.services.person_now(found)));
         if now.since(found.seen_at) >= SEEN_EVERY {
             let mut tx = self.db().write().await?;
             sessions::touch(&mut tx, hash, now, ends(now, found.created_at)).await?;

@@ -45,7 +45,11 @@ impl Viewer {
         let console = console(request)?;
         let session = request.get_session();
         let Some(signed_in) = session::signed_in(&session) else { return Err(sign_in(request)) };
-        let Some(mut person) = console.services.person(signed_in.user).await? else {
+        let found = match session::take_who(&signed_in) {
+            Some(found) => Some(found),
+            None => console.services.person(signed_in.user).await?,
+        };
+        let Some(mut person) = found else {
             session.purge();
             return Err(sign_in(request));
         };
@@ -109,7 +113,7 @@ impl Viewer {
         }
         let whom = Whom { actor: actor.clone(), owner };
         request.extensions_mut().insert(whom);
-        let csrf = csrf::token(&console, request, &session);
+        let csrf = csrf::token_of(&console, &signed_in);
         let viewer = Self { actor, person, session, session_id: signed_in.id, origin, csrf, viewing };
         // For pages that are made where nobody knows who looks: those of errors.
         if let Some(bar) = viewer.bar() {
