@@ -11,6 +11,8 @@ use super::price::without_snapshot;
 const SETTLES_AFTER: i64 = 6 * HOUR;
 /// Checks of a key use a few tokens that are on no bill of Keyward's.
 const FEW_TOKENS: i64 = 1_000;
+/// How many times a usual request an estimate may be off by.
+const OFF_BY: i64 = 10;
 const FEW_NANOS: i64 = 10_000_000;
 
 /// What the provider reports of one of its keys, one model and one day.
@@ -216,9 +218,12 @@ fn cause_of(line: &Line, known: bool, complete: bool, estimated: i64, unpriced: 
         return Cause::NotHere;
     }
     if far(tokens, most, FEW_TOKENS) {
-        // More than was sent is more, however early it is; less may still come.
+        // More than was sent is more, however early it is; less may still come. A few estimates among many
+        // requests explain no more than as many times what a request uses.
+        let usual = line.here.tokens / line.here.requests.unwrap_or(1).max(1);
+        let explained = estimated.saturating_mul(usual.max(FEW_TOKENS).saturating_mul(OFF_BY));
         return match (tokens > 0, complete) {
-            (true, _) if estimated == 0 => Cause::Elsewhere,
+            (true, _) if tokens > explained => Cause::Elsewhere,
             (false, false) => Cause::Incomplete,
             _ if estimated > 0 => Cause::Estimated,
             _ => Cause::LessThere,
@@ -317,7 +322,13 @@ mod tests {
         let unpriced = Recorded { unpriced: 3, ..recorded(10, 50_000, 0) };
         assert_eq!(cause(&[reported(10, OURS, 50_000, 70)], &[unpriced]), Cause::Unpriced);
         let estimated = Recorded { estimated: 1, ..recorded(10, 50_000, 90) };
-        assert_eq!(cause(&[reported(10, OURS, 60_000, 99)], &[estimated]), Cause::Estimated);
+        assert_eq!(
+            cause(&[reported(10, OURS, 60_000, 99)], std::slice::from_ref(&estimated)),
+            Cause::Estimated
+        );
+        // One that broke off hides no use of the key elsewhere.
+        let thousands = Recorded { requests: 3_000, ..estimated };
+        assert_eq!(cause(&[reported(10, OURS, 150_000, 99)], &[thousands]), Cause::Elsewhere);
         assert_eq!(cause(&[reported(10, "sk-ant-api03-xyz...Zz9y", 60_000, 99)], &[]), Cause::NotHere);
         // A key that Keyward has never sent anything with.
         assert_eq!(cause(&[reported(10, OURS, 5_000, 9)], &[]), Cause::Elsewhere);

@@ -6,14 +6,18 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::mpsc;
 
+use super::checks::Checked;
+use super::provider_keys::Holder;
 use super::{ServiceError, Services};
+use crate::access::actor::Actor;
 use crate::access::scope::Scope;
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
-use crate::domain::clock::{MINUTE, Moment};
+use crate::domain::clock::{HOUR, MINUTE, Moment};
 use crate::domain::ids::{KeyId, Owner};
 use crate::domain::notice::{self, Notice};
-use crate::domain::provider_key::{KeyState, KeyStatus, KeyView, Verdict};
-use crate::storage::{Tx, audit, changes, keys, notifications};
+use crate::domain::provider_key::{KeyState, KeyStatus, KeyView, Provider, ProviderKey, Verdict};
+use crate::storage::keys::SealedKey;
+use crate::storage::{StorageError, Tx, audit, changes, keys, notifications};
 
 /// An answer's word on the key version that was used.
 #[derive(Clone, Copy, Debug)]
@@ -144,23 +148,13 @@ impl Services {
         }
         keys::set_status(&mut tx, key, version, &after, checked_at).await?;
         if before.state != after.state {
-            let (name, provider) = (found.key.name.as_str(), found.key.provider);
-            let news = notice::of_key(name, provider, before.state, after.state, now);
-            match (news, found.key.owner) {
-                (Some(news), Owner::Tenant(tenant)) => notifications::insert(&mut tx, tenant, &news).await?,
-                (Some(news), Owner::Platform) => {
-                    let news = Notice { page: format!("shared-keys/{name}"), ..news };
-                    notifications::insert_for_operator(&mut tx, &news, None).await?;
-                    for_operator = Some(news);
-                }
-                (None, _) => {}
-            }
+            for_operator = tell_of_move(&mut tx, &found.key, before.state, after.state, now).await?;
             self.record_move(&mut tx, found.key.owner, found.key.name.as_str(), &before, &after).await?;
         }
         tx.commit().await?;
         self.directory.forget(found.key.owner);
         if let Some(news) = for_operator {
-            self.mail_operator(&news).await?;
+            self.mail_operator(&news).await;
         }
         Ok(())
     }
@@ -185,5 +179,116 @@ impl Services {
             }),
         };
         Ok(audit::append(tx, &self.root, owner, &event).await?)
+    }
+}
+
+impl Services {
+    /// Checks a key now and writes down what the provider says.
+    ///
+    /// # Errors
+    /// When the key does not open or the database fails.
+    pub async fn check_key(
+        &self,
+        actor: &Actor,
+        holder: Holder,
+        name: &str,
+    ) -> Result<(Provider, KeyState, Checked), ServiceError> {
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let scope = &holder.scope;
+        let mut tx = self.db.read().await?;
+        let found = keys::find(&mut tx, scope, name).await?.ok_or(ServiceError::NotFound)?;
+        let secret = self.open_current(&mut tx, scope, &found).await?;
+        tx.rollback().await?;
+        let current = &found.key.current;
+        let checked =
+            self.check(found.key.provider, &secret, current.custom_url.as_deref(), &current.settings).await;
+        let detail = serde_json::json!({
+            "version": current.version, "found": checked.told(), "code": checked.code,
+        });
+        let (mut state, mut news) = (current.status.state, None);
+        self.change(actor, &holder, &found.key, AuditAction::KeyChecked, detail, async |tx, now| {
+            // Traffic may have moved the state while the provider was asked.
+            let before = self.unchanged(tx, &holder.scope, &found).await?;
+            let status = before.after_check(checked.verdict, now);
+            state = status.state;
+            if before.state != state {
+                news = tell_of_move(tx, &found.key, before.state, state, now).await?;
+            }
+            Ok(keys::set_status(tx, found.key.id, current.version, &status, Some(now)).await?)
+        })
+        .await?;
+        if let Some(news) = news {
+            self.mail_operator(&news).await;
+        }
+        Ok((found.key.provider, state, checked))
+    }
+
+    /// Ends a pause by hand.
+    ///
+    /// # Errors
+    /// `NotFound` when the key is not paused.
+    pub async fn resume_key(&self, actor: &Actor, holder: Holder, name: &str) -> Result<(), ServiceError> {
+        self.permit_keys(actor, &holder.scope, holder.changers)?;
+        let found = self.find_key(&holder.scope, name).await?.ok_or(ServiceError::NotFound)?;
+        let current = &found.key.current;
+        if !current.status.state.is_limit() {
+            return Err(ServiceError::NotFound);
+        }
+        let detail = serde_json::json!({ "before": current.status.state });
+        let mut news = None;
+        self.change(actor, &holder, &found.key, AuditAction::KeyResumed, detail, async |tx, now| {
+            let before = self.unchanged(tx, &holder.scope, &found).await?;
+            let status = before.resumed(now);
+            news = tell_of_move(tx, &found.key, before.state, status.state, now).await?;
+            Ok(keys::set_status(tx, found.key.id, current.version, &status, None).await?)
+        })
+        .await?;
+        if let Some(news) = news {
+            self.mail_operator(&news).await;
+        }
+        Ok(())
+    }
+
+    /// The state of the same version of the same key, read again inside a change.
+    pub(super) async fn unchanged(
+        &self,
+        tx: &mut Tx,
+        scope: &Scope,
+        found: &SealedKey,
+    ) -> Result<KeyStatus, ServiceError> {
+        let again = keys::find(tx, scope, found.key.name.as_str()).await?;
+        again
+            .filter(|again| {
+                again.key.id == found.key.id && again.key.current.version == found.key.current.version
+            })
+            .map(|again| again.key.current.status)
+            .ok_or(ServiceError::Conflict("Somebody else changed this key a moment ago. Look at it again."))
+    }
+}
+
+/// Tells whoever the key belongs to what its new state means, in the transaction that moved it. Gives what
+/// the operator is to be written of, once it is committed.
+pub(super) async fn tell_of_move(
+    tx: &mut Tx,
+    key: &ProviderKey,
+    before: KeyState,
+    after: KeyState,
+    now: Moment,
+) -> Result<Option<Notice>, StorageError> {
+    let Some(news) = notice::of_key(key.name.as_str(), key.provider, before, after, now) else {
+        return Ok(None);
+    };
+    match key.owner {
+        Owner::Tenant(tenant) => {
+            notifications::insert(tx, tenant, &news).await?;
+            Ok(None)
+        }
+        Owner::Platform => {
+            let news = Notice { page: format!("shared-keys/{}", key.name), ..news };
+            // A key that comes and goes is news once an hour.
+            let reference = format!("{}:{}:{}", news.kind, key.id, now.0 / HOUR);
+            let is_new = notifications::insert_for_operator(tx, &news, Some(&reference)).await?;
+            Ok(is_new.then_some(news))
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! Provider keys: add, check, rotate, undo, forget, remove and the smaller changes.
 
-use super::checks::Checked;
 use super::custody::{self, Seat};
 use super::pasted::{Pasted, TypedKey, failed_to_save, read_label, status_or_problem};
 use super::{Problems, ServiceError, Services};
@@ -331,58 +330,6 @@ impl Services {
         Ok(())
     }
 
-    /// Checks a key now and writes down what the provider says.
-    ///
-    /// # Errors
-    /// When the key does not open or the database fails.
-    pub async fn check_key(
-        &self,
-        actor: &Actor,
-        holder: Holder,
-        name: &str,
-    ) -> Result<(Provider, KeyState, Checked), ServiceError> {
-        self.permit_keys(actor, &holder.scope, holder.changers)?;
-        let scope = &holder.scope;
-        let mut tx = self.db.read().await?;
-        let found = keys::find(&mut tx, scope, name).await?.ok_or(ServiceError::NotFound)?;
-        let secret = self.open_current(&mut tx, scope, &found).await?;
-        tx.rollback().await?;
-        let current = &found.key.current;
-        let checked =
-            self.check(found.key.provider, &secret, current.custom_url.as_deref(), &current.settings).await;
-        let detail = serde_json::json!({
-            "version": current.version, "found": checked.told(), "code": checked.code,
-        });
-        let mut state = current.status.state;
-        self.change(actor, &holder, &found.key, AuditAction::KeyChecked, detail, async |tx, now| {
-            // Traffic may have moved the state while the provider was asked.
-            let status = self.unchanged(tx, &holder.scope, &found).await?.after_check(checked.verdict, now);
-            state = status.state;
-            Ok(keys::set_status(tx, found.key.id, current.version, &status, Some(now)).await?)
-        })
-        .await?;
-        Ok((found.key.provider, state, checked))
-    }
-
-    /// Ends a pause by hand.
-    ///
-    /// # Errors
-    /// `NotFound` when the key is not paused.
-    pub async fn resume_key(&self, actor: &Actor, holder: Holder, name: &str) -> Result<(), ServiceError> {
-        self.permit_keys(actor, &holder.scope, holder.changers)?;
-        let found = self.find_key(&holder.scope, name).await?.ok_or(ServiceError::NotFound)?;
-        let current = &found.key.current;
-        if !current.status.state.is_limit() {
-            return Err(ServiceError::NotFound);
-        }
-        let detail = serde_json::json!({ "before": current.status.state });
-        self.change(actor, &holder, &found.key, AuditAction::KeyResumed, detail, async |tx, now| {
-            let status = self.unchanged(tx, &holder.scope, &found).await?.resumed(now);
-            Ok(keys::set_status(tx, found.key.id, current.version, &status, None).await?)
-        })
-        .await
-    }
-
     /// Makes a key the one that requests use which name none.
     ///
     /// # Errors
@@ -517,23 +464,11 @@ impl Services {
         Ok(())
     }
 
-    /// The state of the same version of the same key, read again inside a change.
-    async fn unchanged(
+    pub(super) async fn find_key(
         &self,
-        tx: &mut Tx,
         scope: &Scope,
-        found: &SealedKey,
-    ) -> Result<KeyStatus, ServiceError> {
-        let again = keys::find(tx, scope, found.key.name.as_str()).await?;
-        again
-            .filter(|again| {
-                again.key.id == found.key.id && again.key.current.version == found.key.current.version
-            })
-            .map(|again| again.key.current.status)
-            .ok_or(ServiceError::Conflict("Somebody else changed this key a moment ago. Look at it again."))
-    }
-
-    async fn find_key(&self, scope: &Scope, name: &str) -> Result<Option<SealedKey>, ServiceError> {
+        name: &str,
+    ) -> Result<Option<SealedKey>, ServiceError> {
         let mut tx = self.db.read().await?;
         let found = keys::find(&mut tx, scope, name).await?;
         tx.rollback().await?;

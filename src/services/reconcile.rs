@@ -30,7 +30,7 @@ const MOST_PAGES: usize = 2_000;
 const MOST_LINES: usize = 20_000;
 /// Lines that are written at once: the writer is everybody's.
 const CHUNK: usize = 200;
-/// All questions together, and while somebody waits for the page.
+/// All questions together, and for how long somebody waits for the page.
 const DEADLINE: std::time::Duration = std::time::Duration::from_mins(5);
 const WAITED_FOR: std::time::Duration = std::time::Duration::from_secs(20);
 const LEASE: i64 = 10 * MINUTE;
@@ -46,6 +46,8 @@ pub enum Failure {
     Unreachable,
     Limited,
     Unreadable,
+    /// On this side; the log says why.
+    Internal,
 }
 
 impl Failure {
@@ -55,6 +57,7 @@ impl Failure {
             Self::Unreachable => "unreachable",
             Self::Limited => "limited",
             Self::Unreadable => "unreadable",
+            Self::Internal => "internal",
         }
     }
 }
@@ -85,9 +88,10 @@ impl Services {
         let mut all = Vec::new();
         for key in reconciliation::keys(&mut tx, scope).await? {
             let lines = match key.fetched_at {
-                Some(_) => {
+                // Judged as of then: neither side has grown since.
+                Some(read_at) => {
                     let window = reports::window(self.clock.now());
-                    self.compared(&mut tx, scope, key.provider, window).await?
+                    self.compared(&mut tx, scope, key.provider, window, read_at).await?
                 }
                 None => Vec::new(),
             };
@@ -102,11 +106,12 @@ impl Services {
         scope: &Scope,
         provider: Provider,
         window: (Moment, Moment),
+        read_at: Moment,
     ) -> Result<Vec<Line>, ServiceError> {
         let reported = reconciliation::report(tx, scope, provider, window).await?;
         let recorded = reconciliation::recorded(tx, scope, provider, window).await?;
         let keys = reconciliation::known_keys(tx, scope, provider).await?;
-        Ok(compare(&reported, &recorded, &keys, self.clock.now()))
+        Ok(compare(&reported, &recorded, &keys, read_at))
     }
 
     /// Adds a report key after a live check, in place of the one that was there, and reads with it. True
@@ -155,13 +160,17 @@ impl Services {
         let scope = &holder.scope;
         let mut tx = self.db.write().await?;
         let sealed = self.seal_bound(&mut tx, scope, &binding(scope.owner(), provider), &secret, now).await?;
-        reconciliation::put_key(&mut tx, &key, &sealed).await?;
+        // The job leaves it alone while it is read from here.
+        reconciliation::put_key(&mut tx, &key, &sealed, now.plus(2 * MINUTE)).await?;
         let detail = serde_json::json!({ "provider": provider, "hint": key.hint });
         self.record(&mut tx, scope.owner(), actor, AuditAction::ReportKeyAdded, provider.as_str(), detail)
             .await?;
         tx.commit().await?;
-        let read = self.reconcile(&key, WAITED_FOR).await?;
-        Ok(read.is_none())
+        // What takes longer is left to the job.
+        match tokio::time::timeout(WAITED_FOR, self.reconcile(&key)).await {
+            Ok(read) => Ok(read?.is_none()),
+            Err(_) => Ok(false),
+        }
     }
 
     /// Removes a report key and what it read.
@@ -193,28 +202,29 @@ impl Services {
     /// # Errors
     /// When the database fails.
     pub async fn reconcile_due(&self) -> Result<(), ServiceError> {
-        let now = self.clock.now();
-        let mut tx = self.db.write().await?;
-        let due = reconciliation::take_due(&mut tx, now, now.plus(LEASE)).await?;
-        if due.is_empty() {
-            return Ok(());
-        }
-        tx.commit().await?;
-        for key in due {
+        let mut failed = None;
+        loop {
+            let now = self.clock.now();
+            let mut tx = self.db.write().await?;
+            let due = reconciliation::take_due(&mut tx, now, now.plus(LEASE)).await?;
+            tx.commit().await?;
+            let Some(key) = due else { break };
             // One that does not open must not keep the others.
-            if let Err(error) = self.reconcile(&key, DEADLINE).await {
+            if let Err(error) = self.reconcile(&key).await {
                 tracing::error!(error = &error as &dyn std::error::Error, owner = %key.owner.as_uuid(), "a report could not be read");
+                let scope = Scope::of_system(key.owner);
+                let (word, next) = (Failure::Internal.word(), now.plus(HOUR));
+                let mut tx = self.db.write().await?;
+                reconciliation::note_fetch(&mut tx, &scope, key.provider, None, word, next).await?;
+                tx.commit().await?;
+                failed = Some(error);
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// Reads a report and writes it down; gives why it could not be read, if so.
-    async fn reconcile(
-        &self,
-        key: &ReportKey,
-        deadline: std::time::Duration,
-    ) -> Result<Option<Failure>, ServiceError> {
+    async fn reconcile(&self, key: &ReportKey) -> Result<Option<Failure>, ServiceError> {
         let (now, provider) = (self.clock.now(), key.provider);
         let scope = Scope::of_system(key.owner);
         let mut tx = self.db.read().await?;
@@ -222,39 +232,51 @@ impl Services {
         let secret = self.open_bound(&mut tx, &scope, &binding(scope.owner(), provider), &sealed).await?;
         tx.rollback().await?;
         let window = reports::window(now);
-        let fetching = async {
-            let report = self.fetch(provider, &secret, window, now).await?;
-            // After the report, so that what it counts is in the books.
-            Ok((report, self.add_up(&scope, key, window).await))
-        };
-        let fetched = tokio::time::timeout(deadline, fetching).await.unwrap_or(Err(Failure::Unreachable));
-        let mut tx = self.db.write().await?;
-        // A key that was replaced or removed meanwhile says nothing any longer.
-        if reconciliation::sealed(&mut tx, &scope, provider).await?.as_deref() != Some(&sealed[..]) {
-            return Ok(None);
-        }
-        let (report, (days, uses)) = match fetched {
-            Ok((report, books)) => (report, books?),
+        let fetching = self.fetch(provider, &secret, window, now);
+        let fetched = tokio::time::timeout(DEADLINE, fetching).await.unwrap_or(Err(Failure::Unreachable));
+        let report = match fetched {
+            Ok(report) => report,
             Err(failure) => {
                 // A key that was rejected is as wrong in an hour; a day is soon enough.
                 let wait = if failure == Failure::Rejected { DAY } else { HOUR };
-                let next = now.plus(wait);
-                reconciliation::note_fetch(&mut tx, &scope, provider, None, failure.word(), next).await?;
-                tx.commit().await?;
+                if let Some(mut tx) = self.while_held(&scope, provider, &sealed).await? {
+                    let (word, next) = (failure.word(), now.plus(wait));
+                    reconciliation::note_fetch(&mut tx, &scope, provider, None, word, next).await?;
+                    tx.commit().await?;
+                }
                 return Ok(Some(failure));
             }
         };
+        // After the report, so that what it counts is in the books.
+        let (days, uses) = self.add_up(&scope, key, window).await?;
+        let Some(mut tx) = self.while_held(&scope, provider, &sealed).await? else { return Ok(None) };
         reconciliation::clear_report(&mut tx, &scope, provider, window).await?;
         reconciliation::keep_use(&mut tx, &scope, provider, &days, &uses).await?;
-        reconciliation::note_fetch(&mut tx, &scope, provider, Some(now), "", now.plus(DAY)).await?;
         tx.commit().await?;
         for chunk in report.chunks(CHUNK) {
-            let mut tx = self.db.write().await?;
+            let Some(mut tx) = self.while_held(&scope, provider, &sealed).await? else { return Ok(None) };
             reconciliation::insert_report(&mut tx, &scope, provider, chunk).await?;
             tx.commit().await?;
         }
-        self.raise_alarms(&scope, key).await?;
+        // Last, so that a reading that broke off is done again.
+        let Some(mut tx) = self.while_held(&scope, provider, &sealed).await? else { return Ok(None) };
+        reconciliation::note_fetch(&mut tx, &scope, provider, Some(now), "", now.plus(DAY)).await?;
+        tx.commit().await?;
+        self.raise_alarms(&scope, key, now).await?;
         Ok(None)
+    }
+
+    /// A transaction to write in, if the key is still the one that was read with: one that was replaced or
+    /// removed meanwhile says nothing any longer.
+    async fn while_held(
+        &self,
+        scope: &Scope,
+        provider: Provider,
+        sealed: &[u8],
+    ) -> Result<Option<Tx>, ServiceError> {
+        let mut tx = self.db.write().await?;
+        let held = reconciliation::sealed(&mut tx, scope, provider).await?;
+        Ok((held.as_deref() == Some(sealed)).then_some(tx))
     }
 
     /// Adds up what Keyward recorded of the days that may have changed since the last time, with those days.
@@ -267,7 +289,9 @@ impl Services {
         let mut days: Vec<Moment> = (0..to.since(from) / DAY).map(|day| from.plus(day * DAY)).collect();
         if let Some(before) = key.fetched_at {
             let mut tx = self.db.read().await?;
-            let rated_again = reconciliation::days_rated_again(&mut tx, before).await?;
+            // Somewhat earlier: what was rated then may have been committed later.
+            let since = before.minus(HOUR);
+            let rated_again = reconciliation::days_rated_again(&mut tx, scope, since).await?;
             tx.rollback().await?;
             days.retain(|day| before.since(*day) < SETTLED_AFTER || rated_again.contains(day));
         }
@@ -280,12 +304,12 @@ impl Services {
         Ok((days, uses))
     }
 
-    async fn raise_alarms(&self, scope: &Scope, key: &ReportKey) -> Result<(), ServiceError> {
-        let now = self.clock.now();
+    async fn raise_alarms(&self, scope: &Scope, key: &ReportKey, now: Moment) -> Result<(), ServiceError> {
         let (_, to) = reports::window(now);
         let mut tx = self.db.read().await?;
         // A day more than is told of, for what is counted over midnight.
-        let lines = self.compared(&mut tx, scope, key.provider, (to.minus(ALARMS_FOR + DAY), to)).await?;
+        let lines =
+            self.compared(&mut tx, scope, key.provider, (to.minus(ALARMS_FOR + DAY), to), now).await?;
         tx.rollback().await?;
         let alarming = |line: &&Line| {
             now.since(line.day) < ALARMS_FOR && matches!(line.cause, Cause::Elsewhere | Cause::Price)

@@ -175,24 +175,32 @@ impl Services {
         let mut tx = self.db.write().await?;
         let is_new = notifications::insert_for_operator(&mut tx, news, reference).await?;
         tx.commit().await?;
-        if is_new { self.mail_operator(news).await } else { Ok(()) }
+        if is_new {
+            self.mail_operator(news).await;
+        }
+        Ok(())
     }
 
-    /// Sends what is told on Status to all super admins, if a mail server is set.
-    pub(super) async fn mail_operator(&self, news: &Notice) -> Result<(), ServiceError> {
+    /// Sends what is told on Status to all super admins, if a mail server is set. That it was told stands,
+    /// whatever becomes of the letters.
+    pub(super) async fn mail_operator(&self, news: &Notice) {
         if self.mailer.is_none() {
-            return Ok(());
+            return;
         }
-        let mut tx = self.db.read().await?;
-        let staff = people::list(&mut tx).await?;
-        tx.rollback().await?;
+        let staff = match self.db.read().await {
+            Ok(mut tx) => people::list(&mut tx).await,
+            Err(error) => Err(error),
+        };
+        let staff = staff.unwrap_or_else(|error| {
+            tracing::warn!(error = &error as &dyn std::error::Error, "super admins could not be written to");
+            Vec::new()
+        });
         let words = format!("{}\n\n{}/platform/{}\n", news.text, self.options.public_url, news.page);
         for user in staff {
             if user.platform_role == Some(PlatformRole::SuperAdmin) && user.disabled_at.is_none() {
                 self.send_aside(&user.email, news.kind.label(), words.clone());
             }
         }
-        Ok(())
     }
 
     /// This process as it is.

@@ -53,8 +53,13 @@ impl TryFrom<Row> for ReportKey {
     }
 }
 
-/// Puts a report key in place of the one that was there.
-pub async fn put_key(tx: &mut Tx, key: &ReportKey, sealed: &[u8]) -> Result<(), StorageError> {
+/// Puts a report key in place of the one that was there, to be read from `next_at` on.
+pub async fn put_key(
+    tx: &mut Tx,
+    key: &ReportKey,
+    sealed: &[u8],
+    next_at: Moment,
+) -> Result<(), StorageError> {
     execute!(
         tx,
         "INSERT INTO report_key (tenant_id, provider, sealed, hint, created_at, created_by, next_at, failure)
@@ -68,7 +73,7 @@ pub async fn put_key(tx: &mut Tx, key: &ReportKey, sealed: &[u8]) -> Result<(), 
         &key.hint,
         key.created_at.0,
         &key.created_by,
-        key.created_at.0
+        next_at.0
     )?;
     Ok(())
 }
@@ -98,15 +103,15 @@ pub async fn delete_key(tx: &mut Tx, scope: &Scope, provider: Provider) -> Resul
     Ok(execute!(tx, sql, owner, provider.as_str())? > 0)
 }
 
-/// Takes a few keys whose time has come; nobody else takes them before `lease`.
-pub async fn take_due(tx: &mut Tx, now: Moment, lease: Moment) -> Result<Vec<ReportKey>, StorageError> {
+/// Takes a key whose time has come; nobody else takes it before `lease`.
+pub async fn take_due(tx: &mut Tx, now: Moment, lease: Moment) -> Result<Option<ReportKey>, StorageError> {
     let sql = format!(
         "UPDATE report_key SET next_at = $1 WHERE next_at <= $2 AND (tenant_id, provider) IN
-             (SELECT tenant_id, provider FROM report_key WHERE next_at <= $2 ORDER BY next_at LIMIT 4)
+             (SELECT tenant_id, provider FROM report_key WHERE next_at <= $2 ORDER BY next_at LIMIT 1)
          RETURNING {COLUMNS}"
     );
-    let rows = fetch_all!(tx, Row, sqlx::AssertSqlSafe(sql), lease.0, now.0)?;
-    rows.into_iter().map(ReportKey::try_from).collect()
+    let row = fetch_optional!(tx, Row, sqlx::AssertSqlSafe(sql), lease.0, now.0)?;
+    row.map(ReportKey::try_from).transpose()
 }
 
 /// Notes a fetch: when, why it failed if it did, and when the next is due.
@@ -244,12 +249,20 @@ pub async fn add_up(
     Ok(rows.into_iter().map(used).collect())
 }
 
-/// The UTC days of requests that were rated again since a moment.
-pub async fn days_rated_again(tx: &mut Tx, since: Moment) -> Result<Vec<Moment>, StorageError> {
-    let sql =
+/// The UTC days of the owner's requests that were rated again since a moment.
+pub async fn days_rated_again(
+    tx: &mut Tx,
+    scope: &Scope,
+    since: Moment,
+) -> Result<Vec<Moment>, StorageError> {
+    let of_tenant = if scope.tenant().is_some() { "a.tenant_id = $3" } else { "a.tenant_id <> $3" };
+    let sql = format!(
         "SELECT DISTINCT (u.started_at / $1) * $1 FROM usage_adjustment a JOIN usage u ON u.id = a.usage_id
-               WHERE a.at >= $2";
-    Ok(fetch_all!(tx, (i64,), sql, DAY, since.0)?.into_iter().map(|(day,)| Moment(day)).collect())
+         WHERE a.at >= $2 AND {of_tenant}"
+    );
+    let owner = scope.owner().as_uuid();
+    let days = fetch_all!(tx, (i64,), sqlx::AssertSqlSafe(sql), DAY, since.0, owner)?;
+    Ok(days.into_iter().map(|(day,)| Moment(day)).collect())
 }
 
 /// Keeps what was added up of these days, in place of what was kept of them before.
@@ -270,7 +283,10 @@ pub async fn keep_use(
             tx,
             "INSERT INTO recorded_use (tenant_id, provider, day, key_name, key_version, model, requests, tokens,
                                        cost, estimated, unpriced)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+             ON CONFLICT (tenant_id, provider, day, key_name, key_version, model) DO UPDATE SET
+                 requests = excluded.requests, tokens = excluded.tokens, cost = excluded.cost,
+                 estimated = excluded.estimated, unpriced = excluded.unpriced",
             owner,
             provider.as_str(),
             one.day.0,

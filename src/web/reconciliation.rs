@@ -173,6 +173,9 @@ fn report(found: Reconciled, place: &Place) -> Report {
             "unreadable" => {
                 Some("The provider's answer could not be read. It will be asked again within the hour.")
             }
+            "internal" => Some(
+                "Something went wrong here while it was read; the log says what. It is tried again within the hour.",
+            ),
             _ => Some("The provider could not be reached. It will be asked again within the hour."),
         },
         tone,

@@ -3,6 +3,7 @@
 use keyward::domain::account::TenantRole;
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::{DAY, HOUR, MINUTE};
+use keyward::domain::notice::NoticeKind;
 use keyward::domain::provider_key::{KeyState, Provider, Verdict};
 use keyward::services::ServiceError;
 use keyward::services::key_states::Observation;
@@ -255,6 +256,10 @@ on_both! {
         assert!(matches!(twice, Err(ServiceError::NotFound)));
         world.impose(&key, "revoked").await;
         assert_eq!(world.services.check_key(&admin, holder, "first").await.unwrap().1, KeyState::Rejected);
+        // Found by hand or by traffic, everybody else hears of it alike.
+        let told = world.services.notifications(&admin, &holder.scope, &tenant).await.unwrap();
+        let told: Vec<NoticeKind> = told.iter().map(|one| one.kind).collect();
+        assert_eq!(told, [NoticeKind::KeyRejected, NoticeKind::KeyResumed]);
 
         world.services.set_default_key(&admin, holder, "second").await.unwrap();
         let lines = world.services.key_lines(holder).await.unwrap();
