@@ -285,7 +285,7 @@ pub async fn rows(api: web::Data<Api>, request: HttpRequest) -> HttpResponse {
             return Err(wrong("limit", format!("Give 1 to {LARGEST_PAGE}.")));
         }
         let after = query.cursor.as_deref().map(parse_cursor).transpose()?;
-        let (mut found, adjusted) = services.usage_rows(caller.tenant, range, after, limit + 1).await?;
+        let (mut found, adjusted) = services.usage_rows(caller.tenant, range, &[], after, limit + 1).await?;
         let page = usize::try_from(limit).unwrap_or(0);
         let more = found.len() > page;
         found.truncate(page);

@@ -12,9 +12,6 @@ use crate::domain::price::PriceRow;
 use crate::domain::price_map::Changes;
 use crate::startup::{self, Replacements};
 
-/// Lines of a list that are shown; the rest is counted.
-const SHOWN: usize = 40;
-
 #[derive(Debug, clap::Subcommand)]
 pub enum Prices {
     /// Import prices from the community price map (JSON), after showing what changes
@@ -74,15 +71,11 @@ impl Prices {
 fn show(changes: &Changes, from: Moment) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "Prices for a million tokens (of new ones input / output), from {}:", from.rfc3339())?;
-    for (before, after) in changes.changed.iter().take(SHOWN) {
+    for (before, after) in &changes.changed {
         writeln!(out, "  ~ {}: {}", name(after), differences(before, after))?;
     }
-    for row in changes.new.iter().take(SHOWN) {
+    for row in &changes.new {
         writeln!(out, "  + {}: {}", name(row), rates(row))?;
-    }
-    let more = changes.changed.len().saturating_sub(SHOWN) + changes.new.len().saturating_sub(SHOWN);
-    if more > 0 {
-        writeln!(out, "  … and {more} more")?;
     }
     writeln!(
         out,

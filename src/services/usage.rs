@@ -290,11 +290,12 @@ impl Services {
         &self,
         tenant: TenantId,
         range: (Moment, Moment),
+        filters: &[Filter],
         after: Option<(Moment, RequestId)>,
         limit: i64,
     ) -> Result<(Vec<UsageRow>, Adjustments), ServiceError> {
         let mut tx = self.db.read().await?;
-        let rows = usage::page(&mut tx, tenant, range.0, range.1, after, limit).await?;
+        let rows = usage::page(&mut tx, tenant, range.0, range.1, filters, after, limit).await?;
         let adjusted = adjustments::of(&mut tx, &rows).await?;
         Ok((rows, adjusted))
     }

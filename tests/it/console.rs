@@ -712,6 +712,10 @@ on_both! {
         let mut endpoints: Vec<&str> = rows.iter().map(|row| &row[column]).collect();
         endpoints.sort_unstable();
         assert_eq!(endpoints, ["'-2", "'=1+1", "'@x", "web-1"]);
+        // What the page was narrowed to is what is downloaded.
+        let narrowed = admin.get("/t/acme/billing/usage.csv?endpoint=web-1").await.body;
+        assert_eq!(narrowed.lines().count(), 2, "{narrowed}");
+        assert!(narrowed.contains("web-1") && !narrowed.contains("@x"));
         let total: f64 = {
             let column = headers.iter().position(|name| name.starts_with("cost")).expect("a cost column");
             rows.iter().map(|row| row[column].parse::<f64>().unwrap()).sum()

@@ -59,7 +59,7 @@ async fn rows(world: &World, tenant: &Tenant) -> Vec<UsageRow> {
     world.services.meter.flush().await;
     let now = world.clock.now();
     let mut tx = world.services.db.read().await.unwrap();
-    usage::page(&mut tx, tenant.id, now.minus(90 * DAY), now.plus(DAY), None, 10_000).await.unwrap()
+    usage::page(&mut tx, tenant.id, now.minus(90 * DAY), now.plus(DAY), &[], None, 10_000).await.unwrap()
 }
 
 /// A message whose hold is known: so many tokens of output asked for.

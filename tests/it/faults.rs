@@ -281,8 +281,9 @@ async fn nothing_is_lost_or_charged_twice_however_often_the_process_is_killed() 
     let all = (keyward::domain::clock::Moment(0), keyward::domain::clock::Moment(i64::MAX));
     let mut sums = Vec::new();
     for tenant in [&paying, &limited] {
-        let rows =
-            keyward::storage::usage::page(&mut tx, tenant.id, all.0, all.1, None, 1_000_000).await.unwrap();
+        let rows = keyward::storage::usage::page(&mut tx, tenant.id, all.0, all.1, &[], None, 1_000_000)
+            .await
+            .unwrap();
         assert!(rows.iter().all(|row| row.state != UsageState::Pending));
         let scope = keyward::access::scope::Scope::of_token(tenant.id);
         let (cost, billed) =
@@ -309,7 +310,8 @@ pub async fn rows_on_disk(world: &World, tenant: &keyward::domain::account::Tena
     let database = keyward::startup::open_database(&world.settings).await.unwrap();
     let mut tx = database.read().await.unwrap();
     let all = (keyward::domain::clock::Moment(0), keyward::domain::clock::Moment(i64::MAX));
-    let rows = keyward::storage::usage::page(&mut tx, tenant.id, all.0, all.1, None, 10_000).await.unwrap();
+    let rows =
+        keyward::storage::usage::page(&mut tx, tenant.id, all.0, all.1, &[], None, 10_000).await.unwrap();
     tx.rollback().await.unwrap();
     database.close().await;
     rows

@@ -89,7 +89,10 @@ on_both! {
         assert_eq!(root.post("/platform/features/switch", &off).await.status, 303);
         assert_eq!(admin.post("/t/acme/settings/ai/switch", &off).await.status, 303);
         admin.post("/t/acme/settings/api-keys/production/disable", &[]).await;
-        admin.post("/t/acme/billing/mode", &[("mode", "byok")]).await;
+        // Saved from a page that had said so all along, it undoes nothing that a colleague did meanwhile.
+        admin.post("/t/acme/billing/mode", &[("mode", "byok"), ("was", "byok")]).await;
+        admin.get("/t/acme/billing").await.says("Nothing was changed.");
+        admin.post("/t/acme/billing/mode", &[("mode", "byok"), ("was", "managed")]).await;
         let all = closed(&told(world, &token, "drafts").await);
         let gates: Vec<&str> = all.iter().map(|(gate, _)| gate.as_str()).collect();
         assert_eq!(gates, ["master_switch", "plan", "key"]);

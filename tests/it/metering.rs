@@ -377,9 +377,18 @@ on_both! {
         assert_eq!(world.row_of(&after).await.mode, UsageMode::Byok);
         let again = world.services.set_mode(&admin, &scope, &tenant, UsageMode::Byok).await;
         assert!(matches!(again, Err(keyward::services::ServiceError::Conflict(_))));
+        // Two who want the same at once: one does it, and there is one date.
+        let to = UsageMode::Managed;
+        let (one, other) = tokio::join!(
+            world.services.set_mode(&admin, &scope, &tenant, to),
+            world.services.set_mode(&admin, &scope, &tenant, to)
+        );
+        assert_eq!([one.is_ok(), other.is_ok()].iter().filter(|done| **done).count(), 1, "{one:?} {other:?}");
+        world.services.set_mode(&admin, &scope, &tenant, UsageMode::Byok).await.unwrap();
         let report = world.services.billing_report(&admin, &scope, &tenant, Dimension::Feature).await.unwrap();
         let modes: Vec<UsageMode> = report.mode_changes.iter().map(|change| change.mode).collect();
-        assert_eq!(modes, [UsageMode::Byok], "the mode that it began with is no switch");
+        let expected = [UsageMode::Byok, UsageMode::Managed, UsageMode::Byok];
+        assert_eq!(modes, expected, "the mode that it began with is no switch");
         let line = &report.groups.unwrap()[0];
         assert_eq!((line.byok.requests, line.managed.requests), (1, 1));
     }

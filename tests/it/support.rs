@@ -478,7 +478,7 @@ impl World {
         self.services.meter.flush().await;
         let mut tx = self.services.db.read().await.unwrap();
         let everything = (keyward::domain::clock::Moment(0), keyward::domain::clock::Moment(i64::MAX));
-        usage::page(&mut tx, tenant.id, everything.0, everything.1, None, 10_000).await.unwrap()
+        usage::page(&mut tx, tenant.id, everything.0, everything.1, &[], None, 10_000).await.unwrap()
     }
 
     /// What the sandbox saw, newest first.

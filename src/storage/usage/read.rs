@@ -112,25 +112,47 @@ pub async fn orphans(
     })
 }
 
+/// What filters ask of a row; their values are parameters from 7 on.
+fn conditions(filters: &[Filter]) -> String {
+    let column = |dimension| match dimension {
+        Dimension::Feature => "feature",
+        Dimension::Model => "COALESCE(model_served, model_asked)",
+        Dimension::Key => "key_name",
+        Dimension::Endpoint => "COALESCE(endpoint, '')",
+        Dimension::Session => "COALESCE(session, '')",
+        Dimension::Prompt => "COALESCE(prompt, '')",
+        Dimension::Mode => "mode",
+    };
+    let all: Vec<String> =
+        (7..).zip(filters).map(|(at, (of, _))| format!("AND {} = ${at}", column(*of))).collect();
+    all.join(" ")
+}
+
 /// A tenant's rows that started in `from..to` and after `after`, oldest first: one page of a download.
 pub async fn page(
     tx: &mut Tx,
     tenant: TenantId,
     from: Moment,
     to: Moment,
+    filters: &[Filter],
     after: Option<(Moment, RequestId)>,
     limit: i64,
 ) -> Result<Vec<UsageRow>, StorageError> {
     let (after_at, after_id) = after.unwrap_or((Moment(i64::MIN), RequestId(Uuid::nil())));
     let sql = format!(
         "SELECT {COLUMNS} FROM usage WHERE tenant_id = $1 AND started_at >= $2 AND started_at < $3
-         AND (started_at > $4 OR (started_at = $4 AND id > $5)) ORDER BY started_at, id LIMIT $6"
+         AND (started_at > $4 OR (started_at = $4 AND id > $5)) {}
+         ORDER BY started_at, id LIMIT $6",
+        conditions(filters)
     );
     let from = from.max(after_at);
     on_backend!(tx, conn => {
-        let rows = sqlx::query(AssertSqlSafe(sql))
-            .bind(tenant.0).bind(from.0).bind(to.0).bind(after_at.0).bind(after_id.0).bind(limit)
-            .fetch_all(conn).await?;
+        let mut query = sqlx::query(AssertSqlSafe(sql))
+            .bind(tenant.0).bind(from.0).bind(to.0).bind(after_at.0).bind(after_id.0).bind(limit);
+        for (_, value) in filters {
+            query = query.bind(value);
+        }
+        let rows = query.fetch_all(conn).await?;
         rows.iter().map(|row| read!(row)).collect()
     })
 }
@@ -145,22 +167,11 @@ pub async fn latest(
     limit: i64,
 ) -> Result<Vec<UsageRow>, StorageError> {
     let (before_at, before_id) = before.unwrap_or((Moment(i64::MAX), RequestId(Uuid::max())));
-    let column = |dimension| match dimension {
-        Dimension::Feature => "feature",
-        Dimension::Model => "COALESCE(model_served, model_asked)",
-        Dimension::Key => "key_name",
-        Dimension::Endpoint => "COALESCE(endpoint, '')",
-        Dimension::Session => "COALESCE(session, '')",
-        Dimension::Prompt => "COALESCE(prompt, '')",
-        Dimension::Mode => "mode",
-    };
-    let conditions: Vec<String> =
-        (7..).zip(filters).map(|(at, (of, _))| format!("AND {} = ${at}", column(*of))).collect();
     let sql = format!(
         "SELECT {COLUMNS} FROM usage WHERE tenant_id = $1 AND started_at >= $2 AND started_at < $3
          AND (started_at < $4 OR (started_at = $4 AND id < $5)) AND state <> 'pending' {}
          ORDER BY started_at DESC, id DESC LIMIT $6",
-        conditions.join(" ")
+        conditions(filters)
     );
     let to = Moment(to.0.min(before_at.0.saturating_add(1)));
     on_backend!(tx, conn => {

@@ -10,8 +10,8 @@ use crate::domain::billing::UsageMode;
 use crate::domain::clock::Moment;
 use crate::domain::ids::{RequestId, TenantId};
 use crate::domain::money::Nanos;
-use crate::domain::usage::{Dimension, UsageRow};
-use crate::services::usage::GroupLine;
+use crate::domain::usage::{Dimension, Filter, UsageRow};
+use crate::services::usage::{GroupLine, UsageQuery};
 use crate::storage::adjustments::Adjustment;
 use crate::web::Console;
 use crate::web::error::WebError;
@@ -67,6 +67,7 @@ struct Cursor {
     console: Data<Console>,
     tenant: TenantId,
     range: (Moment, Moment),
+    filters: Vec<Filter>,
     after: Option<(Moment, RequestId)>,
     begun: bool,
     done: bool,
@@ -75,10 +76,11 @@ struct Cursor {
 pub async fn download(console: Data<Console>, place: Place, asked: Query<Asked>) -> Answer {
     let tenant = &place.tenant()?.tenant;
     let scope = place.holder.scope;
-    let days = asked.query(&place).days;
+    let UsageQuery { days, filters, .. } = asked.query(&place);
     let range = console.services.begin_export(&place.viewer.actor, &scope, tenant, days).await?;
     let name = format!("keyward-usage-{}-{}-{}.csv", tenant.slug, days.first, days.last);
-    let cursor = Cursor { console, tenant: tenant.id, range, after: None, begun: false, done: false };
+    let cursor =
+        Cursor { console, tenant: tenant.id, range, filters, after: None, begun: false, done: false };
     let rows = stream::try_unfold(cursor, |cursor| async move {
         if cursor.done { Ok(None) } else { next(cursor).await.map(Some) }
     });
@@ -170,8 +172,11 @@ fn written(writer: csv::Writer<Vec<u8>>) -> Result<Bytes, WebError> {
 }
 
 async fn next(mut cursor: Cursor) -> Result<(Bytes, Cursor), WebError> {
-    let (rows, adjusted) =
-        cursor.console.services.usage_rows(cursor.tenant, cursor.range, cursor.after, PAGE).await?;
+    let (rows, adjusted) = cursor
+        .console
+        .services
+        .usage_rows(cursor.tenant, cursor.range, &cursor.filters, cursor.after, PAGE)
+        .await?;
     let mut writer = csv::Writer::from_writer(Vec::new());
     if !cursor.begun {
         writer.write_record(COLUMNS).map_err(WebError::internal)?;

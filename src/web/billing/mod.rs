@@ -80,6 +80,9 @@ pub(super) fn address(place: &Place) -> String {
 #[serde(default, deny_unknown_fields)]
 struct ModeForm {
     mode: String,
+    /// What the page said that it was: sent again as it was, the form is no wish to change anything, least
+    /// of all what a colleague has changed meanwhile.
+    was: String,
 }
 
 async fn save_mode(
@@ -89,8 +92,12 @@ async fn save_mode(
     posted: Posted<ModeForm>,
 ) -> Answer {
     let to = UsageMode::parse(&posted.fields.mode).ok_or(WebError::BadForm)?;
+    let unchanged = posted.fields.was == posted.fields.mode;
     let (scope, tenant) = (place.holder.scope, place.tenant()?.tenant.clone());
     save(&console, place, &request, "Save usage mode", posted, async |services, actor| {
+        if unchanged {
+            return Err(ServiceError::Conflict("Nothing was changed."));
+        }
         services.set_mode(actor, &scope, &tenant, to).await?;
         Ok(match to {
             UsageMode::Byok => "Usage mode saved: new requests use your own key.",

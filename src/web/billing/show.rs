@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::address;
 use super::names::name_of;
+use super::usage::note_of;
 use crate::access::policy::Action;
 use crate::domain::billing::{LimitPolicy, NoKeyPolicy, UsageMode};
 use crate::domain::plan::Feature;
@@ -92,6 +93,8 @@ struct DayRow {
     output: String,
     byok: String,
     managed: String,
+    /// What the chart marks of the day.
+    marks: String,
 }
 
 struct GroupRow {
@@ -219,6 +222,16 @@ fn day_row(day: &crate::services::billing::Day) -> DayRow {
         output: tokens(sum.output_tokens),
         byok: day.byok.cost().shown(),
         managed: day.managed.cost().shown(),
+        marks: [
+            (sum.fallbacks, "fell back"),
+            (sum.estimated, "estimated"),
+            (sum.unpriced, "without a price"),
+        ]
+        .into_iter()
+        .filter(|(requests, _)| *requests > 0)
+        .map(|(requests, what)| format!("{} {what}", count(requests)))
+        .collect::<Vec<_>>()
+        .join(", "),
     }
 }
 
@@ -247,11 +260,7 @@ fn group_row(line: &GroupLine, group: Dimension, features: &[Feature], product: 
     let sum = line.byok.plus(&line.managed);
     GroupRow {
         name: name_of(&line.name, group, features, product),
-        note: match (sum.unpriced, sum.estimated) {
-            (1.., _) => Some("partly without a price"),
-            (_, 1..) => Some("partly estimated"),
-            _ => None,
-        },
+        note: note_of(&sum),
         requests: count(sum.requests),
         input: tokens(sum.prompt_tokens()),
         output: tokens(sum.output_tokens),

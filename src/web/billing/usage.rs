@@ -199,7 +199,7 @@ pub async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> 
         then: query.then,
         chips: chips(&action, &query, features, product),
         requests: href(&requests, &query, &query.filters),
-        rows_csv: href(&address(&place, "usage.csv"), &query, &[]),
+        rows_csv: href(&address(&place, "usage.csv"), &query, &query.filters),
         groups_csv: href(&address(&place, "usage-groups.csv"), &query, &query.filters),
         zone: tenant.tenant.time_zone.clone(),
         total: Sums::of(&all),
@@ -220,11 +220,7 @@ pub async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> 
                         .map(|then| name_of(&line.second, then, features, product))
                         .unwrap_or_default(),
                     href: href(&requests, &query, &with(&query.filters, &own)),
-                    note: match (sum.unpriced, sum.estimated) {
-                        (1.., _) => Some("partly without a price"),
-                        (_, 1..) => Some("partly estimated"),
-                        _ => None,
-                    },
+                    note: note_of(&sum),
                     sums: Sums::of(line),
                 }
             })
@@ -255,6 +251,7 @@ struct Row {
     cost: String,
     tone: &'static str,
     state: String,
+    fell_back: bool,
 }
 
 pub async fn requests(console: Data<Console>, place: Place, asked: Query<Asked>) -> Answer {
@@ -315,11 +312,23 @@ fn line(
         },
         tone,
         state,
+        fell_back: row.fallback.is_some(),
+    }
+}
+
+/// What there is to say of a sum besides its figures.
+pub(super) fn note_of(sum: &Totals) -> Option<&'static str> {
+    match (sum.unpriced, sum.estimated) {
+        (1.., 1..) => Some("partly without a price, partly estimated"),
+        (1.., _) => Some("partly without a price"),
+        (_, 1..) => Some("partly estimated"),
+        _ => None,
     }
 }
 
 fn state_of(row: &UsageRow) -> (&'static str, String) {
     match (&row.error_code, row.state) {
+        (Some(code), UsageState::Partial | UsageState::Estimated) => ("bad", format!("{code}, estimated")),
         (Some(code), _) => ("bad", code.clone()),
         (None, UsageState::Final) => {
             ("good", row.status.map_or_else(|| "Done".to_owned(), |status| status.to_string()))
