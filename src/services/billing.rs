@@ -194,7 +194,11 @@ pub(super) fn side<'a>(byok: &'a mut Totals, managed: &'a mut Totals, mode: Usag
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::domain::clock::SECOND;
+    use crate::domain::usage::bucket_of;
 
     #[test]
     fn days_follow_the_zone_over_a_change_of_clocks() {
@@ -206,5 +210,30 @@ mod tests {
         let lengths: Vec<i64> =
             starts.windows(2).map(|pair| pair[1].since(pair[0]) / crate::domain::clock::HOUR).collect();
         assert_eq!(lengths, [24, 25, 24]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+        /// In every time zone there is, days follow each other without gap or overlap, begin where a quarter-hour
+        /// does, and whatever runs in one of them is of its date: so they add up to the range.
+        #[test]
+        fn days_add_up_to_the_range_in_every_zone(
+            zone: proptest::sample::Index, now in 631_152_000_i64..4_102_444_800, days in 1_usize..=92, part in 0_i64..1_000_000,
+        ) {
+            let names: Vec<_> = jiff::tz::db().available().collect();
+            prop_assume!(!names.is_empty());
+            let name = zone.get(&names).as_str();
+            let (zone, now) = (zone_named(name), Moment(now * SECOND));
+            let (dates, starts) = day_starts(now, &zone, days);
+            prop_assert_eq!((dates.len(), starts.len()), (days, days + 1));
+            prop_assert!(starts.is_sorted() && now < starts[days], "{}", name);
+            prop_assert!(starts.iter().all(|start| bucket_of(*start) == *start), "{}", name);
+            let (from, length) = (starts[0], starts[days].since(starts[0]));
+            let at = from.plus(length / 1_000_000 * part);
+            // The day that sums put it into.
+            let day = starts.partition_point(|start| *start <= bucket_of(at)) - 1;
+            prop_assert_eq!(dates[day], at.date(&zone), "{} at {}", name, at.rfc3339());
+        }
     }
 }
