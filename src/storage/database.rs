@@ -49,7 +49,15 @@ struct Metering {
 /// microseconds to another thread and back costs many times as much.
 struct Door {
     path: PathBuf,
-    connection: std::sync::Mutex<Option<rusqlite::Connection>>,
+    state: std::sync::Mutex<DoorState>,
+}
+
+#[derive(Default)]
+enum DoorState {
+    #[default]
+    Unused,
+    Open(rusqlite::Connection),
+    Closed,
 }
 
 /// A transaction. Dropped without `commit`, it leaves nothing behind.
@@ -132,7 +140,7 @@ impl Database {
                 .max_lifetime(None)
                 .connect_with(options)
         };
-        let door = Door { path: path.to_owned(), connection: std::sync::Mutex::default() };
+        let door = Door { path: path.to_owned(), state: std::sync::Mutex::default() };
         Ok(Self::Sqlite(SqliteDatabase {
             durable: pool(options.clone().synchronous(SqliteSynchronous::Full), 1).await?,
             readers: pool(options.synchronous(SqliteSynchronous::Full), 4).await?,
@@ -209,7 +217,7 @@ impl Database {
         match self {
             Self::Sqlite(db) => {
                 db.readers.close().await;
-                drop(db.door.connection.lock().unwrap_or_else(PoisonError::into_inner).take());
+                *db.door.state.lock().unwrap_or_else(PoisonError::into_inner) = DoorState::Closed;
                 let mut metering = db.turn.lock().await;
                 metering.closed = true;
                 if let Some(connection) = metering.idle.take() {
@@ -253,16 +261,14 @@ impl SqliteDatabase {
         params: impl rusqlite::Params,
         read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Vec<T>, StorageError> {
-        let mut connection = self.door.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let connection = match &mut *connection {
-            Some(connection) => connection,
-            none => {
-                let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-                let opened = rusqlite::Connection::open_with_flags(&self.door.path, flags)?;
-                opened.busy_timeout(Duration::from_secs(1))?;
-                none.insert(opened)
-            }
-        };
+        let mut state = self.door.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(*state, DoorState::Unused) {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+            let opened = rusqlite::Connection::open_with_flags(&self.door.path, flags)?;
+            opened.busy_timeout(Duration::from_secs(1))?;
+            *state = DoorState::Open(opened);
+        }
+        let DoorState::Open(connection) = &*state else { return Err(sqlx::Error::PoolClosed.into()) };
         let found = connection.prepare_cached(sql)?.query_map(params, read)?.collect::<Result<_, _>>()?;
         Ok(found)
     }

@@ -136,7 +136,7 @@ pub async fn note_fetch(
     Ok(())
 }
 
-/// Removes what was reported of these days.
+/// Removes what was reported of these days. Until it is noted that the report was read again, none was.
 pub async fn clear_report(
     tx: &mut Tx,
     scope: &Scope,
@@ -146,6 +146,8 @@ pub async fn clear_report(
     let owner = scope.owner().as_uuid();
     let sql = "DELETE FROM provider_report WHERE tenant_id = $1 AND provider = $2 AND day >= $3 AND day < $4";
     execute!(tx, sql, owner, provider.as_str(), from.0, to.0)?;
+    let sql = "UPDATE report_key SET fetched_at = NULL WHERE tenant_id = $1 AND provider = $2";
+    execute!(tx, sql, owner, provider.as_str())?;
     Ok(())
 }
 

@@ -136,15 +136,15 @@ pub async fn update(
     Ok(rows == 1)
 }
 
+/// Notes that a session is in use; false if it is gone.
 pub async fn touch(
     tx: &mut Tx,
     key_hash: &[u8; 32],
     seen_at: Moment,
     expires_at: Moment,
-) -> Result<(), StorageError> {
+) -> Result<bool, StorageError> {
     let sql = "UPDATE session SET seen_at = $1, expires_at = $2 WHERE key_hash = $3";
-    execute!(tx, sql, seen_at.0, expires_at.0, &key_hash[..])?;
-    Ok(())
+    Ok(execute!(tx, sql, seen_at.0, expires_at.0, &key_hash[..])? == 1)
 }
 
 pub async fn delete(tx: &mut Tx, key_hash: &[u8; 32]) -> Result<(), StorageError> {

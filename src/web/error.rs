@@ -45,6 +45,7 @@ pub enum WebError {
     /// The form did not arrive as its page would have sent it.
     BadForm,
     TooLarge,
+    TooSlow,
     Conflict(&'static str),
     Throttled {
         seconds: i64,
@@ -125,6 +126,13 @@ impl WebError {
                 status: StatusCode::PAYLOAD_TOO_LARGE,
                 title: "That is too much for one form",
                 sentence: "Forms hold at most 64 KiB. Nothing was changed.".into(),
+                way_out: home,
+            },
+            Self::TooSlow => Words {
+                status: StatusCode::REQUEST_TIMEOUT,
+                title: "That took too long to arrive",
+                sentence: "A form has a minute to arrive. Nothing was changed. Go back and send it again."
+                    .into(),
                 way_out: home,
             },
             Self::Conflict(message) => Words {

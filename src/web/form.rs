@@ -1,6 +1,8 @@
 //! Forms as they arrive: at most 64 KiB unless said otherwise, with a token of this session, and with no field that
 //! the page does not have. A handler that takes `Posted` cannot forget any of it.
 
+use std::time::Duration;
+
 use actix_session::SessionExt;
 use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
@@ -19,6 +21,8 @@ use crate::services::second_factors::Evidence;
 use crate::services::{Problems, ServiceError};
 
 const LIMIT: usize = 64 * 1_024;
+/// Who sends it is known when it begins to arrive, and must not have changed much when it has.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Another limit in bytes, for a form with a long text: encoded, a letter may take nine.
 #[derive(Clone, Copy)]
@@ -66,7 +70,8 @@ impl<T: DeserializeOwned + 'static> FromRequest for Posted<T> {
                 return Err(WebError::BadForm);
             }
             let limit = request.app_data::<Limit>().map_or(LIMIT, |limit| limit.0);
-            let body = read(payload, limit).await?;
+            let reading = tokio::time::timeout(PATIENCE, read(payload, limit));
+            let body = reading.await.map_err(|_| WebError::TooSlow)??;
             let pairs: Vec<(String, String)> =
                 serde_html_form::from_bytes(&body).map_err(|_| WebError::BadForm)?;
             let sent = pairs.iter().find(|(name, _)| name == "csrf").map_or("", |(_, token)| token);

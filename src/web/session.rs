@@ -267,13 +267,19 @@ impl Store {
         let now = self.services.clock.now();
         let found = sessions::find(self.db(), hash, now).await?;
         let Some((found, person)) = found else { return Ok(None) };
-        // Nothing to tell where nobody listens.
-        let _ =
-            WHO.try_with(|who| *who.borrow_mut() = person.and_then(|found| self.services.person_now(found)));
-        if now.since(found.seen_at) >= SEEN_EVERY {
+        if now.since(found.seen_at) < SEEN_EVERY {
+            let person = person.and_then(|found| self.services.person_now(found));
+            // Nothing to tell where nobody listens.
+            let _ = WHO.try_with(|who| *who.borrow_mut() = person);
+        } else {
+            // Writing may wait behind whoever ends the session or changes what this person may do: then the
+            // session is gone, and the person is looked up anew by whoever asks.
             let mut tx = self.db().write().await?;
-            sessions::touch(&mut tx, hash, now, ends(now, found.created_at)).await?;
+            let held = sessions::touch(&mut tx, hash, now, ends(now, found.created_at)).await?;
             tx.commit().await?;
+            if !held {
+                return Ok(None);
+            }
         }
         // A state that cannot be read signs nobody in.
         Ok(Some(serde_json::from_str(&found.state).unwrap_or_default()))
