@@ -62,6 +62,7 @@ words! {
         OrderCancelled = "credits.order_cancelled",
         CreditNoticeChanged = "credits.notice_changed",
         PlanTermsSet = "plan.terms_set",
+        StatementClosed = "billing.statement_closed",
         PlanAdded = "plan.added",
         PlanChanged = "plan.changed",
         PlanRemoved = "plan.removed",

@@ -21,12 +21,17 @@ pub struct PlanTerms {
 }
 
 impl PlanTerms {
-    /// The fee for what ran on own keys at this list price, rounded half to even.
+    /// The fee for what ran on own keys at this list price.
     #[must_use]
     pub fn byok_fee(&self, list: Nanos) -> Nanos {
-        let exact = i128::from(list.0) * i128::from(self.byok_permille);
-        Nanos(i64::try_from(div_half_even(exact, 1_000)).unwrap_or(i64::MAX))
+        fee(list, self.byok_permille)
     }
+}
+
+/// Thousandths of a price, rounded half to even.
+fn fee(list: Nanos, permille: i64) -> Nanos {
+    let exact = i128::from(list.0) * i128::from(permille);
+    Nanos(i64::try_from(div_half_even(exact, 1_000)).unwrap_or(i64::MAX))
 }
 
 /// Requests of a month that were paid alike.
@@ -42,6 +47,45 @@ pub struct Used {
     /// At list price, whatever was negotiated.
     pub list: Nanos,
     pub billed: Nanos,
+}
+
+impl Used {
+    /// Whether two are paid alike.
+    fn is_like(&self, other: &Self) -> bool {
+        (self.mode, self.funding, self.fallback) == (other.mode, other.funding, other.fallback)
+    }
+
+    /// What is in this and in none of those. Requests are settled once and never taken away.
+    #[must_use]
+    pub fn beyond(&self, accounted: &[Self]) -> Self {
+        accounted.iter().filter(|one| one.is_like(self)).fold(*self, |rest, one| Self {
+            requests: rest.requests - one.requests,
+            unpriced: rest.unpriced - one.unpriced,
+            estimated: rest.estimated - one.estimated,
+            cost: Nanos(rest.cost.0 - one.cost.0),
+            list: Nanos(rest.list.0 - one.list.0),
+            billed: Nanos(rest.billed.0 - one.billed.0),
+            ..rest
+        })
+    }
+}
+
+/// What was recorded of a month after its statement was closed: by a process that was cut off, or before a
+/// clock was set right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// `2026-10`.
+    pub month: String,
+    pub used: Vec<Used>,
+    /// The lowest of that month, for the fee for what ran on own keys.
+    pub byok_permille: i64,
+}
+
+impl Late {
+    /// How its lines end.
+    fn when(&self) -> String {
+        format!("; of {}, recorded after that month was closed", self.month)
+    }
 }
 
 /// A part of a month on one plan.
@@ -73,12 +117,15 @@ pub struct Sums {
     /// The plans that the tenant was on, one after the other.
     pub parts: Vec<Part>,
     pub used: Vec<Used>,
+    pub late: Vec<Late>,
     /// Distinct endpoint labels.
     pub endpoints: i64,
     /// Billed in this month for requests that ran without a price.
     pub adjusted_billed: Nanos,
-    /// The balance of credits before the month, and its entries by kind.
+    /// The balance of credits before the month, what of it was entered after the statement before was closed,
+    /// and the month's entries by kind.
     pub credits_before: Nanos,
+    pub credits_late: Nanos,
     pub credits: Vec<(EntryKind, Nanos)>,
 }
 
@@ -143,9 +190,19 @@ pub fn lines(sums: &Sums) -> Vec<Line> {
         due(described(used), Some(used.requests), Some(used.list), used.billed);
     }
     for Part { terms, when, own, .. } in sums.parts.iter().filter(|part| part.terms.byok_permille > 0) {
-        let (whole, place) = (terms.byok_permille / 10, terms.byok_permille % 10);
-        let text = format!("Fee for own keys, {whole}.{place}% of list price{when}");
-        due(text, None, Some(*own), terms.byok_fee(*own));
+        due(fee_text(terms.byok_permille, when), None, Some(*own), terms.byok_fee(*own));
+    }
+    for late in &sums.late {
+        let when = late.when();
+        for used in late.used.iter().filter(|used| is_due(used)) {
+            due(format!("{}{when}", described(used)), Some(used.requests), Some(used.list), used.billed);
+        }
+        let own = late.used.iter().filter(|used| used.mode == UsageMode::Byok).map(|used| used.list);
+        let own: Nanos = own.sum();
+        if late.byok_permille > 0 && own.0 != 0 {
+            let text = fee_text(late.byok_permille, &when);
+            due(text, None, Some(own), fee(own, late.byok_permille));
+        }
     }
     if sums.adjusted_billed.0 != 0 {
         due(
@@ -155,22 +212,28 @@ pub fn lines(sums: &Sums) -> Vec<Line> {
             sums.adjusted_billed,
         );
     }
+    let mut not_due = |text: String, used: &Used| {
+        let (count, list) = (Some(used.requests), Some(used.list));
+        lines.push(Line { section: Section::Used, text, count, list, amount: Nanos::ZERO });
+    };
     for used in sums.used.iter().filter(|used| !is_due(used)) {
-        lines.push(Line {
-            section: Section::Used,
-            text: described(used),
-            count: Some(used.requests),
-            list: Some(used.list),
-            amount: Nanos::ZERO,
-        });
+        not_due(described(used), used);
     }
-    if sums.credits_before.0 != 0 || !sums.credits.is_empty() {
+    for late in &sums.late {
+        for used in late.used.iter().filter(|used| !is_due(used)) {
+            not_due(format!("{}{}", described(used), late.when()), used);
+        }
+    }
+    if sums.credits_before.0 != 0 || sums.credits_late.0 != 0 || !sums.credits.is_empty() {
         let mut balance = sums.credits_before;
         let mut credit = |text: &str, amount| {
             let text = text.to_owned();
             lines.push(Line { section: Section::Credits, text, count: None, list: None, amount });
         };
-        credit("Balance before", balance);
+        credit("Balance before", Nanos(balance.0 - sums.credits_late.0));
+        if sums.credits_late.0 != 0 {
+            credit("Entered after the month before was closed", sums.credits_late);
+        }
         for (kind, amount) in &sums.credits {
             let text = match kind {
                 EntryKind::Purchase => "Bought",
@@ -191,6 +254,16 @@ pub fn lines(sums: &Sums) -> Vec<Line> {
 #[must_use]
 pub fn due(lines: &[Line]) -> Nanos {
     lines.iter().filter(|line| line.section == Section::Due).map(|line| line.amount).sum()
+}
+
+/// The balance of credits that a statement ends with.
+#[must_use]
+pub fn balance_after(lines: &[Line]) -> Nanos {
+    lines.iter().rfind(|line| line.section == Section::Credits).map_or(Nanos::ZERO, |line| line.amount)
+}
+
+fn fee_text(permille: i64, when: &str) -> String {
+    format!("Fee for own keys, {}.{}% of list price{when}", permille / 10, permille % 10)
 }
 
 fn is_due(used: &Used) -> bool {
@@ -249,6 +322,8 @@ mod tests {
             ],
             endpoints: 5,
             adjusted_billed: Nanos(13),
+            late: Vec::new(),
+            credits_late: Nanos::ZERO,
             credits_before: Nanos(1_000),
             credits: vec![(EntryKind::Grant, Nanos(500)), (EntryKind::Usage, Nanos(-900))],
         };
@@ -285,6 +360,8 @@ mod tests {
             used: Vec::new(),
             endpoints: 5,
             adjusted_billed: Nanos::ZERO,
+            late: Vec::new(),
+            credits_late: Nanos::ZERO,
             credits_before: Nanos::ZERO,
             credits: Vec::new(),
         }
@@ -294,6 +371,30 @@ mod tests {
     fn a_plan_that_costs_nothing_owes_nothing() {
         let lines = lines(&sums(vec![part("Free", PlanTerms::default(), MONTH)]));
         assert_eq!((lines.len(), due(&lines)), (1, Nanos::ZERO));
+    }
+
+    #[test]
+    fn what_comes_late_is_named_and_charged_once() {
+        let before = used(UsageMode::Managed, Funding::Metered, None, 40);
+        let all = Used { requests: 5, cost: Nanos(47), list: Nanos(47), billed: Nanos(47), ..before };
+        let rest = all.beyond(&[before, used(UsageMode::Byok, Funding::Metered, None, 1)]);
+        assert_eq!((rest.requests, rest.billed), (2, Nanos(7)));
+        assert_eq!(rest.beyond(&[rest]).requests, 0);
+        let own = used(UsageMode::Byok, Funding::Included, None, 1_000);
+        let late = Late { month: "2026-10".to_owned(), used: vec![rest, own], byok_permille: 25 };
+        let sums = Sums {
+            late: vec![late],
+            credits_before: Nanos(-30),
+            credits_late: Nanos(-30),
+            ..sums(vec![part("Free", PlanTerms::default(), MONTH)])
+        };
+        let lines = lines(&sums);
+        assert_eq!(due(&lines), Nanos(7 + 25));
+        let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
+        assert_eq!(texts[1], "Managed use; of 2026-10, recorded after that month was closed");
+        assert!(texts[3].starts_with("Own keys, billed by the provider; of 2026-10"), "{texts:?}");
+        assert_eq!(lines[4..].iter().map(|line| line.amount.0).collect::<Vec<_>>(), [0, -30, -30]);
+        assert_eq!(balance_after(&lines), Nanos(-30));
     }
 
     #[test]

@@ -8,14 +8,14 @@ use crate::access::actor::Actor;
 use crate::access::policy::{About, Action};
 use crate::access::scope::Scope;
 use crate::domain::account::Tenant;
-use crate::domain::audit::AuditAction;
+use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::billing::Period;
 use crate::domain::clock::{DAY, MINUTE, Moment};
 use crate::domain::ids::{Owner, TenantId};
 use crate::domain::money::Nanos;
 use crate::domain::plan::Plan;
-use crate::domain::statement::{self, PlanTerms, Statement};
-use crate::storage::{Tx, plans, statements, tenants};
+use crate::domain::statement::{self, PlanTerms, Statement, Sums};
+use crate::storage::{Tx, audit, plans, statements, tenants};
 
 /// How long after its end a month is closed: settlements of its last moments have arrived by then.
 const GRACE: i64 = 5 * MINUTE;
@@ -54,17 +54,23 @@ impl Services {
         let zone = zone_of(tenant);
         let mut tx = self.db.read().await?;
         let closed = statements::list(&mut tx, scope).await?;
-        let running = Period::month(now, &zone);
-        let mut open = vec![running];
+        let mut period = Period::month(now, &zone);
         // The month before is open until it is closed.
-        let before = Period::month(running.start.minus(1), &zone);
-        if closed.iter().all(|one| one.month != month_name(before, &zone)) && before.end > tenant.created_at {
-            open.push(before);
+        let before = Period::month(period.start.minus(1), &zone);
+        let mut drafts = Vec::new();
+        match closed.first() {
+            // A clock that was wrong for a while may have closed a month that is not over.
+            Some(last) if last.period.end > period.start => period = last.period.next(&zone),
+            last if last.is_none_or(|last| last.period.end <= before.start)
+                && before.end > tenant.created_at =>
+            {
+                drafts.push(draft(&mut tx, scope, tenant, before, &closed).await?.0);
+            }
+            _ => {}
         }
-        let mut drafts = Vec::with_capacity(open.len());
-        for period in open {
-            drafts.push(draft(&mut tx, scope, tenant, period).await?);
-        }
+        // What came late is in the first that will be closed.
+        let late_goes_before = if drafts.is_empty() { closed.as_slice() } else { &[] };
+        drafts.insert(0, draft(&mut tx, scope, tenant, period, late_goes_before).await?.0);
         Ok((drafts, closed))
     }
 
@@ -124,10 +130,21 @@ impl Services {
         if statements::is_pending(&mut tx, tenant.id, period).await? {
             return Ok(false);
         }
-        let draft = draft(&mut tx, &scope, tenant, period).await?;
+        let closed = statements::list(&mut tx, &scope).await?;
+        let (draft, sums) = draft(&mut tx, &scope, tenant, period, &closed).await?;
         tx.rollback().await?;
+        let now = self.clock.now();
         let mut tx = self.db.write().await?;
-        statements::close(&mut tx, tenant.id, &draft, self.clock.now()).await?;
+        if statements::close(&mut tx, tenant.id, &draft, &sums, now).await? {
+            let event = AuditEvent {
+                at: now,
+                actor: AuditActor::system("keyward"),
+                action: AuditAction::StatementClosed,
+                target: draft.month,
+                detail: serde_json::json!({ "plan": draft.plan, "due": draft.due.exact() }),
+            };
+            audit::append(&mut tx, &self.root, scope.owner(), &event).await?;
+        }
         tx.commit().await?;
         Ok(true)
     }
@@ -203,21 +220,23 @@ impl Services {
     }
 }
 
-/// A month's statement as it stands.
+/// A month's statement as it stands, after those that are closed, and what it is made from.
 async fn draft(
     tx: &mut Tx,
     scope: &Scope,
     tenant: &Tenant,
     period: Period,
-) -> Result<Statement, ServiceError> {
+    closed: &[Statement],
+) -> Result<(Statement, Sums), ServiceError> {
     let zone = zone_of(tenant);
     let at = |at: Moment| at.timestamp().to_zoned(zone.clone()).strftime("%-d %b %H:%M").to_string();
     let when = |part: Period| format!(", {} to {}", at(part.start), at(part.end));
-    let sums = statements::sums(tx, scope, period, when).await?;
+    let sums = statements::sums(tx, scope, period, closed, when).await?;
     let plan = sums.parts.last().map(|part| part.plan.clone()).unwrap_or_default();
     let lines = statement::lines(&sums);
     let due = statement::due(&lines);
-    Ok(Statement { month: month_name(period, &zone), period, plan, lines, due, closed_at: None })
+    let month = month_name(period, &zone);
+    Ok((Statement { month, period, plan, lines, due, closed_at: None }, sums))
 }
 
 fn permille(text: &str) -> Option<i64> {

@@ -8,7 +8,7 @@ use crate::domain::billing::{EntryKind, Fallback, Funding, Period, UsageMode};
 use crate::domain::clock::Moment;
 use crate::domain::ids::{PlanId, TenantId};
 use crate::domain::money::Nanos;
-use crate::domain::statement::{Part, PlanTerms, Statement, Sums, Used};
+use crate::domain::statement::{self, Late, Part, PlanTerms, Statement, Sums, Used};
 
 /// What a plan cost at a moment; nothing where nobody had said.
 pub async fn terms(tx: &mut Tx, plan: PlanId, at: Moment) -> Result<PlanTerms, StorageError> {
@@ -100,13 +100,26 @@ async fn added(tx: &mut Tx, scope: &Scope, period: Period) -> Result<Nanos, Stor
     Ok(Nanos(fetch_one!(tx, (i64,), sql, owner, from, to)?.0))
 }
 
-/// The sums of a month, read from the rows themselves. `when` says how lines name a part of it.
-pub async fn sums(
-    tx: &mut Tx,
-    scope: &Scope,
-    period: Period,
-    when: impl Fn(Period) -> String,
-) -> Result<Sums, StorageError> {
+impl TryFrom<UsedRow> for Used {
+    type Error = StorageError;
+
+    fn try_from(row: UsedRow) -> Result<Self, StorageError> {
+        Ok(Self {
+            mode: word!(UsageMode, row.mode, "usage", "mode")?,
+            funding: word!(Funding, row.funding, "usage", "funding")?,
+            fallback: Fallback::parse(&row.fallback),
+            requests: row.requests,
+            unpriced: row.unpriced,
+            estimated: row.estimated,
+            cost: Nanos(row.cost),
+            list: Nanos(row.list),
+            billed: Nanos(row.billed),
+        })
+    }
+}
+
+/// What began in a time and is settled.
+async fn used_in(tx: &mut Tx, scope: &Scope, period: Period) -> Result<Vec<Used>, StorageError> {
     let (owner, from, to) = (scope.owner().as_uuid(), period.start.0, period.end.0);
     let sql = "SELECT mode, funding, COALESCE(fallback, '') AS fallback, COUNT(*) AS requests,
                       CAST(SUM(CASE WHEN unpriced IS TRUE THEN 1 ELSE 0 END) AS BIGINT) AS unpriced,
@@ -116,22 +129,56 @@ pub async fn sums(
                           ELSE (cost * 1000 + rate_permille / 2) / rate_permille END) AS BIGINT) AS list
                FROM usage WHERE tenant_id = $1 AND started_at >= $2 AND started_at < $3 AND state <> 'pending'
                GROUP BY mode, funding, COALESCE(fallback, '') ORDER BY 1, 2, 3";
-    let used = fetch_all!(tx, UsedRow, sql, owner, from, to)?
+    fetch_all!(tx, UsedRow, sql, owner, from, to)?.into_iter().map(Used::try_from).collect()
+}
+
+/// What ran in a closed month and is in no statement.
+async fn late_of(tx: &mut Tx, scope: &Scope, closed: &Statement) -> Result<Option<Late>, StorageError> {
+    let (owner, period) = (scope.owner().as_uuid(), closed.period);
+    let sql = "SELECT mode, funding, fallback, requests, unpriced, estimated, cost, list, billed
+               FROM statement_use WHERE tenant_id = $1 AND of_month = $2";
+    let accounted = fetch_all!(tx, UsedRow, sql, owner, &closed.month)?
         .into_iter()
-        .map(|row| {
-            Ok(Used {
-                mode: word!(UsageMode, row.mode, "usage", "mode")?,
-                funding: word!(Funding, row.funding, "usage", "funding")?,
-                fallback: Fallback::parse(&row.fallback),
-                requests: row.requests,
-                unpriced: row.unpriced,
-                estimated: row.estimated,
-                cost: Nanos(row.cost),
-                list: Nanos(row.list),
-                billed: Nanos(row.billed),
-            })
-        })
+        .map(Used::try_from)
         .collect::<Result<Vec<Used>, StorageError>>()?;
+    // Counting alone reads no rows, only their index.
+    let sql = "SELECT COUNT(*) FROM usage WHERE tenant_id = $1 AND started_at >= $2 AND started_at < $3";
+    let (all,) = fetch_one!(tx, (i64,), sql, owner, period.start.0, period.end.0)?;
+    if all == accounted.iter().map(|used| used.requests).sum::<i64>() {
+        return Ok(None);
+    }
+    let used = used_in(tx, scope, period).await?;
+    let used: Vec<Used> =
+        used.iter().map(|used| used.beyond(&accounted)).filter(|used| used.requests > 0).collect();
+    if used.is_empty() {
+        return Ok(None);
+    }
+    let mut lowest = None;
+    for (plan, _, part) in plans_in(tx, scope, period).await? {
+        let permille = terms(tx, plan, part.end.minus(1)).await?.byok_permille;
+        lowest = Some(lowest.map_or(permille, |before: i64| before.min(permille)));
+    }
+    Ok(Some(Late { month: closed.month.clone(), used, byok_permille: lowest.unwrap_or_default() }))
+}
+
+/// How many of the months that were closed last are looked through for what came late.
+const LOOKED_THROUGH: usize = 3;
+
+/// The sums of a month, read from the rows themselves, with what came late of those that were closed before,
+/// newest first. `when` says how lines name a part of it.
+pub async fn sums(
+    tx: &mut Tx,
+    scope: &Scope,
+    period: Period,
+    closed: &[Statement],
+    when: impl Fn(Period) -> String,
+) -> Result<Sums, StorageError> {
+    let (owner, from, to) = (scope.owner().as_uuid(), period.start.0, period.end.0);
+    let used = used_in(tx, scope, period).await?;
+    let mut late = Vec::new();
+    for closed in closed.iter().take(LOOKED_THROUGH) {
+        late.extend(late_of(tx, scope, closed).await?);
+    }
     let sql = "SELECT COUNT(DISTINCT endpoint) FROM usage_rollup
                WHERE tenant_id = $1 AND bucket >= $2 AND bucket < $3 AND endpoint <> ''";
     let (endpoints,) = fetch_one!(tx, (i64,), sql, owner, from, to)?;
@@ -167,9 +214,14 @@ pub async fn sums(
         month: period,
         parts,
         used,
+        late,
         endpoints,
         adjusted_billed: Nanos(adjusted_billed),
         credits_before: Nanos(before),
+        // Without a statement before, all of it was there before.
+        credits_late: closed
+            .first()
+            .map_or(Nanos::ZERO, |closed| Nanos(before - statement::balance_after(&closed.lines).0)),
         credits,
     })
 }
@@ -181,11 +233,12 @@ pub async fn is_pending(tx: &mut Tx, tenant: TenantId, period: Period) -> Result
     Ok(fetch_optional!(tx, (Uuid,), sql, tenant.0, period.start.0, period.end.0)?.is_some())
 }
 
-/// Closes a month, once.
+/// Closes a month, once, and notes what is in its statement.
 pub async fn close(
     tx: &mut Tx,
     tenant: TenantId,
     statement: &Statement,
+    sums: &Sums,
     at: Moment,
 ) -> Result<bool, StorageError> {
     let lines = serde_json::to_string(&statement.lines).unwrap_or_default();
@@ -194,7 +247,34 @@ pub async fn close(
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT DO NOTHING";
     let Statement { month, period, plan, due, .. } = statement;
     let (from, to) = (period.start.0, period.end.0);
-    Ok(execute!(tx, sql, tenant.0, month, from, to, at.0, plan, due.0, &lines)? > 0)
+    if execute!(tx, sql, tenant.0, month, from, to, at.0, plan, due.0, &lines)? == 0 {
+        return Ok(false);
+    }
+    let mut held: Vec<(&String, &Used)> = sums.used.iter().map(|used| (month, used)).collect();
+    for late in &sums.late {
+        held.extend(late.used.iter().map(|used| (&late.month, used)));
+    }
+    for (of, used) in held {
+        execute!(
+            tx,
+            "INSERT INTO statement_use (tenant_id, month, of_month, mode, funding, fallback, requests, unpriced,
+                                        estimated, cost, list, billed)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+            tenant.0,
+            month,
+            of,
+            used.mode.as_str(),
+            used.funding.as_str(),
+            used.fallback.map_or("", Fallback::as_str),
+            used.requests,
+            used.unpriced,
+            used.estimated,
+            used.cost.0,
+            used.list.0,
+            used.billed.0
+        )?;
+    }
+    Ok(true)
 }
 
 #[derive(sqlx::FromRow)]

@@ -8,6 +8,7 @@ mod architecture;
 mod attacks;
 mod audit;
 mod billing;
+mod books;
 mod breaker;
 mod cli;
 mod console;
