@@ -115,6 +115,11 @@ pub fn of_drift(line: &Line, provider: &str, at: Moment) -> Notice {
             line.there.cost.unwrap_or_default().dollars(),
             line.here.cost.unwrap_or_default().dollars(),
         ),
+        Cause::LessThere => format!(
+            "{provider} reports {} tokens of {model} with the key {key} on {day}, where Keyward counts {}. The key may be of another account than the Admin key.",
+            grouped(line.there.tokens.unsigned_abs()),
+            grouped(line.here.tokens.unsigned_abs()),
+        ),
         _ => format!(
             "This key is used elsewhere: {provider} reports {} tokens of {model} with the key {key} on {day} that Keyward never sent. If nobody knows of it, rotate the key.",
             grouped(line.tokens_apart().unsigned_abs()),

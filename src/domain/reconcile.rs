@@ -195,10 +195,19 @@ pub fn compare(reported: &[Reported], recorded: &[Recorded], keys: &[KnownKey], 
         .iter()
         .map(|line| ((line.day.0, line.key.clone(), line.model.clone()), line.tokens_apart()))
         .collect();
-    for line in lines.iter_mut().filter(|line| line.cause == Cause::Elsewhere) {
+    for line in &mut lines {
         let around = |days: i64| {
             apart.get(&(line.day.0 + days * DAY, line.key.clone(), line.model.clone())).copied().unwrap_or(0)
         };
+        if line.cause == Cause::LessThere {
+            let with_neighbours = around(-1).max(0) + line.tokens_apart() + around(1).max(0);
+            if with_neighbours >= -FEW_TOKENS {
+                line.cause = Cause::Shifted;
+            }
+        }
+        if line.cause != Cause::Elsewhere {
+            continue;
+        }
         let with_neighbours = around(-1).min(0) + line.tokens_apart() + around(1).min(0);
         if since.get(&line.key).is_some_and(|since| line.day <= *since) {
             line.cause = Cause::Before;
@@ -359,7 +368,10 @@ mod tests {
         // A request over midnight, which the provider counts on the next day.
         let theirs = [reported(10, OURS, 10_000, 20), reported(11, OURS, 60_000, 120)];
         let ours = [recorded(10, 50_000, 100), recorded(11, 20_000, 40)];
-        assert_eq!(causes(&theirs, &ours, &keys()), [Cause::LessThere, Cause::Shifted]);
+        assert_eq!(causes(&theirs, &ours, &keys()), [Cause::Shifted, Cause::Shifted]);
+        // Less on one day, and not more on another.
+        let (theirs, ours) = ([reported(10, OURS, 10_000, 20)], [recorded(10, 50_000, 100)]);
+        assert_eq!(causes(&theirs, &ours, &keys()), [Cause::LessThere]);
         // What is charged for beside tokens is not another price for them.
         assert_eq!(causes(&[reported(10, OURS, 0, 500)], &[], &keys()), [Cause::Extra]);
     }

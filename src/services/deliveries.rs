@@ -19,7 +19,7 @@ use crate::domain::audit::AuditAction;
 use crate::domain::clock::{DAY, MINUTE, SECOND};
 use crate::domain::delivery::{self, Attempt, Delivery, DeliveryState, Destination, MAX_WEBHOOKS, Webhook};
 use crate::domain::ids::{DeliveryId, Owner, UserId, WebhookId};
-use crate::domain::notice;
+use crate::domain::notice::{self, Notice};
 use crate::outbound::{SendError, Trust};
 use crate::providers::Outgoing;
 use crate::storage::deliveries::{self, SealedWebhook};
@@ -313,7 +313,7 @@ impl Services {
         }))
     }
 
-    /// Tells tenants once of each key version that has been in use for long.
+    /// Tells once of each key version that has been in use for long.
     ///
     /// # Errors
     /// When the database fails.
@@ -324,14 +324,19 @@ impl Services {
         tx.rollback().await?;
         for key in old {
             let reference = format!("rotation:{}:{}", key.key, key.version);
+            let news = notice::of_age(&key.name, now.since(key.pasted_at) / DAY, now);
+            let Owner::Tenant(tenant) = key.owner else {
+                let news = Notice { page: format!("shared-keys/{}/rotate", key.name), ..news };
+                self.tell_operator(&news, Some(&reference)).await?;
+                continue;
+            };
             let mut tx = self.db.read().await?;
-            if notifications::is_told(&mut tx, key.tenant, &reference).await? {
+            if notifications::is_told(&mut tx, tenant, &reference).await? {
                 continue;
             }
             tx.rollback().await?;
-            let news = notice::of_age(&key.name, now.since(key.pasted_at) / DAY, now);
             let mut tx = self.db.write().await?;
-            notifications::insert_once(&mut tx, key.tenant, &news, Some(&reference)).await?;
+            notifications::insert_once(&mut tx, tenant, &news, Some(&reference)).await?;
             tx.commit().await?;
         }
         Ok(())

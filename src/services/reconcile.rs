@@ -311,13 +311,21 @@ impl Services {
         let lines =
             self.compared(&mut tx, scope, key.provider, (to.minus(ALARMS_FOR + DAY), to), now).await?;
         tx.rollback().await?;
-        let alarming = |line: &&Line| {
-            now.since(line.day) < ALARMS_FOR && matches!(line.cause, Cause::Elsewhere | Cause::Price)
+        let alarming = |line: &&Line| match line.cause {
+            Cause::Elsewhere | Cause::Price => now.since(line.day) < ALARMS_FOR,
+            // What a report lacks comes late more often than not at all.
+            Cause::LessThere => (2 * DAY..ALARMS_FOR).contains(&now.since(line.day)),
+            _ => false,
         };
         for line in lines.iter().filter(alarming) {
-            let what = if line.cause == Cause::Price { "price" } else { "elsewhere" };
             let Line { day, key: name, model, .. } = line;
-            let reference = format!("drift:{what}:{}:{name}:{model}:{}", key.provider, day.0);
+            let (what, since) = match line.cause {
+                Cause::Price => ("price", day.0),
+                // Mostly an Admin key of another account: the same every day.
+                Cause::LessThere => ("less", day.0 / (30 * DAY)),
+                _ => ("elsewhere", day.0),
+            };
+            let reference = format!("drift:{what}:{}:{name}:{model}:{since}", key.provider);
             let told = notice::of_drift(line, key.provider.label(), now);
             match key.owner {
                 Owner::Tenant(tenant) => {

@@ -4,9 +4,9 @@ use uuid::Uuid;
 
 use super::{StorageError, Tx, execute, fetch_all, fetch_optional, word};
 use crate::access::scope::Scope;
-use crate::domain::account::Slug;
+use crate::domain::account::{ROTATION_DAYS, Slug};
 use crate::domain::clock::{DAY, Moment};
-use crate::domain::ids::{KeyId, Owner, TenantId, UserId};
+use crate::domain::ids::{KeyId, Owner, UserId};
 use crate::domain::price::Multiplier;
 use crate::domain::provider_key::{
     DisabledBy, KeyScope, KeySettings, KeyState, KeyStatus, KeyVersion, Provider, ProviderKey,
@@ -394,17 +394,18 @@ pub async fn touch(tx: &mut Tx, key: KeyId, at: Moment) -> Result<(), StorageErr
     Ok(())
 }
 
-/// Tenants' keys in use whose current version has been in use for as long as the tenant wants none to be.
+/// Keys in use whose current version has been in use for as long as the tenant wants none to be; shared ones
+/// for as long as tenants begin with.
 pub async fn due_for_rotation(tx: &mut Tx, now: Moment) -> Result<Vec<OldKey>, StorageError> {
     let sql = "SELECT k.owner_id, k.id, k.name, v.version, v.created_at FROM provider_key k
                JOIN key_version v ON v.key_id = k.id AND v.version = k.current_version
-               JOIN tenant t ON t.id = k.owner_id
-               WHERE k.removed_at IS NULL AND k.disabled_at IS NULL AND t.rotation_days > 0
-                 AND v.created_at < $1 - t.rotation_days * $2 ORDER BY k.id";
-    let rows = fetch_all!(tx, (Uuid, Uuid, String, i32, i64), sql, now.0, DAY)?;
-    let old = rows.into_iter().filter_map(|(owner, key, name, version, at)| {
-        let Owner::Tenant(tenant) = Owner::from_uuid(owner) else { return None };
-        Some(OldKey { tenant, key: KeyId(key), name, version, pasted_at: Moment(at) })
+               LEFT JOIN tenant t ON t.id = k.owner_id
+               WHERE k.removed_at IS NULL AND k.disabled_at IS NULL AND COALESCE(t.rotation_days, $3) > 0
+                 AND v.created_at < $1 - COALESCE(t.rotation_days, $3) * $2 ORDER BY k.id";
+    let rows = fetch_all!(tx, (Uuid, Uuid, String, i32, i64), sql, now.0, DAY, ROTATION_DAYS)?;
+    let old = rows.into_iter().map(|(owner, key, name, version, at)| {
+        let owner = Owner::from_uuid(owner);
+        OldKey { owner, key: KeyId(key), name, version, pasted_at: Moment(at) }
     });
     Ok(old.collect())
 }
@@ -412,7 +413,7 @@ pub async fn due_for_rotation(tx: &mut Tx, now: Moment) -> Result<Vec<OldKey>, S
 /// A key whose secret has been in use for long.
 #[derive(Clone, Debug)]
 pub struct OldKey {
-    pub tenant: TenantId,
+    pub owner: Owner,
     pub key: KeyId,
     pub name: String,
     pub version: i32,

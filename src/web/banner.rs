@@ -251,8 +251,47 @@ fn with_key(s: &Subject<'_>, key: &ProviderKey) -> Banner {
     }
 }
 
-/// A limit at the provider: AI pauses, or goes on at the platform's expense.
-fn limited(s: &Subject<'_>, key: &ProviderKey, what: &str, remedy: &str, link: Option<Link>) -> Banner {
+/// A key that is used only where a request names it, if it cannot be: what `of` does not speak of.
+pub fn of_named(s: &Subject<'_>, key: &ProviderKey) -> Option<Banner> {
+    let (name, provider) = (&key.name, s.name());
+    let (what, remedy, link) = match key.state_at(s.times.now) {
+        KeyState::OutOfCredit => (
+            format!("its {provider} account is out of credit"),
+            s.hand.does(&format!("add credit in the {provider} console")),
+            s.console(|links| links.billing, "Add credit"),
+        ),
+        KeyState::SpendLimit => (
+            format!("its {provider} spend limit is reached"),
+            s.hand.does(&format!("raise the limit in the {provider} console")),
+            s.console(|links| links.limits, "Raise the limit"),
+        ),
+        KeyState::RateLimited => (
+            format!("{provider} is limiting its rate"),
+            "It ends by itself.".to_owned(),
+            s.console(|links| links.limits, "See your limits"),
+        ),
+        KeyState::Rejected => {
+            let detail = Prose::of("Since ").when(&s.times.when(key.current.status.since));
+            let does = s.hand.does("paste a new one");
+            return Some(Banner {
+                tone: Tone::Warn,
+                sentence: format!("{provider} rejected the key {name}."),
+                detail: detail.text(format!(", requests that name it are refused; others go on. {does}")),
+                link: s.keys_page(key, "/rotate", "Rotate key"),
+            });
+        }
+        _ => return None,
+    };
+    Some(Banner {
+        tone: Tone::Warn,
+        sentence: format!("The key {name} is paused: {what}."),
+        detail: paused(s, key, &remedy).text(" Requests that name it are refused; others go on."),
+        link,
+    })
+}
+
+/// Since when, until when, and what ends it.
+fn paused(s: &Subject<'_>, key: &ProviderKey, remedy: &str) -> Prose {
     let status = &key.current.status;
     let mut detail = Prose::of("Since ").when(&s.times.when(status.since));
     if let Some(until) = status.until.filter(|until| *until > s.times.now) {
@@ -266,6 +305,13 @@ fn limited(s: &Subject<'_>, key: &ProviderKey, what: &str, remedy: &str, link: O
     if status.state != KeyState::RateLimited {
         detail = detail.text(" Keyward tries again every 5 minutes and resumes by itself.");
     }
+    detail
+}
+
+/// A limit at the provider: AI pauses, or goes on at the platform's expense.
+fn limited(s: &Subject<'_>, key: &ProviderKey, what: &str, remedy: &str, link: Option<Link>) -> Banner {
+    let status = &key.current.status;
+    let detail = paused(s, key, remedy);
     if s.standing.tenant.policy.on_limit == LimitPolicy::Pause {
         // A rate limit is over in seconds; the others wait for somebody to act.
         let tone = if status.state == KeyState::RateLimited { Tone::Warn } else { Tone::Bad };

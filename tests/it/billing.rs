@@ -98,7 +98,11 @@ on_both! {
         assert!(row.unpriced && row.cost.0 == 0);
         let mut root = sign_in(world, "root").await;
         let mut admin = sign_in(world, "admin").await;
-        admin.get("/t/acme/billing").await.says("ran on models without a price");
+        let banner = "1 request ran on models without a price: claude-haiku-4-5.";
+        let page = admin.get("/t/acme/billing").await;
+        page.says(banner).says("until Acme sets one");
+        assert!(!page.body.contains("Set a price"), "whose prices they are not");
+        root.get("/t/acme/billing").await.says(banner).says("href=\"/platform/prices\"").says("Set a price");
         root.get("/platform/prices").await.says("Models without a price").says("claude-haiku-4-5").says("Set a price");
         root.get("/platform/prices?provider=anthropic&model=claude-haiku-4-5").await.says("value=\"claude-haiku-4-5\"");
         let fields = |input: &'static str| [("provider", "anthropic"), ("model", "claude-haiku-4-5"), ("input", input), ("output", "5"), ("from", "2026-01-01")];
@@ -124,6 +128,17 @@ on_both! {
         assert_eq!(told, keyward::domain::money::Nanos(expected).exact());
         // Twice is once.
         assert_eq!(world.services.rate_unpriced().await.unwrap(), 0);
+        // What costs something is not made free by a slip.
+        for (field, zero) in [("input", "0"), ("output", "0.0"), ("cache_read", "0"), ("cache_write", "0")] {
+            let form: Vec<(&str, &str)> = [("provider", "anthropic"), ("model", "claude-haiku-4-5"), ("input", "2"), ("output", "6")]
+                .into_iter()
+                .filter(|(name, _)| *name != field)
+                .chain([(field, zero)])
+                .collect();
+            let page = root.post("/platform/prices", &form).await;
+            assert_eq!(page.status, 422, "{field}");
+            page.says(&format!("id=\"{field}-error\"")).says("A price of nothing would hide what is used.");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use keyward::domain::account::TenantRole;
 use keyward::domain::billing::UsageMode;
-use keyward::domain::clock::{DAY, HOUR, MINUTE};
+use keyward::domain::clock::{DAY, HOUR, MINUTE, Moment};
 use keyward::domain::notice::NoticeKind;
 use keyward::domain::provider_key::{KeyState, Provider, Verdict};
 use keyward::services::ServiceError;
@@ -12,6 +12,7 @@ use serde_json::json;
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
+use crate::console::{Cast, cast, sign_in};
 use crate::on_both;
 use crate::support::{On, Setup, World, holder, new_key, sha256, test_key};
 
@@ -184,6 +185,37 @@ on_both! {
         }
         let after = world.services.key_detail(holder, "production").await.unwrap().line.key;
         assert_eq!((after.current.version, after.state_at(world.clock.now())), (2, KeyState::Valid));
+    }
+}
+
+on_both! {
+    /// Cause, since when, until when, and where to end it: on every page that has the banner.
+    async fn a_pause_is_told_of_with_all_that_is_known_of_it(world: World) {
+        let Cast { tenant, .. } = cast(world).await;
+        world.services.set_mode(&world.admin(&tenant), &holder(&tenant).scope, &tenant, UsageMode::Byok).await.unwrap();
+        world.add_key(&tenant, "production", &test_key("spendlimit")).await.unwrap();
+        world.add_key(&tenant, "batch", &test_key("nocredit")).await.unwrap();
+        let found = async |name: &str| {
+            let line = world.services.key_detail(holder(&tenant), name).await.unwrap().line;
+            line.key.current.status
+        };
+        let (production, batch) = (found("production").await, found("batch").await);
+        let until = production.until.expect("the provider tells when it ends");
+        let stamp = |at: Moment| format!("datetime=\"{}\"", at.rfc3339());
+        let mut admin = sign_in(world, "admin").await;
+        for path in ["/t/acme/settings/api-keys", "/t/acme/billing", "/t/acme/activity/community-manager"] {
+            let page = admin.get(path).await;
+            page.says("AI is paused: your Anthropic spend limit is reached.").says("https://platform.claude.com/settings/limits");
+            page.says(&stamp(production.since)).says(&stamp(until)).says("resumes by itself");
+            // One that only some requests name pauses only those.
+            page.says("The key batch is paused: its Anthropic account is out of credit.");
+            page.says("https://platform.claude.com/settings/billing").says(&stamp(batch.since));
+            page.says("Requests that name it are refused; others go on.");
+        }
+        // By hand, before the provider says so; the next request finds out.
+        assert_eq!(admin.post("/t/acme/settings/api-keys/batch/resume", &[]).await.status, 303);
+        let page = admin.get("/t/acme/billing").await;
+        assert!(!page.body.contains("The key batch is paused"));
     }
 }
 

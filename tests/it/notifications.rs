@@ -6,14 +6,17 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use keyward::access::scope::Scope;
 use keyward::config::MailSettings;
-use keyward::domain::account::{Tenant, TenantRole};
+use keyward::domain::account::{PlatformRole, Tenant, TenantRole};
 use keyward::domain::billing::UsageMode;
-use keyward::domain::clock::{DAY, MINUTE, SECOND};
+use keyward::domain::clock::{DAY, HOUR, MINUTE, SECOND};
 use keyward::domain::delivery::{Delivery, DeliveryState};
-use keyward::domain::ids::WebhookId;
+use keyward::domain::ids::{Owner, WebhookId};
 use keyward::domain::notice;
-use keyward::storage::notifications;
+use keyward::domain::provider_key::Verdict;
+use keyward::services::key_states::Observation;
+use keyward::storage::{keys, notifications};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use wiremock::matchers::method;
@@ -273,6 +276,78 @@ async fn people_are_told_by_e_mail_if_they_want_to_be() {
         ] {
             assert!(letter.contains(part), "{part} is not in\n{letter}");
         }
+        world.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_operator_is_told_by_e_mail_of_shared_keys() {
+    for on in [On::Sqlite, On::Postgres] {
+        let (url, letters) = mail_server().await;
+        let mail = MailSettings {
+            smtp_url: Some(url),
+            smtp_url_file: None,
+            mail_from: Some("keyward@operator.example".to_owned()),
+        };
+        let world = World::with(on, Setup { mail, ..Setup::default() }).await;
+        for (email, role) in
+            [("root@acme.example", PlatformRole::SuperAdmin), ("support@acme.example", PlatformRole::Support)]
+        {
+            world.user(email, "correct horse battery staple", Some(role), None).await;
+        }
+        world.add_shared_key(&test_key("ok")).await;
+        let scope = Scope::of_system(Owner::Platform);
+        let mut tx = world.services.db.read().await.unwrap();
+        let key = keys::find(&mut tx, &scope, "shared").await.unwrap().unwrap().key.id;
+        tx.rollback().await.unwrap();
+        let subjects = async |expected: &[&str]| {
+            let found = || -> Vec<String> {
+                let letters = letters.lock().unwrap();
+                let subject = |letter: &String| {
+                    letter
+                        .lines()
+                        .find_map(|line| line.strip_prefix("Subject: "))
+                        .unwrap_or_default()
+                        .to_owned()
+                };
+                letters.iter().map(subject).collect()
+            };
+            // Sent aside; those that are not expected would have come before the one that is.
+            for _ in 0..400 {
+                if found().len() >= expected.len() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(25)).await;
+            }
+            assert_eq!(found(), expected);
+        };
+        let say = async |verdict: Verdict| {
+            for _ in 0..2 {
+                world.clock.advance(MINUTE);
+                let started = world.clock.now();
+                world.services.apply(Observation { key, version: 1, verdict, started }).await.unwrap();
+            }
+        };
+        world.clock.advance(HOUR - world.clock.now().0 % HOUR);
+        say(Verdict::Rejected).await;
+        subjects(&["Key rejected"]).await;
+        let letter = letters.lock().unwrap()[0].clone();
+        for part in
+            ["To: root@acme.example", "Anthropic rejected the key shared.", "/platform/shared-keys/shared"]
+        {
+            assert!(letter.contains(part), "{part} is not in\n{letter}");
+        }
+        say(Verdict::Works).await;
+        subjects(&["Key rejected", "Resumed"]).await;
+        // A key that comes and goes is worth one letter of a kind in an hour.
+        say(Verdict::Rejected).await;
+        say(Verdict::Works).await;
+        for _ in 0..2 {
+            world.clock.advance(91 * DAY);
+            world.services.tell_of_age().await.unwrap();
+        }
+        subjects(&["Key rejected", "Resumed", "Rotation due"]).await;
+        assert!(letters.lock().unwrap()[2].contains("/platform/shared-keys/shared/rotate"));
         world.end().await;
     }
 }

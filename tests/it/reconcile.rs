@@ -4,20 +4,22 @@ use keyward::access::scope::Scope;
 use keyward::crypto::secret::Secret;
 use keyward::domain::account::{KeyChangers, PlatformRole, Tenant};
 use keyward::domain::billing::UsageMode;
-use keyward::domain::clock::{DAY, HOUR, SECOND};
+use keyward::domain::clock::{DAY, HOUR, Moment, SECOND};
 use keyward::domain::ids::Owner;
 use keyward::domain::money::Nanos;
 use keyward::domain::notice::NoticeKind;
 use keyward::domain::provider_key::{Provider, Verdict};
 use keyward::domain::reconcile::{Cause, Line};
+use keyward::domain::usage::{TokenUsage, UsageRow, UsageState};
 use keyward::services::ServiceError;
 use keyward::services::key_states::Observation;
 use keyward::services::provider_keys::Holder;
 use keyward::storage::adjustments::{self, Adjustment};
-use keyward::storage::keys;
+use keyward::storage::{holds, keys};
 use serde_json::json;
 
 use crate::console::{PASSWORD, cast, sign_in};
+use crate::metering::sample;
 use crate::on_both;
 use crate::support::{World, holder, message, test_key};
 use crate::visitor::Visitor;
@@ -214,6 +216,33 @@ on_both! {
 }
 
 on_both! {
+    /// The Admin key may be of another account than the key that works.
+    async fn a_provider_that_counts_less_is_told_of_once(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+        assert!(add(world, &tenant, "anthropic", ANTHROPIC).await.unwrap());
+        world.clock.advance(DAY - world.clock.now().0 % DAY);
+        for day in 0..6 {
+            let now = world.clock.now();
+            let tokens = TokenUsage { input: 50_000, ..TokenUsage::default() };
+            let row = UsageRow {
+                key_name: "production".into(), tokens, state: UsageState::Final, status: Some(200), ended_at: Some(now),
+                ..sample(world, &tenant, now, "claude-haiku-4-5", 50_000_000)
+            };
+            holds::record(&world.services.db, &[], &[&row], Moment(0)).await.unwrap();
+            world.clock.advance(DAY + HOUR);
+            world.services.reconcile_due().await.unwrap();
+            let told = told(world, &tenant).await;
+            // What a day's report lacks may still come.
+            assert_eq!(told.len(), usize::from(day > 0), "{told:?}");
+            if day > 0 {
+                assert!(told[0].starts_with("Anthropic reports ") && told[0].contains("where Keyward counts 50,000"), "{told:?}");
+            }
+        }
+    }
+}
+
+on_both! {
     async fn the_operator_is_told_when_a_shared_key_stops_working(world: World) {
         let key = test_key("ok");
         world.add_shared_key(&key).await;
@@ -280,8 +309,12 @@ on_both! {
         assert_eq!(admin.post(page, &form).await.status, 303);
         admin.get(page).await.says("Saved and read.").says("sk-ant-admin01-…AAAA");
         // Nor is it taken as a key for requests.
-        let taken = world.add_key(tenant, "admin", ANTHROPIC).await;
-        assert!(matches!(taken, Err(ServiceError::Invalid(_))));
+        for (provider, key) in [(Provider::Anthropic, ANTHROPIC), (Provider::Openai, OPENAI)] {
+            let Err(ServiceError::Invalid(problems)) = world.add_key_of(holder(tenant), provider, "admin", key).await else {
+                panic!("{provider} took it");
+            };
+            assert!(problems.of("api_key").unwrap().contains("Admin key"), "{problems:?}");
+        }
 
         // On the day of its pasting it is no alarm; a day later it would be.
         world.sql("UPDATE provider_report SET tokens = tokens + 5000000").await;

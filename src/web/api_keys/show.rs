@@ -137,8 +137,11 @@ pub async fn show(console: Data<Console>, place: Place) -> Answer {
     Page::new(page).answer()
 }
 
+/// How many keys that are paused have a banner of their own; all of them have their state in the list.
+const MOST_NAMED: usize = 3;
+
 /// The banners, as API keys and Billing show them: one for each provider that there is a key of, but
-/// where all is well with several, one for all of these.
+/// where all is well with several, one for all of these. Then those of keys that only some requests use.
 pub fn status_banners<'a>(
     console: &Console,
     place: &Place,
@@ -146,27 +149,32 @@ pub fn status_banners<'a>(
     keys: impl Iterator<Item = &'a ProviderKey>,
 ) -> Vec<Banner> {
     let keys: Vec<&ProviderKey> = keys.collect();
-    let of = |provider: Provider| {
-        banner::of(&Subject {
-            standing,
-            provider,
-            key: keys.iter().find(|key| key.provider == provider && key.is_default).copied(),
-            other_keys: keys.iter().any(|key| key.provider == provider && !key.is_default),
-            product: &console.services.options.product,
-            times: place.times(),
-            root: &place.root(),
-            hand: place.hand(&console.services.options.product),
-            may_change_billing: place.may(Action::ChangeBilling),
-        })
+    let root = place.root();
+    let subject = |provider: Provider| Subject {
+        standing,
+        provider,
+        key: keys.iter().find(|key| key.provider == provider && key.is_default).copied(),
+        other_keys: keys.iter().any(|key| key.provider == provider && !key.is_default),
+        product: &console.services.options.product,
+        times: place.times(),
+        root: &root,
+        hand: place.hand(&console.services.options.product),
+        may_change_billing: place.may(Action::ChangeBilling),
     };
+    let of = |provider: Provider| banner::of(&subject(provider));
+    let by_default = standing.tenant.policy.mode == UsageMode::Byok;
+    let named = keys.iter().filter(|key| !(by_default && key.is_default));
+    let named: Vec<Banner> =
+        named.filter_map(|key| banner::of_named(&subject(key.provider), key)).take(MOST_NAMED).collect();
     let mut providers: Vec<Provider> = Vec::new();
-    if standing.tenant.policy.mode == UsageMode::Byok {
+    if by_default {
         providers.extend(Provider::ALL.iter().filter(|one| keys.iter().any(|key| key.provider == **one)));
     }
     if providers.is_empty() {
         let first = keys.first().map(|key| key.provider);
         let shared = standing.platform.keys.views.iter().map(|key| key.provider).min();
-        return vec![of(first.or(shared).unwrap_or(Provider::Anthropic))];
+        let managed = of(first.or(shared).unwrap_or(Provider::Anthropic));
+        return std::iter::once(managed).chain(named).collect();
     }
     let (good, bad): (Vec<_>, Vec<_>) = providers
         .into_iter()
@@ -184,7 +192,7 @@ pub fn status_banners<'a>(
         good[0].detail =
             Prose::of("Each request goes to the provider whose dialect it speaks, or that it names.");
     }
-    bad.into_iter().map(|(_, banner)| banner).chain(good).collect()
+    bad.into_iter().map(|(_, banner)| banner).chain(good).chain(named).collect()
 }
 
 /// The panel of one key. Without `details` it holds names and states only.

@@ -22,7 +22,7 @@ use crate::web::chart::{self, Chart, Show};
 use crate::web::figures::{change, count, counted, share, tokens};
 use crate::web::page::{Answer, Chrome, Page};
 use crate::web::place::Place;
-use crate::web::prose::Tone;
+use crate::web::prose::{Link, Prose, Tone};
 use crate::web::spending;
 
 /// What the page's tabs say. Unknown words mean the first tab.
@@ -57,7 +57,7 @@ struct BillingPage {
     show: Show,
     show_tabs: Vec<Tab>,
     days: Vec<DayRow>,
-    unpriced: Option<String>,
+    unpriced: Option<Banner>,
     estimated: Option<String>,
     group: Dimension,
     group_tabs: Vec<Tab>,
@@ -152,7 +152,7 @@ pub async fn show(console: Data<Console>, place: Place, asked: Query<Asked>) -> 
         show,
         show_tabs: Show::ALL.into_iter().map(|tab| show_tab(&place, tab, show, group)).collect(),
         days: report.days.iter().rev().map(day_row).collect(),
-        unpriced: unpriced(&report),
+        unpriced: unpriced(&report, &console.services.options.product, place.may(Action::ManagePlatform)),
         estimated: (report.totals.estimated > 0).then(|| estimated(&report.totals)),
         group,
         group_tabs: GROUPS.into_iter().map(|tab| group_tab(&place, tab, show, group)).collect(),
@@ -236,18 +236,31 @@ fn day_row(day: &crate::services::billing::Day) -> DayRow {
 }
 
 /// Use without a price is said, never shown as nothing. Whose models they were is not for
-/// everybody's eyes.
-fn unpriced(report: &Report) -> Option<String> {
+/// everybody's eyes, and only the operator sets prices.
+fn unpriced(report: &Report, product: &str, may_set: bool) -> Option<Banner> {
     let total: i64 = report.unpriced.iter().map(|(_, requests)| requests).sum();
     if total == 0 {
         return None;
     }
+    let models = match &report.groups {
+        Some(_) => {
+            let models: Vec<&str> = report.unpriced.iter().map(|(model, _)| model.as_str()).collect();
+            format!(": {}", models.join(", "))
+        }
+        None => String::new(),
+    };
     let requests = counted(total, "request", "requests");
-    if report.groups.is_none() {
-        return Some(format!("{requests} ran on models without a price and are not in the sums."));
-    }
-    let models: Vec<&str> = report.unpriced.iter().map(|(model, _)| model.as_str()).collect();
-    Some(format!("{requests} ran on models without a price and are not in the sums: {}.", models.join(", ")))
+    let detail = if may_set {
+        "They are in no sum until there is one; then they are rated by it.".to_owned()
+    } else {
+        format!("They are in no sum until {product} sets one; then they are rated by it.")
+    };
+    Some(Banner {
+        tone: Tone::Warn,
+        sentence: format!("{requests} ran on models without a price{models}."),
+        detail: Prose::of(detail),
+        link: may_set.then(|| Link::to("/platform/prices", "Set a price")),
+    })
 }
 
 fn estimated(totals: &Totals) -> String {
