@@ -279,8 +279,6 @@ pub fn exact_dollars(amount: i128) -> String {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::domain::price_list;
 
@@ -409,46 +407,5 @@ mod tests {
         assert!(
             book().find(Provider::Anthropic, "claude-none", ServiceTier::Standard, 1, Moment(1)).is_none()
         );
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
-        /// Rating agrees, for every price of the list and every kind, with fractions that are added up
-        /// whole and rounded at the end.
-        #[test]
-        fn rating_rounds_once(counts in proptest::array::uniform8(0_u64..2_000_000), searches in 0_u64..50,
-                              us: bool, fast: bool, rate in 1_i32..=10_000) {
-            let [input, output, cache_read, short, long, tool, audio_in, audio_out] = counts;
-            let tokens = TokenUsage {
-                input, output, cache_read, cache_write_5m: short, cache_write_1h: long, tool,
-                audio_input: audio_in, audio_output: audio_out, web_searches: searches, reasoning: output / 2,
-            };
-            let served = ServedAs {
-                us_only: us,
-                speed: if fast { Speed::Fast } else { Speed::Standard },
-                ..ServedAs::default()
-            };
-            let unsigned = |rate: i64| u128::try_from(rate).unwrap();
-            for row in book().rows() {
-                let rates = &row.rates;
-                let by_token = [
-                    (input, rates.input), (output, rates.output), (cache_read, rates.cache_read),
-                    (short, rates.cache_write_5m), (long, rates.cache_write_1h), (tool, rates.input),
-                    (audio_in, rates.audio_input), (audio_out, rates.audio_output),
-                ];
-                // Dollars as fractions: of tokens over 10^12 and a thousand for each factor, of searches over 10^12.
-                let region = if us { unsigned(row.us_permille) } else { 1_000 };
-                let speed = if fast { unsigned(row.fast_permille) } else { 1_000 };
-                let tokens_over: u128 = by_token.iter().map(|(count, rate)| u128::from(*count) * unsigned(*rate)).sum();
-                let numerator = tokens_over * region * speed + u128::from(searches) * unsigned(rates.web_search) * 1_000_000;
-                let numerator = numerator * u128::try_from(rate).unwrap();
-                // In nanodollars: 10^12 · 10^6 · 10^3 in the denominator, 10^9 above.
-                let denominator = 1_000_000_000_000_u128;
-                let (whole, rest) = (numerator / denominator, numerator % denominator);
-                let up = rest * 2 > denominator || (rest * 2 == denominator && whole % 2 == 1);
-                prop_assert_eq!(u128::try_from(rounded(exact(row, &tokens, served), Multiplier(rate)).0).unwrap(), whole + u128::from(up), "{}", row.model);
-            }
-        }
     }
 }

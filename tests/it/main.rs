@@ -26,6 +26,7 @@ mod metering;
 mod notifications;
 mod own_key;
 mod people;
+mod prices;
 mod process;
 mod purchases;
 mod questions;
