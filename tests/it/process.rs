@@ -14,7 +14,8 @@ pub struct Process(Child);
 impl Process {
     /// Starts it, and waits until it is ready.
     pub async fn serve(world: &World) -> Self {
-        let child = Command::new(env!("CARGO_BIN_EXE_keyward"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
+        command
             .arg("serve")
             .env_clear()
             .env("KEYWARD_BIND", world.settings.bind.to_string())
@@ -22,9 +23,11 @@ impl Process {
             .env("KEYWARD_ANTHROPIC_URL", &world.settings.anthropic_url)
             .env("KEYWARD_SHUTDOWN_SECONDS", "5")
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::null());
+        if let Some(url) = &world.settings.database_url {
+            command.env("KEYWARD_DATABASE_URL", url);
+        }
+        let child = command.spawn().unwrap();
         let mut process = Self(child);
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
