@@ -67,7 +67,7 @@ async fn open(settings: &Settings) -> Result<(Database, RootKeys), Failure> {
 impl Verify {
     async fn run(self) -> Result<ExitCode, Failure> {
         let (database, keys) = open(&self.settings).await?;
-        let mut tx = database.read().await?;
+        let mut tx = database.snapshot().await?;
         let (entries, damaged) = audit::verify(&mut tx, &keys).await?;
         let mut wrong = Vec::new();
         for (chain, damage) in damaged {

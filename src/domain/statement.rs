@@ -74,17 +74,20 @@ impl Used {
 /// clock was set right.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Late {
-    /// `2026-10`.
+    /// `2026-10`, or `EARLIER`.
     pub month: String,
     pub used: Vec<Used>,
     /// The lowest of that month, for the fee for what ran on own keys.
     pub byok_permille: i64,
 }
 
+/// The time before a tenant's first statement, in place of a month.
+pub const EARLIER: &str = "earlier times";
+
 impl Late {
     /// How its lines end.
     fn when(&self) -> String {
-        format!("; of {}, recorded after that month was closed", self.month)
+        format!("; of {}, recorded later", self.month)
     }
 }
 
@@ -140,6 +143,14 @@ pub struct Line {
     pub list: Option<Nanos>,
     /// What is due, or in the section of credits what the balance changed by.
     pub amount: Nanos,
+}
+
+impl Line {
+    /// Whether it stands for requests.
+    #[must_use]
+    pub fn is_use(&self) -> bool {
+        self.list.is_some() && self.count.is_some()
+    }
 }
 
 /// Where a line stands.
@@ -391,7 +402,7 @@ mod tests {
         let lines = lines(&sums);
         assert_eq!(due(&lines), Nanos(7 + 25));
         let texts: Vec<&str> = lines.iter().map(|line| line.text.as_str()).collect();
-        assert_eq!(texts[1], "Managed use; of 2026-10, recorded after that month was closed");
+        assert_eq!(texts[1], "Managed use; of 2026-10, recorded later");
         assert!(texts[3].starts_with("Own keys, billed by the provider; of 2026-10"), "{texts:?}");
         assert_eq!(lines[4..].iter().map(|line| line.amount.0).collect::<Vec<_>>(), [0, -30, -30]);
         assert_eq!(balance_after(&lines), Nanos(-30));

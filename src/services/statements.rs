@@ -10,7 +10,7 @@ use crate::access::scope::Scope;
 use crate::domain::account::Tenant;
 use crate::domain::audit::{AuditAction, AuditActor, AuditEvent};
 use crate::domain::billing::Period;
-use crate::domain::clock::{DAY, MINUTE, Moment};
+use crate::domain::clock::{MINUTE, Moment};
 use crate::domain::ids::{Owner, TenantId};
 use crate::domain::money::Nanos;
 use crate::domain::plan::Plan;
@@ -19,9 +19,8 @@ use crate::storage::{Tx, audit, plans, statements, tenants};
 
 /// How long after its end a month is closed: settlements of its last moments have arrived by then.
 const GRACE: i64 = 5 * MINUTE;
-/// How far back a month may have ended that is closed where none was closed before: the last one, also
-/// after the first start of a version that has statements.
-const OLDEST: i64 = 32 * DAY;
+/// Months that are shown before they are closed: after a long stop there may be several.
+const OPEN_SHOWN: usize = 24;
 
 /// A plan's price as a super admin typed it.
 #[derive(Clone, Debug, Default)]
@@ -52,25 +51,16 @@ impl Services {
         self.permit(actor, Action::SeeUsage, Some(about))?;
         let now = self.clock.now();
         let zone = zone_of(tenant);
-        let mut tx = self.db.read().await?;
+        let mut tx = self.db.snapshot().await?;
         let closed = statements::list(&mut tx, scope).await?;
-        let mut period = Period::month(now, &zone);
-        // The month before is open until it is closed.
-        let before = Period::month(period.start.minus(1), &zone);
-        let mut drafts = Vec::new();
-        match closed.first() {
-            // A clock that was wrong for a while may have closed a month that is not over.
-            Some(last) if last.period.end > period.start => period = last.period.next(&zone),
-            last if last.is_none_or(|last| last.period.end <= before.start)
-                && before.end > tenant.created_at =>
-            {
-                drafts.push(draft(&mut tx, scope, tenant, before, &closed).await?.0);
-            }
-            _ => {}
-        }
+        let running = Period::month(now, &zone);
+        let mut period = first_open(tenant, closed.first().map(|last| last.period.end), &zone);
         // What came late is in the first that will be closed.
-        let late_goes_before = if drafts.is_empty() { closed.as_slice() } else { &[] };
-        drafts.insert(0, draft(&mut tx, scope, tenant, period, late_goes_before).await?.0);
+        let mut drafts = vec![draft(&mut tx, scope, tenant, period, &closed).await?.0];
+        while period.end <= running.start && drafts.len() < OPEN_SHOWN {
+            period = period.next(&zone);
+            drafts.insert(0, draft(&mut tx, scope, tenant, period, &[]).await?.0);
+        }
         Ok((drafts, closed))
     }
 
@@ -99,24 +89,16 @@ impl Services {
         let now = self.clock.now();
         let mut tx = self.db.read().await?;
         let all = tenants::all(&mut tx).await?;
-        let last: HashMap<TenantId, String> = statements::last_months(&mut tx).await?.into_iter().collect();
+        let last: HashMap<TenantId, Moment> = statements::last_ends(&mut tx).await?.into_iter().collect();
         tx.rollback().await?;
         let mut closed = 0;
         for record in all {
             let tenant = &record.tenant;
             let zone = zone_of(tenant);
-            let before = last.get(&tenant.id);
-            let mut period = Period::month(tenant.created_at, &zone);
-            while period.end.plus(GRACE) <= now {
-                let known = match before {
-                    Some(before) => month_name(period, &zone) <= *before,
-                    None => period.end < now.minus(OLDEST),
-                };
-                if !known && !self.close_month(tenant, period).await? {
-                    // Its turn comes when what is pending is settled; later months wait for it.
-                    break;
-                }
-                closed += usize::from(!known);
+            let mut period = first_open(tenant, last.get(&tenant.id).copied(), &zone);
+            // Where something is pending, its turn comes when that is settled; later months wait for it.
+            while period.end.plus(GRACE) <= now && self.close_month(tenant, period).await? {
+                closed += 1;
                 period = period.next(&zone);
             }
         }
@@ -126,7 +108,7 @@ impl Services {
     async fn close_month(&self, tenant: &Tenant, period: Period) -> Result<bool, ServiceError> {
         let scope = Scope::of_system(Owner::Tenant(tenant.id));
         // Nothing begins in a month that is over: what is settled now stays as it is.
-        let mut tx = self.db.read().await?;
+        let mut tx = self.db.snapshot().await?;
         if statements::is_pending(&mut tx, tenant.id, period).await? {
             return Ok(false);
         }
@@ -218,6 +200,11 @@ impl Services {
         tx.commit().await?;
         Ok(())
     }
+}
+
+/// The month after those that are closed; without any, that in which the tenant was made.
+fn first_open(tenant: &Tenant, closed_until: Option<Moment>, zone: &jiff::tz::TimeZone) -> Period {
+    Period::month(closed_until.unwrap_or(tenant.created_at), zone)
 }
 
 /// A month's statement as it stands, after those that are closed, and what it is made from.

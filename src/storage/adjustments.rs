@@ -32,8 +32,11 @@ pub async fn append(tx: &mut Tx, adjusted: &[(UsageRow, Adjustment)]) -> Result<
 }
 
 async fn append_one(tx: &mut Tx, row: &UsageRow, adjustment: &Adjustment) -> Result<bool, StorageError> {
+    // A month that a wrong clock closed early takes none any more.
     let sql = "INSERT INTO usage_adjustment (usage_id, tenant_id, at, price_id, cost, billed)
-               VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (usage_id) DO NOTHING";
+               SELECT $1, $2, CASE WHEN s.closed > $3 THEN s.closed ELSE $3 END, $4, $5, $6
+               FROM (SELECT COALESCE(MAX(period_end), 0) AS closed FROM statement WHERE tenant_id = $2) s
+               WHERE TRUE ON CONFLICT (usage_id) DO NOTHING";
     let Adjustment { at, price, cost, billed } = *adjustment;
     if execute!(tx, sql, row.id.0, row.tenant_id.0, at.0, price.0, cost.0, billed.0)? == 0 {
         return Ok(false);

@@ -195,13 +195,9 @@ pub enum Damage {
 const PIECE: i64 = 1_000;
 
 /// Checks the entries of every chain against each other and against the chain's head. Gives how many
-/// entries there are, and what is wrong first in each chain in which anything is. Nothing may have been
-/// read in the transaction before.
+/// entries there are, and what is wrong first in each chain in which anything is. To be asked in a
+/// snapshot: others append meanwhile.
 pub async fn verify(tx: &mut Tx, root: &RootKeys) -> Result<(i64, Vec<(Uuid, Damage)>), StorageError> {
-    if let Tx::Postgres(tx) = tx {
-        // One look at everything, whatever is appended meanwhile. SQLite gives no other.
-        sqlx::query("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").execute(&mut **tx).await?;
-    }
     let heads = heads(tx).await?;
     let mut chains: Vec<Uuid> = fetch_all!(tx, (Uuid,), "SELECT DISTINCT chain FROM audit_log")?
         .into_iter()

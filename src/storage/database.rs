@@ -174,6 +174,20 @@ impl Database {
         })
     }
 
+    /// A transaction that only reads, and sees the database as it was at its first question all the while.
+    ///
+    /// # Errors
+    /// When no connection can be had.
+    pub async fn snapshot(&self) -> Result<Tx, StorageError> {
+        match self {
+            // There it is what every transaction sees.
+            Self::Sqlite(_) => self.read().await,
+            Self::Postgres(pool) => {
+                Ok(Tx::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ").await?))
+            }
+        }
+    }
+
     /// A transaction whose commit survives power loss.
     ///
     /// # Errors

@@ -1,14 +1,16 @@
 //! Statements: the sums of a month, and months that are closed.
 
+use std::collections::HashMap;
+
 use uuid::Uuid;
 
-use super::{StorageError, Tx, execute, fetch_all, fetch_one, fetch_optional, word};
+use super::{StorageError, Tx, execute, fetch_all, fetch_one, fetch_optional, usage_report, word};
 use crate::access::scope::Scope;
 use crate::domain::billing::{EntryKind, Fallback, Funding, Period, UsageMode};
 use crate::domain::clock::Moment;
 use crate::domain::ids::{PlanId, TenantId};
 use crate::domain::money::Nanos;
-use crate::domain::statement::{self, Late, Part, PlanTerms, Statement, Sums, Used};
+use crate::domain::statement::{self, EARLIER, Late, Line, Part, PlanTerms, Statement, Sums, Used};
 
 /// What a plan cost at a moment; nothing where nobody had said.
 pub async fn terms(tx: &mut Tx, plan: PlanId, at: Moment) -> Result<PlanTerms, StorageError> {
@@ -100,6 +102,13 @@ async fn added(tx: &mut Tx, scope: &Scope, period: Period) -> Result<Nanos, Stor
     Ok(Nanos(fetch_one!(tx, (i64,), sql, owner, from, to)?.0))
 }
 
+#[derive(sqlx::FromRow)]
+struct AccountedRow {
+    of_month: String,
+    #[sqlx(flatten)]
+    used: UsedRow,
+}
+
 impl TryFrom<UsedRow> for Used {
     type Error = StorageError;
 
@@ -132,37 +141,55 @@ async fn used_in(tx: &mut Tx, scope: &Scope, period: Period) -> Result<Vec<Used>
     fetch_all!(tx, UsedRow, sql, owner, from, to)?.into_iter().map(Used::try_from).collect()
 }
 
-/// What ran in a closed month and is in no statement.
-async fn late_of(tx: &mut Tx, scope: &Scope, closed: &Statement) -> Result<Option<Late>, StorageError> {
-    let (owner, period) = (scope.owner().as_uuid(), closed.period);
-    let sql = "SELECT mode, funding, fallback, requests, unpriced, estimated, cost, list, billed
-               FROM statement_use WHERE tenant_id = $1 AND of_month = $2";
-    let accounted = fetch_all!(tx, UsedRow, sql, owner, &closed.month)?
-        .into_iter()
-        .map(Used::try_from)
-        .collect::<Result<Vec<Used>, StorageError>>()?;
-    // Counting alone reads no rows, only their index.
-    let sql = "SELECT COUNT(*) FROM usage WHERE tenant_id = $1 AND started_at >= $2 AND started_at < $3";
-    let (all,) = fetch_one!(tx, (i64,), sql, owner, period.start.0, period.end.0)?;
-    if all == accounted.iter().map(|used| used.requests).sum::<i64>() {
-        return Ok(None);
+/// What ran before a month and is in no statement.
+async fn late(
+    tx: &mut Tx,
+    scope: &Scope,
+    period: Period,
+    closed: &[Statement],
+) -> Result<Vec<Late>, StorageError> {
+    let sql = "SELECT mode, funding, fallback, CAST(SUM(requests) AS BIGINT) AS requests,
+                      CAST(SUM(unpriced) AS BIGINT) AS unpriced, CAST(SUM(estimated) AS BIGINT) AS estimated,
+                      CAST(SUM(cost) AS BIGINT) AS cost, CAST(SUM(list) AS BIGINT) AS list,
+                      CAST(SUM(billed) AS BIGINT) AS billed, of_month
+               FROM statement_use WHERE tenant_id = $1 GROUP BY of_month, mode, funding, fallback";
+    let mut accounted: HashMap<String, Vec<Used>> = HashMap::new();
+    for AccountedRow { of_month, used } in fetch_all!(tx, AccountedRow, sql, scope.owner().as_uuid())? {
+        accounted.entry(of_month).or_default().push(Used::try_from(used)?);
     }
-    let used = used_in(tx, scope, period).await?;
-    let used: Vec<Used> =
-        used.iter().map(|used| used.beyond(&accounted)).filter(|used| used.requests > 0).collect();
-    if used.is_empty() {
-        return Ok(None);
+    let requests = |used: &[Used]| used.iter().map(|used| used.requests).sum::<i64>();
+    // Rollups are quick to look through; rows are read only where they do not agree.
+    let everything = usage_report::totals(tx, scope, Moment(0), period.start).await?.requests;
+    if everything == accounted.values().map(|used| requests(used)).sum::<i64>() {
+        return Ok(Vec::new());
     }
-    let mut lowest = None;
-    for (plan, _, part) in plans_in(tx, scope, period).await? {
-        let permille = terms(tx, plan, part.end.minus(1)).await?.byok_permille;
-        lowest = Some(lowest.map_or(permille, |before: i64| before.min(permille)));
+    let first = closed.last().map_or(period.start, |first| first.period.start);
+    let before = (EARLIER.to_owned(), Period { start: Moment(0), end: first });
+    let months = closed.iter().rev();
+    // A version that did not note what is in its statements may have closed one while this one started.
+    let noted =
+        months.filter(|one| accounted.contains_key(&one.month) || !one.lines.iter().any(Line::is_use));
+    let spans = std::iter::once(before).chain(noted.map(|one| (one.month.clone(), one.period)));
+    let mut all = Vec::new();
+    for (month, span) in spans.collect::<Vec<_>>() {
+        let accounted = accounted.get(&month).map_or(&[][..], Vec::as_slice);
+        if usage_report::totals(tx, scope, span.start, span.end).await?.requests == requests(accounted) {
+            continue;
+        }
+        let used = used_in(tx, scope, span).await?;
+        let used: Vec<Used> =
+            used.iter().map(|used| used.beyond(accounted)).filter(|used| used.requests > 0).collect();
+        let mut lowest = None;
+        for (plan, _, part) in plans_in(tx, scope, span).await? {
+            let permille = terms(tx, plan, part.end.minus(1)).await?.byok_permille;
+            lowest = Some(lowest.map_or(permille, |before: i64| before.min(permille)));
+        }
+        if !used.is_empty() {
+            all.push(Late { month, used, byok_permille: lowest.unwrap_or_default() });
+        }
     }
-    Ok(Some(Late { month: closed.month.clone(), used, byok_permille: lowest.unwrap_or_default() }))
+    Ok(all)
 }
-
-/// How many of the months that were closed last are looked through for what came late.
-const LOOKED_THROUGH: usize = 3;
 
 /// The sums of a month, read from the rows themselves, with what came late of those that were closed before,
 /// newest first. `when` says how lines name a part of it.
@@ -175,10 +202,7 @@ pub async fn sums(
 ) -> Result<Sums, StorageError> {
     let (owner, from, to) = (scope.owner().as_uuid(), period.start.0, period.end.0);
     let used = used_in(tx, scope, period).await?;
-    let mut late = Vec::new();
-    for closed in closed.iter().take(LOOKED_THROUGH) {
-        late.extend(late_of(tx, scope, closed).await?);
-    }
+    let late = late(tx, scope, period, closed).await?;
     let sql = "SELECT COUNT(DISTINCT endpoint) FROM usage_rollup
                WHERE tenant_id = $1 AND bucket >= $2 AND bucket < $3 AND endpoint <> ''";
     let (endpoints,) = fetch_one!(tx, (i64,), sql, owner, from, to)?;
@@ -308,9 +332,9 @@ pub async fn list(tx: &mut Tx, scope: &Scope) -> Result<Vec<Statement>, StorageE
         .collect()
 }
 
-/// The month that was closed last, of every tenant that has one.
-pub async fn last_months(tx: &mut Tx) -> Result<Vec<(TenantId, String)>, StorageError> {
-    let sql = "SELECT tenant_id, MAX(month) FROM statement GROUP BY tenant_id";
-    let rows = fetch_all!(tx, (Uuid, String), sql)?;
-    Ok(rows.into_iter().map(|(tenant, month)| (TenantId(tenant), month)).collect())
+/// The end of the month that was closed last, of every tenant that has one.
+pub async fn last_ends(tx: &mut Tx) -> Result<Vec<(TenantId, Moment)>, StorageError> {
+    let sql = "SELECT tenant_id, MAX(period_end) FROM statement GROUP BY tenant_id";
+    let rows = fetch_all!(tx, (Uuid, i64), sql)?;
+    Ok(rows.into_iter().map(|(tenant, end)| (TenantId(tenant), Moment(end))).collect())
 }

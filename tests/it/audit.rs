@@ -32,7 +32,7 @@ async fn append(world: &World, chain: Owner, target: &str) {
 }
 
 async fn damage(world: &World) -> Vec<Damage> {
-    let mut tx = world.services.db.read().await.unwrap();
+    let mut tx = world.services.db.snapshot().await.unwrap();
     let (_, damaged) = audit::verify(&mut tx, &world.services.root).await.unwrap();
     damaged.into_iter().map(|(_, damage)| damage).collect()
 }

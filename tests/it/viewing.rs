@@ -106,7 +106,7 @@ on_both! {
         let mut ada = sign_in(world, "admin").await;
         ada.get("/t/acme/settings/support-access").await.says("support@acme.example").says("4821").says("by support@acme.example");
         ada.get("/t/acme/activity/audit?action=page.viewed").await.says("/t/acme/billing");
-        let mut tx = world.services.db.read().await.unwrap();
+        let mut tx = world.services.db.snapshot().await.unwrap();
         let (_, damaged) = audit::verify(&mut tx, &world.services.root).await.unwrap();
         assert_eq!(damaged, []);
     }
