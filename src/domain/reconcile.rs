@@ -58,6 +58,8 @@ pub struct KnownKey {
     pub fingerprint: String,
     /// When it was pasted: what it did before is none of Keyward's.
     pub since: Moment,
+    /// It is sent to a URL of the tenant's own, whose use is in no report.
+    pub is_elsewhere: bool,
 }
 
 /// One side of a line.
@@ -157,6 +159,9 @@ pub fn compare(reported: &[Reported], recorded: &[Recorded], keys: &[KnownKey], 
     }
     for one in recorded {
         let known = keys.iter().find(|key| key.name == one.key_name && key.version == one.version);
+        if known.is_some_and(|key| key.is_elsewhere) {
+            continue;
+        }
         let key = known.map_or_else(|| format!("{}@{}", one.key_name, one.version), label);
         let both = lines.entry((one.day.0, key, plain(&one.model))).or_default();
         both.known = true;
@@ -234,7 +239,7 @@ fn cause_of(line: &Line, known: bool, complete: bool, estimated: i64, unpriced: 
         return match (tokens > 0, complete) {
             (true, _) if tokens > explained => Cause::Elsewhere,
             (false, false) => Cause::Incomplete,
-            _ if estimated > 0 => Cause::Estimated,
+            _ if tokens.abs() <= explained => Cause::Estimated,
             _ => Cause::LessThere,
         };
     }
@@ -292,6 +297,7 @@ mod tests {
             hint: "sk-ant-api03-…igAA".into(),
             fingerprint: fingerprint.into(),
             since: Moment(day * DAY + 5),
+            is_elsewhere: false,
         }
     }
 
@@ -335,9 +341,13 @@ mod tests {
             cause(&[reported(10, OURS, 60_000, 99)], std::slice::from_ref(&estimated)),
             Cause::Estimated
         );
-        // One that broke off hides no use of the key elsewhere.
+        // One that broke off hides no use of the key elsewhere, nor that it is missing there.
         let thousands = Recorded { requests: 3_000, ..estimated };
-        assert_eq!(cause(&[reported(10, OURS, 150_000, 99)], &[thousands]), Cause::Elsewhere);
+        for there in [150_000, 0] {
+            let wrong = if there > 0 { Cause::Elsewhere } else { Cause::LessThere };
+            let ours = std::slice::from_ref(&thousands);
+            assert_eq!(cause(&[reported(10, OURS, there, 99)], ours), wrong);
+        }
         assert_eq!(cause(&[reported(10, "sk-ant-api03-xyz...Zz9y", 60_000, 99)], &[]), Cause::NotHere);
         // A key that Keyward has never sent anything with.
         assert_eq!(cause(&[reported(10, OURS, 5_000, 9)], &[]), Cause::Elsewhere);

@@ -16,7 +16,7 @@ use crate::crypto::secret::Secret;
 use crate::crypto::signature;
 use crate::domain::account::Tenant;
 use crate::domain::audit::AuditAction;
-use crate::domain::clock::{DAY, MINUTE, SECOND};
+use crate::domain::clock::{DAY, MINUTE, Moment, SECOND};
 use crate::domain::delivery::{self, Attempt, Delivery, DeliveryState, Destination, MAX_WEBHOOKS, Webhook};
 use crate::domain::ids::{DeliveryId, Owner, UserId, WebhookId};
 use crate::domain::notice::{self, Notice};
@@ -324,17 +324,17 @@ impl Services {
         tx.rollback().await?;
         for key in old {
             let reference = format!("rotation:{}:{}", key.key, key.version);
+            let mut tx = self.db.read().await?;
+            if notifications::was_told_of(&mut tx, key.owner, &reference, Moment(0)).await? {
+                continue;
+            }
+            tx.rollback().await?;
             let news = notice::of_age(&key.name, now.since(key.pasted_at) / DAY, now);
             let Owner::Tenant(tenant) = key.owner else {
                 let news = Notice { page: format!("shared-keys/{}/rotate", key.name), ..news };
                 self.tell_operator(&news, Some(&reference)).await?;
                 continue;
             };
-            let mut tx = self.db.read().await?;
-            if notifications::is_told(&mut tx, tenant, &reference).await? {
-                continue;
-            }
-            tx.rollback().await?;
             let mut tx = self.db.write().await?;
             notifications::insert_once(&mut tx, tenant, &news, Some(&reference)).await?;
             tx.commit().await?;

@@ -285,14 +285,10 @@ pub(super) async fn tell_of_move(
         }
         Owner::Platform => {
             let news = Notice { page: format!("shared-keys/{}", key.name), ..news };
-            // A key that comes and goes is worth one letter of a kind in an hour. The page tells of every move,
-            // or its last word could be one that holds no longer.
+            // A key that comes and goes is news of a kind once an hour, and the last of them is on top.
             let reference = format!("{}:{}:{}", news.kind, key.id, now.0 / HOUR);
-            if notifications::insert_for_operator(tx, &news, Some(&reference)).await? {
-                return Ok(Some(news));
-            }
-            notifications::insert_for_operator(tx, &news, None).await?;
-            Ok(None)
+            let is_new = notifications::insert_for_operator(tx, &news, Some(&reference)).await?;
+            Ok(is_new.then_some(news))
         }
     }
 }

@@ -130,12 +130,7 @@ impl Services {
             );
         }
         if let Some(before) = before.map(|row| &row.rates) {
-            for (field, new, old) in [
-                ("input", input, before.input),
-                ("output", output, before.output),
-                ("cache_read", cache_read, before.cache_read),
-                ("cache_write", cache_write, before.cache_write_5m),
-            ] {
+            for (field, new, old) in [("input", input, before.input), ("output", output, before.output)] {
                 if new == Some(0) && old > 0 && problems.of(field).is_none() {
                     problems
                         .add(field, "This costs something now. A price of nothing would hide what is used.");

@@ -38,6 +38,8 @@ const LEASE: i64 = 10 * MINUTE;
 const SETTLED_AFTER: i64 = 4 * DAY;
 /// Alarms are for what is news.
 const ALARMS_FOR: i64 = 4 * DAY;
+/// How often it is told that the provider counts less of a key.
+const LESS_EVERY: i64 = 30 * DAY;
 
 /// Why a report could not be fetched: what its page says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -319,13 +321,21 @@ impl Services {
         };
         for line in lines.iter().filter(alarming) {
             let Line { day, key: name, model, .. } = line;
-            let (what, since) = match line.cause {
-                Cause::Price => ("price", day.0),
-                // Mostly an Admin key of another account: the same every day.
-                Cause::LessThere => ("less", day.0 / (30 * DAY)),
-                _ => ("elsewhere", day.0),
+            let about = match line.cause {
+                Cause::Price => format!("drift:price:{}:{name}:{model}:", key.provider),
+                Cause::LessThere => format!("drift:less:{}:{name}:", key.provider),
+                _ => format!("drift:elsewhere:{}:{name}:{model}:", key.provider),
             };
-            let reference = format!("drift:{what}:{}:{name}:{model}:{since}", key.provider);
+            let reference = format!("{about}{}", day.0);
+            // Mostly an Admin key of another account: the same every day, and for every model.
+            if line.cause == Cause::LessThere {
+                let mut tx = self.db.read().await?;
+                if notifications::was_told_of(&mut tx, key.owner, &format!("{about}%"), now.minus(LESS_EVERY))
+                    .await?
+                {
+                    continue;
+                }
+            }
             let told = notice::of_drift(line, key.provider.label(), now);
             match key.owner {
                 Owner::Tenant(tenant) => {

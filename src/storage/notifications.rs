@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::{StorageError, Tx, deliveries, execute, fetch_all, fetch_one, word};
 use crate::access::scope::Scope;
 use crate::domain::clock::Moment;
-use crate::domain::ids::TenantId;
+use crate::domain::ids::{Owner, TenantId};
 use crate::domain::notice::{Notice, NoticeKind};
 
 /// Notes it for the console and sends it on its way to wherever else the tenant wants it.
@@ -31,10 +31,25 @@ pub async fn insert_once(
     Ok(true)
 }
 
-/// Whether this reference was told of before.
-pub async fn is_told(tx: &mut Tx, tenant: TenantId, reference: &str) -> Result<bool, StorageError> {
-    let sql = "SELECT COUNT(*) FROM notification WHERE tenant_id = $1 AND reference = $2";
-    Ok(fetch_one!(tx, (i64,), sql, tenant.0, reference)?.0 > 0)
+/// Whether a tenant or the operator was told since a moment of what has a reference like this.
+pub async fn was_told_of(
+    tx: &mut Tx,
+    owner: Owner,
+    pattern: &str,
+    since: Moment,
+) -> Result<bool, StorageError> {
+    let count = match owner {
+        Owner::Tenant(tenant) => {
+            let sql =
+                "SELECT COUNT(*) FROM notification WHERE tenant_id = $1 AND at >= $2 AND reference LIKE $3";
+            fetch_one!(tx, (i64,), sql, tenant.0, since.0, pattern)?
+        }
+        Owner::Platform => {
+            let sql = "SELECT COUNT(*) FROM platform_notice WHERE at >= $1 AND reference LIKE $2";
+            fetch_one!(tx, (i64,), sql, since.0, pattern)?
+        }
+    };
+    Ok(count.0 > 0)
 }
 
 type Row = (i64, String, String, String);
@@ -49,7 +64,7 @@ pub async fn latest(tx: &mut Tx, scope: &Scope, limit: i64) -> Result<Vec<Notice
     fetch_all!(tx, Row, sql, scope.owner().as_uuid(), limit)?.into_iter().map(notice).collect()
 }
 
-/// Notes something for the operator; false when this reference was told of before.
+/// Notes something for the operator; false when this reference was told of before, which is news again.
 pub async fn insert_for_operator(
     tx: &mut Tx,
     notice: &Notice,
@@ -58,7 +73,17 @@ pub async fn insert_for_operator(
     let sql = "INSERT INTO platform_notice (id, at, kind, text, page, reference)
                VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (reference) DO NOTHING";
     let Notice { at, kind, text, page } = notice;
-    Ok(execute!(tx, sql, Uuid::now_v7(), at.0, kind.as_str(), text, page, reference)? > 0)
+    if execute!(tx, sql, Uuid::now_v7(), at.0, kind.as_str(), text, page, reference)? > 0 {
+        return Ok(true);
+    }
+    execute!(
+        tx,
+        "UPDATE platform_notice SET at = $1, text = $2 WHERE reference = $3",
+        at.0,
+        text,
+        reference
+    )?;
+    Ok(false)
 }
 
 /// The operator's latest since a moment, newest first.

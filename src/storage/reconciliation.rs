@@ -318,7 +318,7 @@ pub async fn recorded(
     Ok(fetch_all!(tx, UseRow, sql, owner, provider.as_str(), from.0, to.0)?.into_iter().map(used).collect())
 }
 
-type KnownRow = (String, i32, String, String, i64);
+type KnownRow = (String, i32, String, String, i64, String);
 
 /// Every version of the owner's keys at a provider, removed ones too, the newest first.
 pub async fn known_keys(
@@ -326,15 +326,16 @@ pub async fn known_keys(
     scope: &Scope,
     provider: Provider,
 ) -> Result<Vec<KnownKey>, StorageError> {
-    let sql = "SELECT k.name, v.version, v.hint, v.fingerprint, v.created_at FROM provider_key k JOIN key_version v ON v.key_id = k.id
+    let sql = "SELECT k.name, v.version, v.hint, v.fingerprint, v.created_at, COALESCE(v.custom_url, '') FROM provider_key k JOIN key_version v ON v.key_id = k.id
                WHERE k.owner_id = $1 AND k.provider = $2 ORDER BY v.created_at DESC";
     let rows = fetch_all!(tx, KnownRow, sql, scope.owner().as_uuid(), provider.as_str())?;
-    let read = |(name, version, hint, fingerprint, since): KnownRow| KnownKey {
+    let read = |(name, version, hint, fingerprint, since, url): KnownRow| KnownKey {
         name,
         version,
         hint,
         fingerprint,
         since: Moment(since),
+        is_elsewhere: !url.is_empty(),
     };
     Ok(rows.into_iter().map(read).collect())
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use sqlx::{FromRow as _, Row as _};
 use uuid::Uuid;
 
 use super::people::{self, PersonRow, Placed};
@@ -77,16 +78,16 @@ pub async fn find(
     key_hash: &[u8; 32],
     now: Moment,
 ) -> Result<Option<(StoredSession, Option<Placed>)>, StorageError> {
+    let sql = concat!(
+        "SELECT ",
+        people::columns_with_place!(),
+        ", s.id AS session, s.user_id, s.state, s.address, s.agent, s.created_at AS begun, s.seen_at, s.expires_at
+         FROM session s LEFT JOIN app_user u ON u.id = s.user_id ",
+        people::with_place!(),
+        "WHERE s.key_hash = $1 AND s.expires_at > $2"
+    );
     match db {
         Database::Sqlite(sqlite) => {
-            let sql = concat!(
-                "SELECT ",
-                people::columns_with_place!(),
-                ", s.id, s.user_id, s.state, s.address, s.agent, s.created_at, s.seen_at, s.expires_at
-                 FROM session s LEFT JOIN app_user u ON u.id = s.user_id ",
-                people::with_place!(),
-                "WHERE s.key_hash = $1 AND s.expires_at > $2"
-            );
             let mut found = None;
             let rows = sqlite.look(sql, (&key_hash[..], now.0), |row| {
                 if found.is_none() {
@@ -102,15 +103,25 @@ pub async fn find(
             Ok(Some((session(found), people::gather(rows.into_iter().flatten())?)))
         }
         Database::Postgres(pool) => {
-            let sql = "SELECT id, user_id, state, address, agent, created_at, seen_at, expires_at
-                       FROM session WHERE key_hash = $1 AND expires_at > $2";
-            let found = sqlx::query_as(sql).bind(&key_hash[..]).bind(now.0).fetch_optional(pool).await?;
-            let Some(found) = found.map(session) else { return Ok(None) };
-            let person = match found.user_id {
-                Some(user) => people::with_places(db, user).await?,
-                None => None,
-            };
-            Ok(Some((found, person)))
+            let rows = sqlx::query(sql).bind(&key_hash[..]).bind(now.0).fetch_all(pool).await?;
+            let Some(first) = rows.first() else { return Ok(None) };
+            let own: Row = (
+                first.try_get(14)?,
+                first.try_get(15)?,
+                first.try_get(16)?,
+                first.try_get(17)?,
+                first.try_get(18)?,
+                first.try_get(19)?,
+                first.try_get(20)?,
+                first.try_get(21)?,
+            );
+            let mut lines = Vec::with_capacity(rows.len());
+            for row in &rows {
+                if row.try_get::<Option<Uuid>, _>(0)?.is_some() {
+                    lines.push(PersonRow::from_row(row)?);
+                }
+            }
+            Ok(Some((session(own), people::gather(lines)?)))
         }
     }
 }

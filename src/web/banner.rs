@@ -276,7 +276,7 @@ pub fn of_named(s: &Subject<'_>, key: &ProviderKey) -> Option<Banner> {
             return Some(Banner {
                 tone: Tone::Warn,
                 sentence: format!("{provider} rejected the key {name}."),
-                detail: detail.text(format!(", requests that name it are refused; others go on. {does}")),
+                detail: detail.text(format!(", requests that name it are refused. {does}")),
                 link: s.keys_page(key, "/rotate", "Rotate key"),
             });
         }
@@ -285,9 +285,20 @@ pub fn of_named(s: &Subject<'_>, key: &ProviderKey) -> Option<Banner> {
     Some(Banner {
         tone: Tone::Warn,
         sentence: format!("The key {name} is paused: {what}."),
-        detail: paused(s, key, &remedy).text(" Requests that name it are refused; others go on."),
+        detail: paused(s, key, &remedy).text(" Requests that name it are refused."),
         link,
     })
+}
+
+/// That there are more keys like those.
+pub fn of_more(count: usize, root: &str) -> Banner {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    Banner {
+        tone: Tone::Warn,
+        sentence: format!("{} cannot be used.", counted(count, "more key", "more keys")),
+        detail: Prose::of("Requests that name one of them are refused."),
+        link: Some(Link::to(format!("{root}/settings/api-keys"), "See the keys")),
+    }
 }
 
 /// Since when, until when, and what ends it.

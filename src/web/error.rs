@@ -45,6 +45,7 @@ pub enum WebError {
     /// The form did not arrive as its page would have sent it.
     BadForm,
     TooLarge,
+    TooManyGroups,
     TooSlow,
     Conflict(&'static str),
     Throttled {
@@ -126,6 +127,14 @@ impl WebError {
                 status: StatusCode::PAYLOAD_TOO_LARGE,
                 title: "That is too much for one form",
                 sentence: "Forms hold at most 64 KiB. Nothing was changed.".into(),
+                way_out: home,
+            },
+            Self::TooManyGroups => Words {
+                status: StatusCode::UNPROCESSABLE_ENTITY,
+                title: "That is too much for one download",
+                sentence: "There are more groups than that. Choose fewer days or another grouping, or download \
+                           the requests themselves."
+                    .into(),
                 way_out: home,
             },
             Self::TooSlow => Words {

@@ -126,7 +126,7 @@ fn told(cause: Cause) -> (&'static str, &'static str, &'static str) {
             ("", "Estimated here", "Some answers broke off, and Keyward counted what it saw of them.")
         }
         Cause::Shifted => {
-            ("", "Over midnight", "What began on the day before is counted on this one by the provider.")
+            ("", "Over midnight", "Some requests are counted on the day before or after by the provider.")
         }
         Cause::Before => ("", "Before it was here", "The key was used before it was pasted into Keyward."),
         Cause::Extra => {

@@ -210,7 +210,17 @@ on_both! {
             // One that only some requests name pauses only those.
             page.says("The key batch is paused: its Anthropic account is out of credit.");
             page.says("https://platform.claude.com/settings/billing").says(&stamp(batch.since));
-            page.says("Requests that name it are refused; others go on.");
+            page.says("Requests that name it are refused.");
+        }
+        // A page with more of them than it has room for says how many; the list has them all.
+        for name in ["c1", "c2", "c3"] {
+            world.add_key(&tenant, name, &test_key("nocredit")).await.unwrap();
+        }
+        admin.get("/t/acme/billing").await.says("The key c2 is paused").says("1 more key cannot be used.");
+        for name in ["c1", "c2", "c3"] {
+            admin.get(&format!("/t/acme/settings/api-keys/{name}/remove")).await;
+            let removed = admin.post(&format!("/t/acme/settings/api-keys/{name}/remove"), &[("confirm_name", name)]).await;
+            assert_eq!(removed.status, 303, "{}", removed.body);
         }
         // By hand, before the provider says so; the next request finds out.
         assert_eq!(admin.post("/t/acme/settings/api-keys/batch/resume", &[]).await.status, 303);

@@ -13,7 +13,7 @@ use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::{DAY, HOUR, MINUTE, SECOND};
 use keyward::domain::delivery::{Delivery, DeliveryState};
 use keyward::domain::ids::{Owner, WebhookId};
-use keyward::domain::notice;
+use keyward::domain::notice::{self, NoticeKind};
 use keyward::domain::provider_key::Verdict;
 use keyward::services::key_states::Observation;
 use keyward::storage::{keys, notifications};
@@ -319,7 +319,11 @@ async fn the_operator_is_told_by_e_mail_of_shared_keys() {
                 }
                 tokio::time::sleep(Duration::from_millis(25)).await;
             }
-            assert_eq!(found(), expected);
+            // Each is sent by itself: which of two arrives first is nobody's promise.
+            let (mut found, mut expected) = (found(), expected.to_vec());
+            found.sort();
+            expected.sort_unstable();
+            assert_eq!(found, expected);
         };
         let say = async |verdict: Verdict| {
             for _ in 0..2 {
@@ -342,12 +346,18 @@ async fn the_operator_is_told_by_e_mail_of_shared_keys() {
         // A key that comes and goes is worth one letter of a kind in an hour.
         say(Verdict::Rejected).await;
         say(Verdict::Works).await;
+        let news = world.services.status(&world.super_admin()).await.unwrap().news;
+        assert_eq!(news.len(), 2, "what was told of again is on top, not there twice");
+        world.clock.advance(91 * DAY);
         for _ in 0..2 {
-            world.clock.advance(91 * DAY);
             world.services.tell_of_age().await.unwrap();
         }
-        subjects(&["Key rejected", "Resumed", "Rotation due"]).await;
-        assert!(letters.lock().unwrap()[2].contains("/platform/shared-keys/shared/rotate"));
+        let news = world.services.status(&world.super_admin()).await.unwrap().news;
+        assert_eq!(news.iter().filter(|one| one.kind == NoticeKind::RotationDue).count(), 1);
+        say(Verdict::Rejected).await;
+        subjects(&["Key rejected", "Resumed", "Rotation due", "Key rejected"]).await;
+        let letters = letters.lock().unwrap().join("\n");
+        assert!(letters.contains("/platform/shared-keys/shared/rotate") && !letters.contains("support@"));
         world.end().await;
     }
 }

@@ -6,10 +6,11 @@ use askama::Template;
 use super::words::{Advice, Words};
 use super::{base, title};
 use crate::access::policy::Action;
+use crate::domain::account::TenantState;
 use crate::domain::billing::UsageMode;
 use crate::domain::clock::DAY;
 use crate::domain::plan::Feature;
-use crate::domain::provider_key::{KeyScope, Provider, ProviderKey};
+use crate::domain::provider_key::{KeyScope, KeyState, Provider, ProviderKey};
 use crate::domain::resolve::Decision;
 use crate::providers;
 use crate::services::overview::{KeyLine, Standing};
@@ -163,9 +164,21 @@ pub fn status_banners<'a>(
     };
     let of = |provider: Provider| banner::of(&subject(provider));
     let by_default = standing.tenant.policy.mode == UsageMode::Byok;
-    let named = keys.iter().filter(|key| !(by_default && key.is_default));
-    let named: Vec<Banner> =
-        named.filter_map(|key| banner::of_named(&subject(key.provider), key)).take(MOST_NAMED).collect();
+    let mut named: Vec<&&ProviderKey> = keys.iter().filter(|key| !(by_default && key.is_default)).collect();
+    // What lasts comes before what is over in a moment.
+    named.sort_by_key(|key| key.state_at(place.times().now) == KeyState::RateLimited);
+    let named: Vec<Banner> = match standing.tenant.tenant.state {
+        // Nothing runs there, whatever it names.
+        TenantState::Suspended => Vec::new(),
+        TenantState::Active => {
+            let of_them = named.iter().filter_map(|key| banner::of_named(&subject(key.provider), key));
+            let mut all: Vec<Banner> = of_them.collect();
+            let more = all.len().saturating_sub(MOST_NAMED);
+            all.truncate(MOST_NAMED);
+            all.extend((more > 0).then(|| banner::of_more(more, &root)));
+            all
+        }
+    };
     let mut providers: Vec<Provider> = Vec::new();
     if by_default {
         providers.extend(Provider::ALL.iter().filter(|one| keys.iter().any(|key| key.provider == **one)));

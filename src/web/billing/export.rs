@@ -103,9 +103,7 @@ pub async fn groups(console: Data<Console>, place: Place, asked: Query<Asked>) -
     let (services, actor) = (&console.services, &place.viewer.actor);
     let report = services.usage_report(actor, &scope, tenant, &query, true).await?;
     if report.cut {
-        return Err(WebError::Conflict(
-            "There are more than a million groups. Choose fewer days or another dimension, or download the requests.",
-        ));
+        return Err(WebError::TooManyGroups);
     }
     services.begin_export(actor, &scope, tenant, query.days).await?;
     let second = query.then.map_or("", Dimension::as_str);
