@@ -491,6 +491,8 @@ on_both! {
         admin.post(&format!("{keys}/production/rotate"), &[("api_key", &second), ("custom_url", "")]).await;
         admin.get(keys).await.says("It stays disabled: no request uses it until it is enabled.");
 
+        let page = admin.get(&format!("{keys}/production")).await;
+        assert!(!page.body.contains("In use"), "no version of it is");
         // What the tenant disabled, the operator can keep disabled.
         let mut root = sign_in(world, "root").await;
         assert_eq!(root.get("/platform").await.location(), "/platform/tenants");

@@ -9,7 +9,7 @@ use super::scope::ScopePanel;
 use super::show::{KeyCard, card, fingerprint};
 use super::{base, title};
 use crate::access::policy::Action;
-use crate::domain::provider_key::{DisabledBy, KeyScope, KeyVersion};
+use crate::domain::provider_key::{DisabledBy, KeyScope, KeyVersion, ProviderKey};
 use crate::services::overview::KeyDetail;
 use crate::services::provider_keys::UNDO_FOR;
 use crate::services::{Problems, ServiceError};
@@ -124,7 +124,7 @@ async fn key_page(console: &Console, place: &Place, name: &str) -> Result<KeyPag
         is_default: key.is_default,
         disabled: key.disabled.is_some(),
         undo: undo(place, &detail),
-        versions: detail.versions.iter().map(|version| row(place, version, key.current.version)).collect(),
+        versions: detail.versions.iter().map(|version| row(place, version, key)).collect(),
         may_change,
         may_disable: place.view().is_some()
             && place.may(Action::DisableKeys)
@@ -148,9 +148,11 @@ fn undo(place: &Place, detail: &KeyDetail) -> Option<Undo> {
     })
 }
 
-fn row(place: &Place, version: &KeyVersion, current: i32) -> VersionRow {
+fn row(place: &Place, version: &KeyVersion, key: &ProviderKey) -> VersionRow {
     let times = place.times();
+    let current = key.current.version;
     let state = match (version.version == current, version.replaced_at, version.destroy_at) {
+        (true, ..) if key.disabled.is_some() => Prose::of("Disabled"),
         (true, ..) => Prose::of("In use"),
         (false, Some(_), Some(at)) if at > times.now => {
             Prose::of("Replaced; sealed copy destroyed ").when(&times.when(at))
