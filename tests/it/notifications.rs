@@ -186,6 +186,15 @@ async fn webhooks_are_kept_on_their_page() {
     world.end().await;
 }
 
+/// Settings that send to a mail server.
+pub fn mail_to(url: String) -> MailSettings {
+    MailSettings {
+        smtp_url: Some(url),
+        smtp_url_file: None,
+        mail_from: Some("keyward@operator.example".to_owned()),
+    }
+}
+
 /// A mail server that takes every letter, save for those to `refused@…`.
 pub async fn mail_server() -> (String, Arc<Mutex<Vec<String>>>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -229,11 +238,7 @@ async fn converse(stream: tokio::net::TcpStream, letters: Arc<Mutex<Vec<String>>
 async fn people_are_told_by_e_mail_if_they_want_to_be() {
     for on in [On::Sqlite, On::Postgres] {
         let (url, letters) = mail_server().await;
-        let mail = MailSettings {
-            smtp_url: Some(url),
-            smtp_url_file: None,
-            mail_from: Some("keyward@operator.example".to_owned()),
-        };
+        let mail = mail_to(url);
         let world = World::with(on, Setup { mail, ..Setup::default() }).await;
         let tenant = world.tenant("acme", UsageMode::Byok).await;
         let password = "correct horse battery staple";
@@ -284,11 +289,7 @@ async fn people_are_told_by_e_mail_if_they_want_to_be() {
 async fn the_operator_is_told_by_e_mail_of_shared_keys() {
     for on in [On::Sqlite, On::Postgres] {
         let (url, letters) = mail_server().await;
-        let mail = MailSettings {
-            smtp_url: Some(url),
-            smtp_url_file: None,
-            mail_from: Some("keyward@operator.example".to_owned()),
-        };
+        let mail = mail_to(url);
         let world = World::with(on, Setup { mail, ..Setup::default() }).await;
         for (email, role) in
             [("root@acme.example", PlatformRole::SuperAdmin), ("support@acme.example", PlatformRole::Support)]
@@ -407,11 +408,7 @@ async fn a_key_in_use_for_long_is_told_of_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_mail_server_does_not_stop_deliveries() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mail = MailSettings {
-        smtp_url: Some(format!("smtp://{}", silent.local_addr().unwrap())),
-        smtp_url_file: None,
-        mail_from: Some("keyward@operator.example".to_owned()),
-    };
+    let mail = mail_to(format!("smtp://{}", silent.local_addr().unwrap()));
     tokio::spawn(async move {
         let mut kept = Vec::new();
         while let Ok((stream, _)) = silent.accept().await {

@@ -3,7 +3,6 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use keyward::config::MailSettings;
 use keyward::crypto::secret::Secret;
 use keyward::domain::account::{Email, PlatformRole, TenantRole};
 use keyward::domain::audit::AuditActor;
@@ -15,7 +14,7 @@ use keyward::services::accounts::Origin;
 use keyward::services::second_factors::Evidence;
 use keyward::storage::audit;
 
-use crate::notifications::mail_server;
+use crate::notifications::{mail_server, mail_to};
 use crate::on_both;
 use crate::support::{On, Setup, World};
 use crate::visitor::Visitor;
@@ -211,11 +210,7 @@ async fn linked(letters: &Mutex<Vec<String>>, seen: usize, begin: &str) -> Strin
 async fn a_forgotten_password_is_chosen_anew_by_e_mail() {
     for on in [On::Sqlite, On::Postgres] {
         let (url, letters) = mail_server().await;
-        let mail = MailSettings {
-            smtp_url: Some(url),
-            smtp_url_file: None,
-            mail_from: Some("keyward@operator.example".to_owned()),
-        };
+        let mail = mail_to(url);
         let world = World::with(on, Setup { mail, ..Setup::default() }).await;
         let tenant = world.tenant("acme", UsageMode::Managed).await;
         world.user("ada@acme.example", PASSWORD, None, Some((tenant.id, TenantRole::Admin))).await;

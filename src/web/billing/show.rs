@@ -251,9 +251,9 @@ fn unpriced(report: &Report, product: &str, may_set: bool) -> Option<Banner> {
     };
     let requests = counted(total, "request", "requests");
     let detail = if may_set {
-        "They are in no cost until there is one.".to_owned()
+        "Their cost is in no sum until there is one.".to_owned()
     } else {
-        format!("They are in no cost until {product} sets one.")
+        format!("Their cost is in no sum until {product} sets one.")
     };
     Some(Banner {
         tone: Tone::Warn,
