@@ -2,7 +2,7 @@
 //! the worker that took the request; when the client leaves, the process's runtime carries it on.
 
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use crate::providers::openai::UsageFilter;
 use crate::providers::{self, Endpoint, Outgoing, Report, UsageReader};
 use crate::services::Services;
 use crate::services::directory::PlatformView;
-use crate::services::meter::{self, Ending, Opened};
+use crate::services::meter::{self, Ending, NotRecorded, Opened};
 
 /// How long an answer is read on after its client has left.
 const DRAIN: Duration = Duration::from_mins(1);
@@ -109,6 +109,11 @@ impl Drop for Carried {
     }
 }
 
+/// The request is not recorded, so it does not go out.
+fn refuse(to_client: ToClient, why: NotRecorded) {
+    let _ = to_client.send(Err(why.into()));
+}
+
 impl Exchange {
     /// Starts the exchange and waits for the head of its answer.
     ///
@@ -119,7 +124,6 @@ impl Exchange {
         outgoing: Outgoing,
         token: Option<TokenId>,
     ) -> Result<Head, GatewayError> {
-        self.services.meter.ready()?;
         let runtime = self.services.runtime.clone();
         let (to_client, mut head) = oneshot::channel();
         let mut work = Carried { work: Some(Box::pin(self.run(outgoing, token, to_client))), runtime };
@@ -138,50 +142,27 @@ impl Exchange {
     async fn run(self: Box<Self>, outgoing: Outgoing, token: Option<TokenId>, mut to_client: ToClient) {
         let outbound = self.outbound.clone();
         let hides_usage = outgoing.hides_usage;
-        let held = if self.row.held > Nanos::ZERO || self.recorded_first {
-            // What it holds back must be committed before the request goes out.
-            match self.hold(token).await {
-                Ok(opened) => Some(opened),
-                Err(refusal) => {
-                    let _ = to_client.send(Err(refusal));
-                    return;
-                }
-            }
-        } else {
-            None
+        let mut opened = match self.services.meter.open(self.row.clone(), token) {
+            Ok(opened) => opened,
+            Err(refusal) => return refuse(to_client, refusal),
         };
+        // What it holds back must be committed before the request goes out.
+        if (self.row.held > Nanos::ZERO || self.recorded_first)
+            && let Err(refusal) = opened.recorded().await
+        {
+            return refuse(to_client, refusal);
+        }
         let started = Instant::now();
-        let mut call = pin!(outbound.send(outgoing, self.trust, FIRST_BYTE));
-        // First the request goes out, then the pending row is written while the provider is at work.
-        let at_once = std::future::poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
-        let opened = if let Some(opened) = held {
-            opened
-        } else {
-            tokio::task::yield_now().await;
-            match self.services.meter.open(self.row.clone(), token) {
-                Ok(opened) => opened,
-                Err(_) => return self.unrecorded(to_client),
-            }
-        };
-        let sent = match at_once {
-            Poll::Ready(sent) => Some(sent),
-            Poll::Pending => while_wanted(&mut to_client, call).await,
-        };
+        let sent = while_wanted(&mut to_client, outbound.send(outgoing, self.trust, FIRST_BYTE)).await;
         let first_byte_us = Some(microseconds_since(started));
         match sent {
-            None => self.abandoned(Ending::default(), &opened),
+            None => self.abandoned(Ending::default(), &mut opened),
             Some(Err(error)) => self.failed(error, opened, to_client).await,
             Some(Ok(answer)) if (200..300).contains(&answer.status) => {
                 self.succeeded(answer, first_byte_us, hides_usage, opened, to_client).await;
             }
             Some(Ok(answer)) => self.refused(answer, first_byte_us, opened, to_client).await,
         }
-    }
-
-    async fn hold(&self, token: Option<TokenId>) -> Result<Opened, GatewayError> {
-        let mut opened = self.services.meter.open(self.row.clone(), token)?;
-        opened.recorded().await?;
-        Ok(opened)
     }
 
     async fn failed(self: Box<Self>, error: SendError, opened: Opened, to_client: ToClient) {
@@ -266,12 +247,12 @@ impl Exchange {
         self: Box<Self>,
         mut answer: Answer,
         ending: Ending,
-        opened: Opened,
+        mut opened: Opened,
         mut to_client: ToClient,
     ) {
         let provider = self.key.provider;
         let body = match while_wanted(&mut to_client, answer.body(MAX_JSON)).await {
-            None => return self.abandoned(ending, &opened),
+            None => return self.abandoned(ending, &mut opened),
             Some(Err(error)) => {
                 let error = GatewayError::upstream(error, provider.label());
                 return self.unusable(ending, error, opened, to_client).await;
@@ -353,22 +334,11 @@ impl Exchange {
             let words = error.last_words(self.row.dialect, &self.endpoint, whole, self.row.id);
             let _ = client.send(words.map(Bytes::from).ok_or(BrokenOff)).await;
         }
-        self.settle(report, ending, &opened);
-    }
-
-    /// The database went away as the request went out. Without its row nothing is answered; what was
-    /// sent may cost all the same, so it is settled like a call that was cut.
-    fn unrecorded(self: Box<Self>, to_client: ToClient) {
-        let error = GatewayError::unavailable();
-        let ending = Ending { cut: true, error_code: Some(error.code().to_owned()), ..Ending::default() };
-        let _ = to_client.send(Err(error));
-        let now = self.services.clock.now();
-        let settled = meter::settle(self.row, Report::default(), ending, &self.platform.prices, now);
-        self.services.meter.settle(settled);
+        self.settle(report, ending, &mut opened);
     }
 
     /// The client has left, and the answer did not come in the time that was left for it.
-    fn abandoned(self: Box<Self>, mut ending: Ending, opened: &Opened) {
+    fn abandoned(self: Box<Self>, mut ending: Ending, opened: &mut Opened) {
         ending.cut = true;
         ending.error_code = Some("keyward_client_left".to_owned());
         self.settle(Report::default(), ending, opened);
@@ -384,13 +354,13 @@ impl Exchange {
         mut opened: Opened,
         to_client: ToClient,
     ) {
-        let ticket = self.settle(report, ending, &opened);
+        let ticket = self.settle(report, ending, &mut opened);
         let recorded = opened.recorded().await;
         let _ = to_client.send(recorded.map_err(GatewayError::from).and(answer));
         drop(ticket);
     }
 
-    fn settle(self: Box<Self>, report: Report, ending: Ending, opened: &Opened) -> mpsc::Sender<()> {
+    fn settle(self: Box<Self>, report: Report, ending: Ending, opened: &mut Opened) -> mpsc::Sender<()> {
         let now = self.services.clock.now();
         opened.settle(meter::settle(self.row, report, ending, &self.platform.prices, now));
         self.ticket

@@ -187,16 +187,16 @@ impl Outbound {
             .headers(outgoing.headers)
             .body(outgoing.body)
             .send();
-        let response = tokio::time::timeout(wait, request)
+        let mut response = tokio::time::timeout(wait, request)
             .await
             .map_err(|_| SendError::Timeout)?
             .map_err(|error| classify(&error))?;
-        let head: usize =
-            response.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        let headers = std::mem::take(response.headers_mut());
+        let head: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
         if head > MAX_HEAD {
             return Err(SendError::Broken);
         }
-        Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), response })
+        Ok(Answer { status: response.status().as_u16(), headers, response })
     }
 }
 

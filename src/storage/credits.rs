@@ -53,6 +53,10 @@ pub async fn enter(tx: &mut Tx, tenant: TenantId, entry: &NewEntry<'_>) -> Resul
     Ok(Nanos(balance))
 }
 
+pub(super) const INSERT: &str =
+    "INSERT INTO ledger_entry (tenant_id, seq, at, kind, amount, requests, reference, note, entered_by)
+     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+
 /// Writes a line under a number that was taken from the account.
 pub(super) async fn insert(
     tx: &mut Tx,
@@ -63,8 +67,7 @@ pub(super) async fn insert(
 ) -> Result<(), StorageError> {
     execute!(
         tx,
-        "INSERT INTO ledger_entry (tenant_id, seq, at, kind, amount, requests, reference, note, entered_by)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        INSERT,
         tenant.0,
         seq,
         entry.at.0,

@@ -8,10 +8,7 @@ use std::time::Duration;
 
 use rusqlite::OpenFlags;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::query::Query;
-use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -25,7 +22,7 @@ pub enum Database {
 }
 
 /// SQLite has one writer at a time. Keys, money and audit are written through `durable`, which
-/// syncs every commit to disk; usage through the meter's own connection, whose commits survive the
+/// syncs every commit to disk; usage through connections of the meter's own, whose commits survive the
 /// death of the process.
 #[derive(Clone)]
 pub struct SqliteDatabase {
@@ -36,13 +33,24 @@ pub struct SqliteDatabase {
     turn: Arc<Mutex<Metering>>,
 }
 
-/// The meter's connection. In no pool: a pool asks after a connection's health at every turn, which
+/// The meter's connections. In no pool: a pool asks after a connection's health at every turn, which
 /// at hundreds of commits in a second is most of the work.
 struct Metering {
+    path: PathBuf,
     options: SqliteConnectOptions,
     /// `None` while a transaction has it, and after one that ended badly: the next opens another.
     idle: Option<SqliteConnection>,
+    /// One more, for what is written on the thread that asks.
+    at_once: Option<rusqlite::Connection>,
+    /// How much was written by it since the log was last folded in.
+    unfolded: usize,
     closed: bool,
+}
+
+impl Metering {
+    fn may_write_at_once(&self) -> bool {
+        !self.closed && self.unfolded < MOST_UNFOLDED
+    }
 }
 
 /// For what every page asks first. It is asked on the thread that asks: sending a question of a few
@@ -145,7 +153,14 @@ impl Database {
             durable: pool(options.clone().synchronous(SqliteSynchronous::Full), 1).await?,
             readers: pool(options.synchronous(SqliteSynchronous::Full), 4).await?,
             door: Arc::new(door),
-            turn: Arc::new(Mutex::new(Metering { options: metering, idle: None, closed: false })),
+            turn: Arc::new(Mutex::new(Metering {
+                path: path.to_owned(),
+                options: metering,
+                idle: None,
+                at_once: None,
+                unfolded: 0,
+                closed: false,
+            })),
         }))
     }
 
@@ -212,6 +227,20 @@ impl Database {
         }
     }
 
+    /// The turn to write usage on this thread, if the database is SQLite and nobody has the turn or waits
+    /// for it.
+    #[must_use]
+    pub fn try_at_once(&self) -> Option<AtOnce> {
+        let Self::Sqlite(db) = self else { return None };
+        Arc::clone(&db.turn).try_lock_owned().ok().filter(|turn| turn.may_write_at_once()).map(AtOnce)
+    }
+
+    /// The same, when it comes to that.
+    pub async fn at_once(&self) -> Option<AtOnce> {
+        let Self::Sqlite(db) = self else { return None };
+        Some(Arc::clone(&db.turn).lock_owned().await).filter(|turn| turn.may_write_at_once()).map(AtOnce)
+    }
+
     /// Empties SQLite's write-ahead log, which keeps older images of pages: after secrets were
     /// destroyed. Does what can be done now; the next time does the rest.
     pub async fn sweep(&self) {
@@ -234,6 +263,7 @@ impl Database {
                 *db.door.state.lock().unwrap_or_else(PoisonError::into_inner) = DoorState::Closed;
                 let mut metering = db.turn.lock().await;
                 metering.closed = true;
+                metering.at_once = None;
                 if let Some(connection) = metering.idle.take() {
                     let _ = connection.close().await;
                 }
@@ -263,7 +293,15 @@ impl SqliteDatabase {
     }
 
     async fn begin_metering(&self) -> Result<SqliteTx, StorageError> {
-        let mut tx = self.metering().await?;
+        let mut turn = Arc::clone(&self.turn).lock_owned().await;
+        if turn.closed {
+            return Err(sqlx::Error::PoolClosed.into());
+        }
+        let connection = match turn.idle.take() {
+            Some(connection) => connection,
+            None => turn.options.connect().await?,
+        };
+        let mut tx = SqliteTx { held: Held::Metering(connection), turn: Some(turn) };
         sqlx::query(BEGIN_TO_WRITE).execute(&mut *tx).await?;
         Ok(tx)
     }
@@ -286,63 +324,60 @@ impl SqliteDatabase {
         let found = connection.prepare_cached(sql)?.query_map(params, read)?.collect::<Result<_, _>>()?;
         Ok(found)
     }
+}
 
-    /// The turn to write, and the meter's connection with no transaction begun.
-    async fn metering(&self) -> Result<SqliteTx, StorageError> {
-        let mut turn = Arc::clone(&self.turn).lock_owned().await;
-        if turn.closed {
-            return Err(sqlx::Error::PoolClosed.into());
-        }
-        let connection = match turn.idle.take() {
+const BEGIN_TO_WRITE: &str = "BEGIN IMMEDIATE";
+
+/// Pages of the log, about, that are written at once before somebody who may wait for the disk folds it in.
+const MOST_UNFOLDED: usize = 4_000;
+/// What a commit writes beside its rows.
+const PAGES_OF_A_COMMIT: usize = 6;
+
+/// The turn to write to SQLite, for usage that is written on the thread that asks: sending a batch to
+/// another thread and back costs more than writing it. It waits for no lock, and does not fold the log in.
+pub struct AtOnce(OwnedMutexGuard<Metering>);
+
+impl AtOnce {
+    /// Runs what writes so many rows, in a transaction of its own.
+    pub(super) fn write<T>(
+        mut self,
+        rows: usize,
+        work: impl FnOnce(&rusqlite::Connection) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        let connection = match self.0.at_once.take() {
             Some(connection) => connection,
-            None => turn.options.connect().await?,
+            None => open_to_write(&self.0.path)?,
         };
-        Ok(SqliteTx { held: Held::Metering(connection), turn: Some(turn) })
-    }
-
-    /// Begins to write and reads, in one going to and fro between threads. The text begins with BEGIN.
-    pub(super) async fn meter_reading(
-        &self,
-        query: Query<'_, Sqlite, SqliteArguments>,
-    ) -> Result<(SqliteTx, Vec<SqliteRow>), StorageError> {
-        let mut tx = self.metering().await?;
-        let rows = query.fetch_all(&mut *tx).await?;
-        Ok((tx, rows))
-    }
-
-    /// Runs a text of several statements, from BEGIN to COMMIT, on the meter's connection: one
-    /// going to and fro between threads, each of which costs more than most statements do.
-    pub(super) async fn meter_at_once(
-        &self,
-        query: Query<'_, Sqlite, SqliteArguments>,
-    ) -> Result<(), StorageError> {
-        let mut tx = self.metering().await?;
-        query.execute(&mut *tx).await?;
-        tx.put_back();
-        Ok(())
+        let begun = connection.prepare_cached(BEGIN_TO_WRITE)?.execute([]).map(|_| ());
+        if let Err(error) = begun {
+            let error = StorageError::from(error);
+            if error.is_busy() {
+                self.0.at_once = Some(connection);
+            }
+            return Err(error);
+        }
+        // Dropped on the way, the connection is closed, which undoes what was not committed.
+        let written = work(&connection)?;
+        connection.prepare_cached("COMMIT")?.execute([])?;
+        self.0.at_once = Some(connection);
+        self.0.unfolded += rows + PAGES_OF_A_COMMIT;
+        Ok(written)
     }
 }
 
-pub(super) const BEGIN_TO_WRITE: &str = "BEGIN IMMEDIATE";
+fn open_to_write(path: &Path) -> rusqlite::Result<rusqlite::Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = rusqlite::Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(Duration::ZERO)?;
+    connection.execute_batch(
+        "PRAGMA foreign_keys = ON; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 0;
+         PRAGMA secure_delete = ON",
+    )?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(connection)
+}
 
 impl SqliteTx {
-    /// Leaves the meter's connection to the next turn.
-    fn put_back(self) {
-        if let (Held::Metering(connection), Some(mut turn)) = (self.held, self.turn) {
-            turn.idle = Some(connection);
-        }
-    }
-
-    /// Runs a text that ends with COMMIT.
-    pub(super) async fn commit_with(
-        mut self,
-        query: Query<'_, Sqlite, SqliteArguments>,
-    ) -> Result<(), StorageError> {
-        query.execute(&mut *self).await?;
-        self.put_back();
-        Ok(())
-    }
-
     async fn end(self, committed: bool) -> Result<(), StorageError> {
         match self.held {
             Held::Pooled(tx) if committed => tx.commit().await?,
@@ -350,7 +385,12 @@ impl SqliteTx {
             Held::Metering(mut connection) => {
                 let end = if committed { "COMMIT" } else { "ROLLBACK" };
                 sqlx::query(end).execute(&mut connection).await?;
-                Self { held: Held::Metering(connection), turn: self.turn }.put_back();
+                if let Some(mut turn) = self.turn {
+                    turn.idle = Some(connection);
+                    if committed {
+                        turn.unfolded = 0;
+                    }
+                }
             }
         }
         Ok(())

@@ -4,103 +4,101 @@
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
-use sqlx::sqlite::SqliteRow;
-use sqlx::{AssertSqlSafe, Row as _};
+use rusqlite::Connection;
+use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 
 use super::credits::{self, NewEntry};
-use super::{Database, StorageError, Tx, day_sums, execute, on_backend, usage};
+use super::{AtOnce, Database, StorageError, Tx, day_sums, execute, keys, on_backend, tokens, usage};
 use crate::domain::billing::{EntryKind, Shortage};
 use crate::domain::clock::{MINUTE, Moment};
-use crate::domain::ids::{KeyId, TenantId};
+use crate::domain::ids::{KeyId, TenantId, TokenId};
 use crate::domain::money::Nanos;
 use crate::domain::usage::{UsageRow, UsageState};
 
-/// Writes rows as `usage::record` does, and with them what they hold and what they cost. Rows are
-/// opened in the order in which they are given, each if what is left covers its hold.
+/// Writes rows and their rollups for the meter, and with them what they hold and what they cost: new
+/// rows as they are, pending ones by their settlement. Rows are opened in the order in which they are
+/// given, each if what is left covers its hold. A batch names a row once.
 ///
 /// Gives for every row of `opening` what it lacked; such a row was not written. Days that end before
 /// `may_be_summed` may be in sums already.
 ///
 /// # Errors
-/// `Settled` when a row is settled already; nothing of a batch with holds is written then.
+/// `Settled` when a row is settled already; nothing of the batch is written then.
 pub async fn record<R: Borrow<UsageRow> + Sync>(
     db: &Database,
     opening: &[R],
     settled: &[R],
     may_be_summed: Moment,
 ) -> Result<Vec<Option<Shortage>>, StorageError> {
-    let all = || opening.iter().chain(settled).map(Borrow::borrow);
-    let late = |row: &&UsageRow| row.state != UsageState::Pending && row.started_at < may_be_summed;
-    let any_late = all().any(|row| late(&row));
-    if !any_late && !all().any(touches_money) {
-        let rows: Vec<&UsageRow> = all().collect();
-        usage::record(db, &rows).await?;
-        return Ok(vec![None; opening.len()]);
-    }
-    let holding = || all().filter(|row| touches_money(row));
-    let (mut tx, mut purses) = if let (Database::Sqlite(sqlite), Some(tenant)) = (db, only_tenant(holding()))
-    {
-        let query = sqlx::query(BEGIN_AND_READ).bind(tenant).bind(tenant);
-        let (tx, rows) = sqlite.meter_reading(query).await?;
-        (Tx::Sqlite(tx), Purses::read(&rows)?)
-    } else {
-        let mut tx = db.meter().await?;
-        let purses = Purses::lock(&mut tx, holding()).await?;
-        (tx, purses)
-    };
-    // What is settled frees its hold before anything new is held.
-    for row in all().filter(|row| row.state != UsageState::Pending) {
-        purses.settle(row);
-    }
-    let mut rows: Vec<&UsageRow> = settled.iter().map(Borrow::borrow).collect();
-    let mut shortages = Vec::with_capacity(opening.len());
-    for row in opening.iter().map(Borrow::borrow) {
-        let shortage = if row.state == UsageState::Pending { purses.hold(row).err() } else { None };
-        if shortage.is_none() {
-            rows.push(row);
-        }
-        shortages.push(shortage);
-    }
-    if rows.is_empty() {
-        // Nothing to write but perhaps that something was refused.
-        purses.write(&mut tx).await?;
-        tx.commit().await?;
-        return Ok(shortages);
-    }
-    tx = match (tx, purses.only_change().filter(|_| !any_late)) {
-        (Tx::Sqlite(tx), Some(change)) => {
-            usage::record_paid(tx, &rows, &change).await?;
-            return Ok(shortages);
-        }
-        (tx, _) => tx,
-    };
-    usage::upsert(&mut tx, &rows).await?;
-    usage::roll_up(&mut tx, &rows).await?;
-    if any_late {
-        day_sums::set_back(&mut tx, rows.into_iter().filter(late)).await?;
+    let mut tx = db.meter().await?;
+    let mut purses = Purses::lock(&mut tx, &Parties::of(opening, settled)).await?;
+    let (rows, shortages) = purses.admit(opening, settled);
+    if !rows.is_empty() {
+        usage::upsert(&mut tx, &rows).await?;
+        usage::roll_up(&mut tx, &rows).await?;
+        day_sums::set_back(&mut tx, rows.into_iter().filter(|row| is_late(row, may_be_summed))).await?;
     }
     purses.write(&mut tx).await?;
     tx.commit().await?;
     Ok(shortages)
 }
 
-/// For a batch about one tenant, as those of a hot one are: everything in one turn between threads.
-const BEGIN_AND_READ: &str = "BEGIN IMMEDIATE;
-    SELECT 0 AS kind, tenant_id, tenant_id AS id, NULL AS key_id, balance AS amount, 0 AS spent, held, last_seq,
-           0 AS period_start, 0 AS period_end, 0 AS next_end, refused_at FROM credit_account WHERE tenant_id = ?
-    UNION ALL
-    SELECT 1, tenant_id, id, key_id, amount, spent, held, 0, period_start, period_end, next_end, refused_at
-    FROM budget WHERE on_reach = 'pause' AND tenant_id = ?";
-
-/// The tenant of all these rows, if it is one.
-fn only_tenant<'a>(mut rows: impl Iterator<Item = &'a UsageRow>) -> Option<Uuid> {
-    let first = rows.next()?.tenant_id;
-    rows.all(|row| row.tenant_id == first).then_some(first.0)
+/// The same on this thread, with what was used; for rows of which none is late.
+///
+/// # Errors
+/// Whatever keeps it from being written; nothing of the batch is written then.
+pub fn record_at_once<R: Borrow<UsageRow>>(
+    turn: AtOnce,
+    opening: &[R],
+    settled: &[R],
+    used: &Used,
+) -> Result<Vec<Option<Shortage>>, StorageError> {
+    turn.write(opening.len() + settled.len(), |connection| {
+        let mut purses = Purses::read(connection, &Parties::of(opening, settled))?;
+        let (rows, shortages) = purses.admit(opening, settled);
+        usage::write_at_once(connection, &rows)?;
+        purses.write_at_once(connection)?;
+        for (key, at) in &used.keys {
+            connection.prepare_cached(keys::TOUCH)?.execute((key.0, at.0))?;
+        }
+        for (token, at) in &used.tokens {
+            connection.prepare_cached(tokens::TOUCH)?.execute((at.0, token.0))?;
+        }
+        Ok(shortages)
+    })
 }
 
-fn touches_money(row: &UsageRow) -> bool {
-    row.held > Nanos::ZERO || row.is_prepaid()
+/// What is to be noted as used last, and when.
+#[derive(Debug, Default)]
+pub struct Used {
+    pub keys: Vec<(KeyId, Moment)>,
+    pub tokens: Vec<(TokenId, Moment)>,
+}
+
+/// Whether a row is settled on a day that may be summed already.
+#[must_use]
+pub fn is_late(row: &UsageRow, may_be_summed: Moment) -> bool {
+    row.state != UsageState::Pending && row.started_at < may_be_summed
+}
+
+/// The tenants of a batch that pay from credits, and those whose budgets may be touched.
+struct Parties {
+    prepaid: Vec<Uuid>,
+    holding: Vec<Uuid>,
+}
+
+impl Parties {
+    fn of<R: Borrow<UsageRow>>(opening: &[R], settled: &[R]) -> Self {
+        let of = |what: fn(&UsageRow) -> bool| {
+            let rows = opening.iter().chain(settled).map(Borrow::borrow).filter(|row| what(row));
+            let mut tenants: Vec<Uuid> = rows.map(|row| row.tenant_id.0).collect();
+            tenants.sort_unstable();
+            tenants.dedup();
+            tenants
+        };
+        Self { prepaid: of(UsageRow::is_prepaid), holding: of(|row| row.held > Nanos::ZERO) }
+    }
 }
 
 #[derive(sqlx::FromRow)]
@@ -135,6 +133,54 @@ struct Account {
     at: Moment,
 }
 
+impl AccountRow {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            tenant_id: row.get(0)?,
+            balance: row.get(1)?,
+            held: row.get(2)?,
+            last_seq: row.get(3)?,
+            refused_at: row.get(4)?,
+        })
+    }
+}
+
+impl BudgetRow {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            id: row.get(0)?,
+            tenant_id: row.get(1)?,
+            key_id: row.get(2)?,
+            amount: row.get(3)?,
+            period_start: row.get(4)?,
+            period_end: row.get(5)?,
+            next_end: row.get(6)?,
+            spent: row.get(7)?,
+            held: row.get(8)?,
+            refused_at: row.get(9)?,
+        })
+    }
+}
+
+impl Account {
+    /// The number of the last line of the ledger, after this batch.
+    fn seq(&self) -> i64 {
+        self.row.last_seq + i64::from(self.charged != 0)
+    }
+
+    /// The line that this batch adds.
+    fn entry(&self) -> Option<NewEntry<'static>> {
+        (self.charged != 0).then_some(NewEntry {
+            at: self.at,
+            kind: EntryKind::Usage,
+            amount: Nanos(-self.charged),
+            reference: None,
+            note: "",
+            entered_by: "keyward",
+        })
+    }
+}
+
 struct BudgetState {
     row: BudgetRow,
     changed: bool,
@@ -166,78 +212,66 @@ struct Purses {
 impl Purses {
     /// In one order in every process, so that two of them wait for each other instead of locking each
     /// other out.
-    async fn lock(tx: &mut Tx, rows: impl Iterator<Item = &UsageRow>) -> Result<Self, StorageError> {
-        let mut prepaid = Vec::new();
-        let mut holding = Vec::new();
-        for row in rows {
-            if row.is_prepaid() {
-                prepaid.push(row.tenant_id.0);
-            }
-            if row.held > Nanos::ZERO {
-                holding.push(row.tenant_id.0);
-            }
-        }
-        let mut accounts = BTreeMap::new();
-        for row in accounts_of(tx, &distinct(prepaid)).await? {
-            let account = Account { row, changed: false, charged: 0, requests: 0, at: Moment(0) };
-            accounts.insert(account.row.tenant_id, account);
-        }
-        let budgets = budgets_of(tx, &distinct(holding)).await?;
-        let budgets = budgets.into_iter().map(|row| BudgetState { row, changed: false }).collect();
-        Ok(Self { accounts, budgets })
+    async fn lock(tx: &mut Tx, parties: &Parties) -> Result<Self, StorageError> {
+        Ok(Self::of(accounts_of(tx, &parties.prepaid).await?, budgets_of(tx, &parties.holding).await?))
     }
 
-    /// From what `BEGIN_AND_READ` gives.
-    fn read(rows: &[SqliteRow]) -> Result<Self, StorageError> {
-        let mut purses = Self { accounts: BTreeMap::new(), budgets: Vec::new() };
-        for row in rows {
-            let tenant_id = row.try_get("tenant_id")?;
-            let held = row.try_get("held")?;
-            if row.try_get::<i64, _>("kind")? == 0 {
-                let row = AccountRow {
-                    tenant_id,
-                    balance: row.try_get("amount")?,
-                    held,
-                    last_seq: row.try_get("last_seq")?,
-                    refused_at: row.try_get("refused_at")?,
-                };
-                let account = Account { row, changed: false, charged: 0, requests: 0, at: Moment(0) };
-                purses.accounts.insert(tenant_id, account);
-            } else {
-                let row = BudgetRow {
-                    id: row.try_get("id")?,
-                    tenant_id,
-                    key_id: row.try_get("key_id")?,
-                    amount: row.try_get("amount")?,
-                    period_start: row.try_get("period_start")?,
-                    period_end: row.try_get("period_end")?,
-                    next_end: row.try_get("next_end")?,
-                    spent: row.try_get("spent")?,
-                    held,
-                    refused_at: row.try_get("refused_at")?,
-                };
-                purses.budgets.push(BudgetState { row, changed: false });
+    /// On this thread, in a transaction that is the only one that writes.
+    fn read(connection: &Connection, parties: &Parties) -> Result<Self, StorageError> {
+        let (mut accounts, mut budgets) = (Vec::new(), Vec::new());
+        for tenant in &parties.prepaid {
+            let sql = "SELECT tenant_id, balance, held, last_seq, refused_at FROM credit_account WHERE tenant_id = $1";
+            let mut question = connection.prepare_cached(sql)?;
+            for row in question.query_map([tenant], AccountRow::read)? {
+                accounts.push(row?);
             }
         }
-        Ok(purses)
+        for tenant in &parties.holding {
+            // In two parts, for each of which there is an index.
+            let sql = "SELECT id, tenant_id, key_id, amount, period_start, period_end, next_end, spent, held, refused_at
+                       FROM budget WHERE on_reach = 'pause' AND tenant_id = $1 AND key_id IS NULL
+                       UNION ALL
+                       SELECT id, tenant_id, key_id, amount, period_start, period_end, next_end, spent, held, refused_at
+                       FROM budget WHERE on_reach = 'pause' AND tenant_id = $1 AND key_id IS NOT NULL ORDER BY id";
+            let mut question = connection.prepare_cached(sql)?;
+            for row in question.query_map([tenant], BudgetRow::read)? {
+                budgets.push(row?);
+            }
+        }
+        Ok(Self::of(accounts, budgets))
     }
 
-    /// The change of one account, if that is all there is to write.
-    fn only_change(&self) -> Option<usage::AccountChange> {
-        let mut changed = self.accounts.values().filter(|account| account.changed);
-        let account = changed.next()?;
-        if changed.next().is_some() || self.budgets.iter().any(|budget| budget.changed) {
-            return None;
+    fn of(accounts: Vec<AccountRow>, budgets: Vec<BudgetRow>) -> Self {
+        let account = |row: AccountRow| {
+            (row.tenant_id, Account { row, changed: false, charged: 0, requests: 0, at: Moment(0) })
+        };
+        Self {
+            accounts: accounts.into_iter().map(account).collect(),
+            budgets: budgets.into_iter().map(|row| BudgetState { row, changed: false }).collect(),
         }
-        let charge = usage::Charge { amount: -account.charged, requests: account.requests, at: account.at };
-        Some(usage::AccountChange {
-            tenant: TenantId(account.row.tenant_id),
-            balance: account.row.balance,
-            held: account.row.held,
-            refused_at: account.row.refused_at,
-            last_seq: account.row.last_seq + i64::from(account.charged != 0),
-            charged: (account.charged != 0).then_some(charge),
-        })
+    }
+
+    /// What of a batch is to be written, and for every row of `opening` what it lacked.
+    fn admit<'a, R: Borrow<UsageRow>>(
+        &mut self,
+        opening: &'a [R],
+        settled: &'a [R],
+    ) -> (Vec<&'a UsageRow>, Vec<Option<Shortage>>) {
+        // What is settled frees its hold before anything new is held.
+        let over = |row: &&UsageRow| row.state != UsageState::Pending;
+        for row in opening.iter().chain(settled).map(Borrow::borrow).filter(over) {
+            self.settle(row);
+        }
+        let mut rows: Vec<&UsageRow> = settled.iter().map(Borrow::borrow).collect();
+        let mut shortages = Vec::with_capacity(opening.len());
+        for row in opening.iter().map(Borrow::borrow) {
+            let shortage = if over(&row) { None } else { self.hold(row).err() };
+            if shortage.is_none() {
+                rows.push(row);
+            }
+            shortages.push(shortage);
+        }
+        (rows, shortages)
     }
 
     /// Keeps back what a row holds, from everything that it is paid from or counted against, or from
@@ -302,37 +336,50 @@ impl Purses {
         }
     }
 
-    async fn write(self, tx: &mut Tx) -> Result<(), StorageError> {
-        for account in self.accounts.into_values().filter(|account| account.changed) {
-            let tenant = TenantId(account.row.tenant_id);
-            let seq = account.row.last_seq + i64::from(account.charged != 0);
-            let sql = "UPDATE credit_account SET balance = $1, held = $2, last_seq = $3, refused_at = $4
-                       WHERE tenant_id = $5";
-            let AccountRow { balance, held, refused_at, .. } = account.row;
-            execute!(tx, sql, balance, held, seq, refused_at, tenant.0)?;
-            if account.charged != 0 {
-                let entry = NewEntry {
-                    at: account.at,
-                    kind: EntryKind::Usage,
-                    amount: Nanos(-account.charged),
-                    reference: None,
-                    note: "",
-                    entered_by: "keyward",
-                };
-                credits::insert(tx, tenant, seq, account.requests, &entry).await?;
+    async fn write(&self, tx: &mut Tx) -> Result<(), StorageError> {
+        for account in self.accounts.values().filter(|account| account.changed) {
+            let AccountRow { balance, held, refused_at, tenant_id, .. } = account.row;
+            execute!(tx, CHANGE_ACCOUNT, balance, held, account.seq(), refused_at, tenant_id)?;
+            if let Some(entry) = account.entry() {
+                credits::insert(tx, TenantId(tenant_id), account.seq(), account.requests, &entry).await?;
             }
         }
-        for BudgetState { row, .. } in self.budgets.into_iter().filter(|budget| budget.changed) {
-            // What was told belongs to the month that it was told in.
-            let sql = "UPDATE budget SET spent = $1, held = $2,
-                           warned = CASE WHEN period_start = $3 THEN warned ELSE 0 END,
-                           period_start = $3, period_end = $4, refused_at = $5 WHERE id = $6";
+        for BudgetState { row, .. } in self.budgets.iter().filter(|budget| budget.changed) {
             let (from, to) = (row.period_start, row.period_end);
-            execute!(tx, sql, row.spent, row.held, from, to, row.refused_at, row.id)?;
+            execute!(tx, CHANGE_BUDGET, row.spent, row.held, from, to, row.refused_at, row.id)?;
+        }
+        Ok(())
+    }
+
+    fn write_at_once(&self, connection: &Connection) -> Result<(), StorageError> {
+        for account in self.accounts.values().filter(|account| account.changed) {
+            let AccountRow { balance, held, refused_at, tenant_id, .. } = account.row;
+            let change = (balance, held, account.seq(), refused_at, tenant_id);
+            connection.prepare_cached(CHANGE_ACCOUNT)?.execute(change)?;
+            if let Some(entry) = account.entry() {
+                let (kind, amount) = (entry.kind.as_str(), entry.amount.0);
+                let NewEntry { at, reference, note, entered_by, .. } = entry;
+                let (seq, requests) = (account.seq(), account.requests);
+                let line = (tenant_id, seq, at.0, kind, amount, requests, reference, note, entered_by);
+                connection.prepare_cached(credits::INSERT)?.execute(line)?;
+            }
+        }
+        for BudgetState { row, .. } in self.budgets.iter().filter(|budget| budget.changed) {
+            let (from, to) = (row.period_start, row.period_end);
+            let change = (row.spent, row.held, from, to, row.refused_at, row.id);
+            connection.prepare_cached(CHANGE_BUDGET)?.execute(change)?;
         }
         Ok(())
     }
 }
+
+const CHANGE_ACCOUNT: &str =
+    "UPDATE credit_account SET balance = $1, held = $2, last_seq = $3, refused_at = $4 WHERE tenant_id = $5";
+
+/// What was told belongs to the month that it was told in.
+const CHANGE_BUDGET: &str = "UPDATE budget SET spent = $1, held = $2,
+    warned = CASE WHEN period_start = $3 THEN warned ELSE 0 END,
+    period_start = $3, period_end = $4, refused_at = $5 WHERE id = $6";
 
 /// Notes that something did not fit, once a minute at most: under a storm of refusals nothing else would
 /// be written.
@@ -342,12 +389,6 @@ fn note(refused_at: &mut Option<i64>, at: Moment) -> bool {
         *refused_at = Some(at.0);
     }
     stale
-}
-
-fn distinct(mut ids: Vec<Uuid>) -> Vec<Uuid> {
-    ids.sort_unstable();
-    ids.dedup();
-    ids
 }
 
 /// `$1, $2, …`, and what keeps the rows from others until the commit.

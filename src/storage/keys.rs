@@ -383,16 +383,13 @@ pub async fn take_due_probes(tx: &mut Tx, now: Moment, next: Moment) -> Result<V
 
 /// Records that a key was used; the newest time wins.
 pub async fn touch(tx: &mut Tx, key: KeyId, at: Moment) -> Result<(), StorageError> {
-    execute!(
-        tx,
-        "INSERT INTO key_use (key_id, last_used_at) VALUES ($1, $2)
-         ON CONFLICT (key_id) DO UPDATE SET last_used_at = excluded.last_used_at
-         WHERE key_use.last_used_at < excluded.last_used_at",
-        key.0,
-        at.0
-    )?;
+    execute!(tx, TOUCH, key.0, at.0)?;
     Ok(())
 }
+
+pub(super) const TOUCH: &str = "INSERT INTO key_use (key_id, last_used_at) VALUES ($1, $2)
+    ON CONFLICT (key_id) DO UPDATE SET last_used_at = excluded.last_used_at
+    WHERE key_use.last_used_at < excluded.last_used_at";
 
 /// Keys in use whose current version has been in use for as long as the tenant wants none to be; shared ones
 /// for as long as tenants begin with.

@@ -38,7 +38,7 @@ pub mod usage;
 pub mod usage_report;
 pub mod viewings;
 
-pub use database::{Database, Tx};
+pub use database::{AtOnce, Database, Tx};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
@@ -59,6 +59,12 @@ pub enum StorageError {
 }
 
 impl StorageError {
+    /// Whether another process was writing.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        matches!(self, Self::Look(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy))
+    }
+
     /// Whether a write failed because something of that name is there already.
     #[must_use]
     pub fn is_conflict(&self) -> bool {

@@ -126,6 +126,8 @@ pub async fn rotate(tx: &mut Tx, id: TokenId, now: Moment, until: Moment) -> Res
 }
 
 pub async fn touch(tx: &mut Tx, id: TokenId, at: Moment) -> Result<(), StorageError> {
-    execute!(tx, "UPDATE access_token SET last_used_at = $1 WHERE id = $2", at.0, id.0)?;
+    execute!(tx, TOUCH, at.0, id.0)?;
     Ok(())
 }
+
+pub(super) const TOUCH: &str = "UPDATE access_token SET last_used_at = $1 WHERE id = $2";

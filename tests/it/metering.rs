@@ -5,6 +5,7 @@ use keyward::domain::account::Tenant;
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::{DAY, HOUR, MINUTE, Moment};
 
+use futures_util::StreamExt as _;
 use keyward::domain::ids::{InstanceId, Owner, PriceId, RequestId};
 use keyward::domain::money::Nanos;
 use keyward::domain::price::Multiplier;
@@ -13,7 +14,7 @@ use keyward::services::meter;
 use keyward::services::usage::{Days, UsageQuery};
 use keyward::storage::adjustments::{self, Adjustment};
 use keyward::storage::usage_report::{self, Totals};
-use keyward::storage::{changes, day_sums, holds, usage};
+use keyward::storage::{Database, changes, day_sums, holds, usage};
 use serde_json::{Value, json};
 
 use crate::on_both;
@@ -54,6 +55,67 @@ on_both! {
         // Tokens remember their last use too.
         let tokens = world.services.tokens(&world.admin(&tenant), holder(&tenant)).await.unwrap();
         assert!(tokens[0].last_used_at.is_some());
+    }
+}
+
+on_both! {
+    /// While another process keeps the database to itself, calls go out and no answer comes back. A few wait
+    /// to be written where they are answered, many are left to the writer.
+    async fn no_answer_comes_before_its_row(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+        let token = world.token(&tenant).await;
+        let mut before = 0;
+        for count in [1, 20, 200] {
+            world.forget_arrived().await;
+            let elsewhere = Elsewhere::write(world).await;
+            let call = || tokio::spawn(world.message(&token).send());
+            let mut calls: futures_util::stream::FuturesUnordered<_> = (0..count).map(|_| call()).collect();
+            let patience = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
+            while world.arrived().await.len() < count {
+                assert!(tokio::time::Instant::now() < patience, "of {count} calls {} went out", world.arrived().await.len());
+            }
+            let early = tokio::time::timeout(std::time::Duration::from_millis(300), calls.next()).await;
+            assert!(early.is_err(), "an answer without a row");
+            elsewhere.end().await;
+            while let Some(answer) = calls.next().await {
+                assert_eq!(answer.unwrap().unwrap().status(), 200);
+            }
+            let rows = world.rows(&tenant).await;
+            assert_eq!(rows.len(), before + count);
+            assert!(rows.iter().all(|row| row.state == UsageState::Final));
+            before += count;
+        }
+    }
+}
+
+/// A transaction of another process that writes usage.
+enum Elsewhere {
+    Sqlite(rusqlite::Connection),
+    Postgres(sqlx::Transaction<'static, sqlx::Postgres>),
+}
+
+impl Elsewhere {
+    async fn write(world: &World) -> Self {
+        match &world.services.db {
+            Database::Sqlite(_) => {
+                let connection = rusqlite::Connection::open(world.dir.path().join("keyward.db")).unwrap();
+                connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+                Self::Sqlite(connection)
+            }
+            Database::Postgres(pool) => {
+                let mut tx = pool.begin().await.unwrap();
+                sqlx::query("LOCK TABLE usage IN EXCLUSIVE MODE").execute(&mut *tx).await.unwrap();
+                Self::Postgres(tx)
+            }
+        }
+    }
+
+    async fn end(self) {
+        match self {
+            Self::Sqlite(connection) => connection.execute_batch("COMMIT").unwrap(),
+            Self::Postgres(tx) => tx.commit().await.unwrap(),
+        }
     }
 }
 

@@ -485,7 +485,7 @@ impl World {
     pub async fn arrived(&self) -> Vec<Value> {
         let answer: Value = self
             .http
-            .get(format!("{}/sandbox/requests", self.sandbox_url))
+            .get(format!("{}/sandbox/requests?limit=1000", self.sandbox_url))
             .send()
             .await
             .unwrap()

@@ -1,11 +1,15 @@
 //! The meter: every request sent upstream leaves a row, written pending while the call runs and
-//! settled when it ends. Rows of neighbouring requests share one commit.
+//! settled when it ends. Rows of neighbouring requests share one commit. Whoever finds that it is time
+//! for one writes it where it stands, if nothing has to be waited for; the writer does the rest.
 
+mod at_once;
 mod settlement;
 mod writer;
 
+use std::cell::Cell;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -15,17 +19,25 @@ use tokio::time::Instant;
 use crate::domain::billing::Shortage;
 use crate::domain::clock::Moment;
 use crate::domain::ids::TokenId;
-use crate::domain::money::Nanos;
 use crate::domain::usage::{UsageRow, UsageState};
+use crate::storage::Database;
+
+use at_once::Books;
 
 pub use settlement::{Ending, rate, settle, settle_orphan};
 pub use writer::{run, settle_orphans};
 
-/// How long a row waits for neighbours to share a commit with. A call that is over by then is
+/// How long a row waits until it is written, whoever waits for it or not. A call that is over by then is
 /// written once.
 const LINGER: Duration = Duration::from_millis(5);
-/// The same while some call waits for its hold before it begins.
-const LINGER_HELD: Duration = Duration::from_millis(1);
+/// Turns of a thread's loop in which nothing is handed in, until it counts as idle. An answer that has come
+/// takes two of them: one of its connection, one of its call.
+const QUIET_TURNS: u32 = 2;
+
+thread_local! {
+    /// How often a row was opened, or somebody came to wait for one, on this thread.
+    static MOVES: Cell<u64> = const { Cell::new(0) };
+}
 
 /// The row was not written: the request must not be answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +57,12 @@ enum Outcome {
     Lost,
 }
 
+impl From<Option<Shortage>> for Outcome {
+    fn from(shortage: Option<Shortage>) -> Self {
+        shortage.map_or(Self::Written, Self::Short)
+    }
+}
+
 /// A row that is to be opened. Pending, or settled if its call was quick.
 struct Opening {
     row: UsageRow,
@@ -55,6 +73,25 @@ impl Opening {
     /// The row of a call that is over; of one that is not, nothing is kept: its own end follows.
     fn into_settled(self) -> Option<UsageRow> {
         (self.row.state != UsageState::Pending).then_some(self.row)
+    }
+}
+
+/// What is written together.
+#[derive(Default)]
+struct Batch {
+    round: Arc<Round>,
+    opening: Vec<Opening>,
+    settled: Vec<UsageRow>,
+    flushes: Vec<oneshot::Sender<()>>,
+}
+
+impl Batch {
+    /// Tells everybody who waits that it is written.
+    fn end(&mut self, outcomes: Vec<Outcome>) {
+        std::mem::take(&mut self.round).end(outcomes);
+        for done in self.flushes.drain(..) {
+            let _ = done.send(());
+        }
     }
 }
 
@@ -98,41 +135,114 @@ impl Round {
     }
 }
 
+/// A row's place in its round.
+#[derive(Clone)]
+struct Place {
+    round: Arc<Round>,
+    index: usize,
+}
+
+/// The row of a call under way, for which nobody waits yet.
+struct Young {
+    opening: Opening,
+    since: Instant,
+}
+
 #[derive(Default)]
 struct Queue {
+    /// Rows in the order in which they were opened, by number.
+    young: BTreeMap<u64, Young>,
+    opened: u64,
+    /// Where those went that were taken out for their age.
+    places: HashMap<u64, Place>,
+    /// What the next batch writes.
     round: Arc<Round>,
     opening: Vec<Opening>,
     settled: Vec<UsageRow>,
     /// Whoever waits until everything handed in so far is written.
     flushes: Vec<oneshot::Sender<()>>,
-    /// How many answers wait for this round.
-    waiting: usize,
-    /// Calls under way, and the most there were in this round and the one before it.
+    /// Since when there is a next batch.
+    since: Option<Instant>,
+    /// Somebody waits for it.
+    awaited: bool,
+    /// Nothing else is left to do where it is waited for.
+    ripe: bool,
+    /// Calls under way.
     calls: usize,
-    most: usize,
-    most_before: usize,
-    /// Some call begins only when its row is written, since the row holds something back.
-    held_up: bool,
     /// The writer sleeps until something is handed in.
     asleep: bool,
     /// The database is away, or the writer has ended: nothing can be recorded, so nothing may begin.
     shut: bool,
+    /// A batch was taken and is not written yet. The next waits for it, or what it settles might not be
+    /// there.
+    writing: bool,
+    /// A batch that could not be written where it was taken. It is the writer's.
+    returned: Option<Batch>,
 }
 
 impl Queue {
-    fn is_empty(&self) -> bool {
-        self.opening.is_empty() && self.settled.is_empty() && self.flushes.is_empty()
+    /// Whether there is nothing to be gained by waiting.
+    fn is_due(&self) -> bool {
+        !self.writing && (self.ripe || self.returned.is_some() || !self.flushes.is_empty())
     }
 
-    /// Whether there is nothing to be gained by waiting: all calls wait for this commit already, as
-    /// many as there were around the last one; or nearly all, where some have yet to begin; or there
-    /// is but one, whose provider is at work.
-    fn is_due(&self) -> bool {
-        let calls = self.most.max(self.most_before);
-        !self.flushes.is_empty()
-            || (self.held_up && self.waiting * 8 >= calls * 7)
-            || (self.waiting > 0 && self.waiting >= calls)
-            || (!self.opening.is_empty() && calls == 1)
+    /// When the writer takes what waits, due or not; never, if nothing waits or another batch is written.
+    fn until(&self) -> Option<Instant> {
+        let oldest = self.young.first_key_value().map(|(_, young)| young.since);
+        let since = self.since.into_iter().chain(oldest).min();
+        since.filter(|_| !self.writing).map(|since| since + LINGER)
+    }
+
+    /// Gives a row its place in the next batch.
+    fn place(&mut self, opening: Opening) -> Place {
+        self.since.get_or_insert_with(Instant::now);
+        self.opening.push(opening);
+        Place { round: Arc::clone(&self.round), index: self.opening.len() - 1 }
+    }
+
+    /// Finds the place of the row of this number. One that had none gets it now.
+    fn find(&mut self, number: u64, place: &mut Option<Place>) {
+        if place.is_none() {
+            *place = match self.young.remove(&number) {
+                Some(young) => Some(self.place(young.opening)),
+                None => self.places.remove(&number),
+            };
+        }
+    }
+
+    /// Whether this is a place in the next batch.
+    fn is_next(&self, place: Option<&Place>) -> bool {
+        place.is_some_and(|place| Arc::ptr_eq(&place.round, &self.round))
+    }
+
+    fn settle(&mut self, row: UsageRow) {
+        self.since.get_or_insert_with(Instant::now);
+        self.settled.push(row);
+    }
+
+    /// Takes what is to be written now. Rows of calls that may be over soon are left, if they can be.
+    fn take(&mut self) -> Batch {
+        self.writing = true;
+        if let Some(returned) = self.returned.take() {
+            return returned;
+        }
+        let (now, all) = (Instant::now(), self.shut || !self.flushes.is_empty());
+        while let Some(first) = self.young.first_entry()
+            && (all || first.get().since + LINGER <= now)
+        {
+            let (number, young) = first.remove_entry();
+            let place = self.place(young.opening);
+            self.places.insert(number, place);
+        }
+        self.since = None;
+        self.awaited = false;
+        self.ripe = false;
+        Batch {
+            round: std::mem::take(&mut self.round),
+            opening: std::mem::take(&mut self.opening),
+            settled: std::mem::take(&mut self.settled),
+            flushes: std::mem::take(&mut self.flushes),
+        }
     }
 }
 
@@ -143,6 +253,9 @@ struct Shared {
     work: Notify,
     /// Through when days may be summed, as far as it was heard here.
     horizon: AtomicI64,
+    /// The writer's, once it is at work.
+    db: OnceLock<Database>,
+    books: Mutex<Books>,
 }
 
 impl Shared {
@@ -152,11 +265,9 @@ impl Shared {
 
     fn put<T>(&self, put: impl FnOnce(&mut Queue) -> T) -> T {
         let mut queue = self.lock();
-        let (was_due, was_held_up) = (queue.is_due(), queue.held_up);
+        let was_due = queue.is_due();
         let out = put(&mut queue);
-        let wake = (queue.is_due() && !was_due)
-            || (queue.asleep && !queue.is_empty())
-            || (queue.held_up && !was_held_up);
+        let wake = (queue.is_due() && !was_due) || (queue.asleep && queue.until().is_some());
         queue.asleep &= !wake;
         drop(queue);
         if wake {
@@ -165,25 +276,39 @@ impl Shared {
         out
     }
 
-    /// Returns when it is time for the next commit.
-    async fn due(&self) {
-        let mut begun = Instant::now();
+    /// Sees to it that this round is written when the thread has nothing else to do: until then more may
+    /// come that share the commit, and then nothing is gained by waiting.
+    async fn write_when_idle(&self, round: &Arc<Round>) {
+        let (mut seen, mut quiet) = (MOVES.get(), 0);
+        while quiet < QUIET_TURNS {
+            tokio::task::yield_now().await;
+            if !Arc::ptr_eq(&self.lock().round, round) {
+                return;
+            }
+            quiet = if MOVES.get() == seen { quiet + 1 } else { 0 };
+            seen = MOVES.get();
+        }
+        if !self.write_here(round) {
+            self.put(|queue| queue.ripe |= Arc::ptr_eq(&queue.round, round));
+        }
+    }
+
+    /// Takes the next batch when it is time for it.
+    async fn due(&self) -> Batch {
         loop {
-            let (until, late) = {
+            let until = {
                 let mut queue = self.lock();
-                let until = begun + if queue.held_up { LINGER_HELD } else { LINGER };
-                let late = Instant::now() >= until;
-                if queue.is_due() || (late && !queue.is_empty()) {
-                    return;
+                let until = queue.until();
+                if queue.is_due() || until.is_some_and(|until| until <= Instant::now()) {
+                    return queue.take();
                 }
-                queue.asleep = late;
-                (until, late)
+                queue.asleep = until.is_none();
+                until
             };
-            if late {
-                self.work.notified().await;
-                begun = Instant::now();
-            } else {
-                let _ = tokio::time::timeout_at(until, self.work.notified()).await;
+            let woken = self.work.notified();
+            match until {
+                Some(until) => drop(tokio::time::timeout_at(until, woken).await),
+                None => woken.await,
             }
         }
     }
@@ -196,9 +321,9 @@ pub struct Meter(Arc<Shared>);
 /// A row that was handed in to be written.
 pub struct Opened {
     shared: Arc<Shared>,
-    round: Arc<Round>,
-    /// Its place in the round, and that of its waker.
-    place: usize,
+    number: u64,
+    /// Its place, once it has one, and that of its waker.
+    place: Option<Place>,
     waker: Option<usize>,
 }
 
@@ -214,36 +339,29 @@ impl Meter {
         self.0.lock().calls
     }
 
-    /// Whether rows can be written, as far as is known.
-    ///
-    /// # Errors
-    /// `NotRecorded` while they cannot; then nothing may be sent.
-    pub fn ready(&self) -> Result<(), NotRecorded> {
-        if self.0.lock().shut { Err(NotRecorded::Away) } else { Ok(()) }
-    }
-
     /// Hands in a pending row. It is written soon, whatever becomes of the call.
     ///
     /// # Errors
     /// `NotRecorded` while nothing can be written.
     pub fn open(&self, row: UsageRow, token: Option<TokenId>) -> Result<Opened, NotRecorded> {
-        let (round, place) = self.0.put(|queue| {
+        MOVES.set(MOVES.get() + 1);
+        let number = self.0.put(|queue| {
             if queue.shut {
                 return Err(NotRecorded::Away);
             }
-            queue.held_up |= row.held > Nanos::ZERO;
             queue.calls += 1;
-            queue.most = queue.most.max(queue.calls);
-            queue.opening.push(Opening { row, token });
-            Ok((Arc::clone(&queue.round), queue.opening.len() - 1))
+            queue.opened += 1;
+            let young = Young { opening: Opening { row, token }, since: Instant::now() };
+            queue.young.insert(queue.opened, young);
+            Ok(queue.opened)
         })?;
-        Ok(Opened { shared: Arc::clone(&self.0), round, place, waker: None })
+        Ok(Opened { shared: Arc::clone(&self.0), number, place: None, waker: None })
     }
 
     /// Hands in the settlement of a row that is in the database. It is written soon, and tried
     /// again for as long as that fails.
     pub fn settle(&self, row: UsageRow) {
-        self.0.put(|queue| queue.settled.push(row));
+        self.0.put(|queue| queue.settle(row));
     }
 
     /// Waits until everything handed in so far is written.
@@ -261,40 +379,50 @@ impl Opened {
     /// `Away` when it cannot be, `Short` when what is left does not cover it; then nothing may be
     /// answered.
     pub async fn recorded(&mut self) -> Result<(), NotRecorded> {
+        MOVES.set(MOVES.get() + 1);
+        let Self { shared, number, place, .. } = &mut *self;
+        let first = {
+            let mut queue = shared.lock();
+            queue.find(*number, place);
+            queue.is_next(place.as_ref()) && !std::mem::replace(&mut queue.awaited, true)
+        };
+        if let (true, Some(place)) = (first, place) {
+            shared.write_when_idle(&place.round).await;
+        }
         std::future::poll_fn(|cx| self.poll_recorded(cx)).await
     }
 
     fn poll_recorded(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), NotRecorded>> {
-        let mut waiting = self.round.lock();
+        let Some(place) = &self.place else { return Poll::Ready(Err(NotRecorded::Away)) };
+        let mut waiting = place.round.lock();
         if let Some(outcomes) = &waiting.outcomes {
-            let known = match outcomes.get(self.place) {
+            let known = match outcomes.get(place.index) {
                 Some(Outcome::Written) => Ok(()),
                 Some(Outcome::Short(shortage)) => Err(NotRecorded::Short(*shortage)),
                 Some(Outcome::Lost) | None => Err(NotRecorded::Away),
             };
             drop(waiting);
-            self.round.pass_on();
+            place.round.pass_on();
             return Poll::Ready(known);
         }
         let waker = Some(cx.waker().clone());
         if let Some(at) = self.waker {
             waiting.wakers[at] = waker;
-            return Poll::Pending;
+        } else {
+            self.waker = Some(waiting.wakers.len());
+            waiting.wakers.push(waker);
         }
-        self.waker = Some(waiting.wakers.len());
-        waiting.wakers.push(waker);
-        drop(waiting);
-        self.shared.put(|queue| queue.waiting += usize::from(Arc::ptr_eq(&queue.round, &self.round)));
         Poll::Pending
     }
 
     /// Hands in the row's settlement: in place of the pending row, if that is not written yet.
-    pub fn settle(&self, row: UsageRow) {
-        self.shared.put(|queue| {
-            if Arc::ptr_eq(&queue.round, &self.round) {
-                queue.opening[self.place].row = row;
-            } else {
-                queue.settled.push(row);
+    pub fn settle(&mut self, row: UsageRow) {
+        let Self { shared, number, place, .. } = self;
+        shared.put(|queue| {
+            queue.find(*number, place);
+            match place {
+                Some(place) if queue.is_next(Some(place)) => queue.opening[place.index].row = row,
+                _ => queue.settle(row),
             }
         });
     }
@@ -302,13 +430,19 @@ impl Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        if let Some(at) = self.waker {
-            if let Some(waker) = self.round.lock().wakers.get_mut(at) {
+        let Self { shared, number, place, waker } = self;
+        {
+            let mut queue = shared.lock();
+            queue.calls -= 1;
+            // Whatever became of the call, its row is written.
+            queue.find(*number, place);
+        }
+        if let (Some(at), Some(place)) = (waker, place) {
+            if let Some(waker) = place.round.lock().wakers.get_mut(*at) {
                 *waker = None;
             }
-            self.round.pass_on();
+            place.round.pass_on();
         }
-        self.shared.lock().calls -= 1;
     }
 }
 
@@ -327,11 +461,11 @@ mod tests {
             tokio::spawn(async move { opened.recorded().await.is_ok() })
         };
         let waiting: Vec<_> = (0..5).map(|_| wait()).collect();
+        until(|| meter.0.lock().round.lock().wakers.len() == 5).await;
+        // The first saw to the commit before it began to wait, so it is the last, which the writer wakes.
+        waiting[0].abort();
         tokio::task::yield_now().await;
-        // The last is the one that the writer wakes.
-        waiting[4].abort();
-        tokio::task::yield_now().await;
-        let round = std::mem::take(&mut meter.0.lock().round);
+        let round = meter.0.lock().take().round;
         let mut outcomes = vec![Outcome::Written; 5];
         outcomes[1] = Outcome::Lost;
         round.end(outcomes);
@@ -340,33 +474,52 @@ mod tests {
             let told_in_time = tokio::time::timeout(Duration::from_secs(5), task).await;
             told.push(told_in_time.expect("somebody was never told").ok());
         }
-        assert_eq!(told, [Some(true), Some(false), Some(true), Some(true), None]);
+        assert_eq!(told, [None, Some(false), Some(true), Some(true), Some(true)]);
         assert_eq!(meter.0.lock().calls, 0);
     }
 
-    /// A call that is over before its row is written is written once; later it is written again.
+    async fn until(done: impl Fn() -> bool) {
+        let patience = Instant::now() + Duration::from_secs(5);
+        while !done() {
+            assert!(Instant::now() < patience, "it never came to that");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// A call that is over soon is written once, whatever is written meanwhile; one that takes longer, or
+    /// that somebody waits for, is written pending, and again when it is settled.
     #[tokio::test]
     async fn a_quick_call_is_one_row() {
         let meter = Meter::default();
-        let (quick, slow) = (meter.open(pending(), None).unwrap(), meter.open(pending(), None).unwrap());
+        let open = || meter.open(pending(), None).unwrap();
         let settled = || UsageRow { state: UsageState::Final, ..pending() };
+        let take = || {
+            let taken = meter.0.lock().take();
+            meter.0.lock().writing = false;
+            let states: Vec<_> = taken.opening.iter().map(|opening| opening.row.state).collect();
+            (states, taken.settled.len())
+        };
+        let (mut quick, mut slow, mut awaited) = (open(), open(), open());
+        assert!(futures_util::poll!(Box::pin(awaited.recorded())).is_pending());
         quick.settle(settled());
-        let taken = std::mem::take(&mut *meter.0.lock());
-        assert_eq!(
-            taken.opening.iter().map(|opening| opening.row.state).collect::<Vec<_>>(),
-            [UsageState::Final, UsageState::Pending]
-        );
-        meter.0.lock().calls = 2;
+        assert_eq!(take(), (vec![UsageState::Pending, UsageState::Final], 0));
+        meter.0.lock().young.values_mut().for_each(|young| young.since -= LINGER);
+        let left = open();
+        assert_eq!(take(), (vec![UsageState::Pending], 0), "the slow one, and no other");
         slow.settle(settled());
-        assert_eq!(meter.0.lock().settled.len(), 1);
-        assert!(meter.0.lock().opening.is_empty());
+        awaited.settle(settled());
+        drop(left);
+        assert_eq!(take(), (vec![UsageState::Pending], 2), "one that was left is written all the same");
+        drop((quick, slow, awaited));
+        let queue: &Queue = &meter.0.lock();
+        assert!(queue.calls == 0 && queue.young.is_empty() && queue.places.is_empty());
     }
 
     #[tokio::test]
     async fn nothing_begins_while_nothing_can_be_written() {
         let meter = Meter::default();
-        assert!(meter.ready().is_ok());
+        assert!(meter.open(pending(), None).is_ok());
         meter.0.lock().shut = true;
-        assert!(meter.ready().is_err() && meter.open(pending(), None).is_err());
+        assert!(meter.open(pending(), None).is_err());
     }
 }

@@ -1,16 +1,12 @@
 //! The writing end of the meter: takes what was handed in, and writes it for as long as it takes.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-
 use super::settlement::{settle_orphan, without_numbers};
-use super::{Meter, Opening, Outcome, Round, Shared};
-use crate::domain::clock::{MINUTE, Moment, SECOND};
-use crate::domain::ids::{InstanceId, KeyId, Owner, RequestId, TokenId};
+use super::{Batch, Meter, Opening, Outcome, Shared};
+use crate::domain::clock::Moment;
+use crate::domain::ids::{InstanceId, Owner, RequestId};
 use crate::domain::price::PriceBook;
 use crate::domain::usage::UsageRow;
 use crate::storage::{Database, StorageError, changes, day_sums, holds, keys, tokens, usage};
@@ -19,28 +15,27 @@ use crate::storage::{Database, StorageError, changes, day_sums, holds, keys, tok
 const MOST_PAGES: usize = 1_000;
 /// How long to wait before a database that is away is tried again.
 const RETRY: Duration = Duration::from_millis(200);
-/// How often it is looked at through when days may be summed.
-const LOOK_EVERY: Duration = Duration::from_mins(1);
 
 /// Writes rows for as long as the process lives.
 pub async fn run(db: Database, meter: &Meter) {
     let shared = &*meter.0;
-    let mut writer = Writer::new(db, shared);
+    let mut writer = Writer { db: db.clone(), shared, batch: Batch::default() };
     while !writer.look_at_sums().await {
         writer.refuse_all();
         tokio::time::sleep(RETRY).await;
     }
-    shared.lock().shut = false;
+    let _ = shared.db.set(db);
+    writer.go_on();
     loop {
-        shared.due().await;
-        writer.take();
+        let batch = shared.due().await;
+        writer.take_over(batch);
         while !writer.write().await {
             writer.refuse_all();
             while !writer.answers().await {
                 tokio::time::sleep(RETRY).await;
             }
         }
-        shared.lock().shut = false;
+        writer.go_on();
     }
 }
 
@@ -48,14 +43,7 @@ struct Writer<'a> {
     db: Database,
     shared: &'a Shared,
     /// What was taken and is not written yet.
-    round: Option<Arc<Round>>,
-    opening: Vec<Opening>,
-    settled: Vec<UsageRow>,
-    flushes: Vec<oneshot::Sender<()>>,
-    keys_touched: HashMap<KeyId, Moment>,
-    tokens_touched: HashMap<TokenId, Moment>,
-    /// When it was looked at through when days may be summed.
-    looked: Instant,
+    batch: Batch,
 }
 
 /// However the writer ends: whoever waits for it is told that nothing is written any more.
@@ -66,21 +54,7 @@ impl Drop for Writer<'_> {
     }
 }
 
-impl<'a> Writer<'a> {
-    fn new(db: Database, shared: &'a Shared) -> Self {
-        Self {
-            db,
-            shared,
-            round: None,
-            opening: Vec::new(),
-            settled: Vec::new(),
-            flushes: Vec::new(),
-            keys_touched: HashMap::new(),
-            tokens_touched: HashMap::new(),
-            looked: Instant::now(),
-        }
-    }
-
+impl Writer<'_> {
     /// Whether it could be looked at through when days may be summed.
     async fn look_at_sums(&mut self) -> bool {
         match self.read_horizon().await {
@@ -97,42 +71,48 @@ impl<'a> Writer<'a> {
         let mut tx = self.db.read().await?;
         let horizon = day_sums::horizon(&mut tx).await?;
         self.shared.horizon.fetch_max(horizon.0, Ordering::SeqCst);
-        self.looked = looked;
+        self.shared.books().looked = Some(looked);
         tx.rollback().await
     }
 
     /// Says that nothing is written for now, also to all who wait.
     fn refuse_all(&mut self) {
         self.shared.lock().shut = true;
-        self.take();
-        self.refuse();
+        // One that was returned, and the next.
+        for _ in 0..2 {
+            let batch = self.shared.lock().take();
+            self.take_over(batch);
+            self.refuse();
+        }
     }
 
-    /// Takes over what is waiting.
-    fn take(&mut self) {
-        let mut queue = self.shared.lock();
-        self.round = Some(std::mem::take(&mut queue.round));
-        self.opening = std::mem::take(&mut queue.opening);
-        self.settled.append(&mut queue.settled);
-        self.flushes.append(&mut queue.flushes);
-        queue.waiting = 0;
-        queue.held_up = false;
-        queue.most_before = queue.most;
-        queue.most = queue.calls;
+    /// Adds a batch to what was kept of those before it.
+    fn take_over(&mut self, mut batch: Batch) {
+        self.batch.round = batch.round;
+        self.batch.opening = batch.opening;
+        self.batch.settled.append(&mut batch.settled);
+        self.batch.flushes.append(&mut batch.flushes);
+    }
+
+    /// Leaves the next batch to whoever finds it due.
+    fn go_on(&self) {
+        self.shared.put(|queue| {
+            queue.shut = false;
+            queue.writing = false;
+        });
     }
 
     /// Ends the round: nothing of it is written.
     fn refuse(&mut self) {
-        self.settled.extend(self.opening.drain(..).filter_map(Opening::into_settled));
-        if let Some(round) = self.round.take() {
-            round.end(Vec::new());
-        }
+        self.batch.settled.extend(self.batch.opening.drain(..).filter_map(Opening::into_settled));
+        std::mem::take(&mut self.batch.round).end(Vec::new());
     }
 
     /// Writes what it holds; false if the database is away. Settlements are kept then, and openings
     /// are refused.
     async fn write(&mut self) -> bool {
-        let (opening, settled) = (std::mem::take(&mut self.opening), std::mem::take(&mut self.settled));
+        let (opening, settled) =
+            (std::mem::take(&mut self.batch.opening), std::mem::take(&mut self.batch.settled));
         let outcomes = match self.commit(&opening, &settled).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
@@ -143,7 +123,7 @@ impl<'a> Writer<'a> {
                     "usage could not be written"
                 );
                 if !self.answers().await {
-                    (self.opening, self.settled) = (opening, settled);
+                    (self.batch.opening, self.batch.settled) = (opening, settled);
                     self.refuse();
                     return false;
                 }
@@ -152,16 +132,12 @@ impl<'a> Writer<'a> {
                 self.write_apart(opening, settled).await
             }
         };
-        if let Some(round) = self.round.take() {
-            round.end(outcomes);
+        if self.batch.settled.is_empty() {
+            self.batch.end(outcomes);
+            return true;
         }
-        if !self.settled.is_empty() {
-            return false;
-        }
-        for done in self.flushes.drain(..) {
-            let _ = done.send(());
-        }
-        true
+        std::mem::take(&mut self.batch.round).end(outcomes);
+        false
     }
 
     async fn answers(&self) -> bool {
@@ -183,7 +159,7 @@ impl<'a> Writer<'a> {
             tracing::error!(error = &error as &dyn std::error::Error, request = %row.id, "a settlement could not be written; it is written without its numbers");
             let bare = without_numbers(row);
             if self.commit(&[], std::slice::from_ref(&bare)).await.is_err() && !self.answers().await {
-                self.settled.push(bare);
+                self.batch.settled.push(bare);
             }
         }
         outcomes
@@ -197,10 +173,15 @@ impl<'a> Writer<'a> {
         if opening.is_empty() && settled.is_empty() {
             return Ok(Vec::new());
         }
+        if self.shared.is_simple(opening.iter().map(|opening| &opening.row).chain(settled))
+            && let Some(turn) = self.db.at_once().await
+            && let Some(outcomes) = self.shared.record_at_once(turn, opening, settled)
+        {
+            return Ok(outcomes);
+        }
         let opened: Vec<&UsageRow> = opening.iter().map(|opening| &opening.row).collect();
         let settled: Vec<&UsageRow> = settled.iter().collect();
-        // Far more often than days are summed after it was announced.
-        if self.looked.elapsed() > LOOK_EVERY {
+        if !self.shared.books().has_looked() {
             self.read_horizon().await?;
         }
         let horizon = Moment(self.shared.horizon.load(Ordering::SeqCst));
@@ -227,43 +208,30 @@ impl<'a> Writer<'a> {
                 "when keys were last used could not be written"
             );
         }
-        Ok(shortages.into_iter().map(|shortage| shortage.map_or(Outcome::Written, Outcome::Short)).collect())
+        Ok(shortages.into_iter().map(Outcome::from).collect())
     }
 
-    /// *Last used*, to the second for keys and to the minute for tokens. In one order in every
-    /// process, so that two of them wait for each other instead of locking each other out.
+    /// Notes when keys and tokens were used last.
     async fn touch(&mut self, opening: &[Opening]) -> Result<(), StorageError> {
-        let Some(at) = opening.iter().map(|opening| opening.row.started_at).max() else { return Ok(()) };
-        let mut keys: Vec<KeyId> = opening.iter().map(|opening| opening.row.key_id).collect();
-        keys.retain(|key| is_stale(self.keys_touched.get(key), at, SECOND));
-        let mut tokens: Vec<TokenId> = opening.iter().filter_map(|opening| opening.token).collect();
-        tokens.retain(|token| is_stale(self.tokens_touched.get(token), at, MINUTE));
-        if keys.is_empty() && tokens.is_empty() {
+        let used = self.shared.books().used(opening);
+        if used.keys.is_empty() && used.tokens.is_empty() {
             return Ok(());
         }
-        keys.sort_unstable();
-        keys.dedup();
-        tokens.sort_unstable();
-        tokens.dedup();
         let mut tx = self.db.meter().await?;
-        for key in keys {
-            keys::touch(&mut tx, key, at).await?;
-            self.keys_touched.insert(key, at);
+        for (key, at) in &used.keys {
+            keys::touch(&mut tx, *key, *at).await?;
         }
-        for token in tokens {
-            tokens::touch(&mut tx, token, at).await?;
-            self.tokens_touched.insert(token, at);
+        for (token, at) in &used.tokens {
+            tokens::touch(&mut tx, *token, *at).await?;
         }
-        tx.commit().await
+        tx.commit().await?;
+        self.shared.books().note(used);
+        Ok(())
     }
 }
 
 fn without<'a>(rows: &[&'a UsageRow], known: &[RequestId]) -> Vec<&'a UsageRow> {
     rows.iter().copied().filter(|row| !known.contains(&row.id)).collect()
-}
-
-fn is_stale(last: Option<&Moment>, now: Moment, after: i64) -> bool {
-    last.is_none_or(|last| now.since(*last) >= after)
 }
 
 /// Settles what dead processes left pending, and what anybody has pending from before `lost_before`, a

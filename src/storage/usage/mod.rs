@@ -4,5 +4,5 @@ mod read;
 mod write;
 
 pub use read::{find, latest, orphans, page, settled_among, unpriced};
-pub(super) use write::{AccountChange, Charge, record_paid};
-pub use write::{record, roll_up, upsert};
+pub(super) use write::write_at_once;
+pub use write::{roll_up, upsert};

@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
+use rusqlite::{CachedStatement, Connection, ToSql};
 use sqlx::error::ErrorKind;
 
 use crate::domain::billing::{Fallback, UsageMode};
@@ -11,8 +12,7 @@ use crate::domain::clock::Moment;
 use crate::domain::ids::{KeyId, TenantId};
 use crate::domain::provider_key::Provider;
 use crate::domain::usage::{UsageRow, UsageState, bucket_of};
-use crate::storage::database::{BEGIN_TO_WRITE, SqliteTx};
-use crate::storage::{Database, StorageError, Tx, on_backend};
+use crate::storage::{StorageError, Tx, on_backend};
 
 pub(super) const COLUMNS: &str = "id, tenant_id, instance, started_at, ended_at, feature, provider, dialect, key_id, key_name,
     key_version, mode, funding, fallback, model_asked, model_served, endpoint, session, prompt, input_tokens,
@@ -40,13 +40,6 @@ const PIECES: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 type Texts = [OnceLock<String>; PIECES.len()];
 static UPSERT: [Texts; 2] = [const { [const { OnceLock::new() }; PIECES.len()] }; 2];
 static ROLL_UP: [Texts; 2] = [const { [const { OnceLock::new() }; PIECES.len()] }; 2];
-/// For SQLite: rows and, where there are any, rollups in one transaction.
-static RECORD: [[OnceLock<String>; PIECES.len() + 1]; PIECES.len()] =
-    [const { [const { OnceLock::new() }; PIECES.len() + 1] }; PIECES.len()];
-
-/// The same with a change of one account, with a line in its ledger or without; begun before.
-static PAID: [[[OnceLock<String>; 2]; PIECES.len() + 1]; PIECES.len()] =
-    [const { [const { [const { OnceLock::new() }; 2] }; PIECES.len() + 1] }; PIECES.len()];
 
 /// The largest piece that so many rows fill: its place in `PIECES`, and its size.
 fn piece_of(rows: usize) -> (usize, usize) {
@@ -146,133 +139,42 @@ macro_rules! bind_sums {
     }};
 }
 
-/// Rows and their rollups bound to a text for both. Lines of the rollup that add nothing fill it up to
-/// its size.
-macro_rules! bind_batch {
-    ($text:expr, $rows:expr, $sums:expr, $lines:expr) => {{
-        let mut query = sqlx::query($text.as_str());
-        for row in $rows {
-            query = bind_row!(query, row.borrow());
-        }
-        for (key, sum) in &$sums {
-            query = bind_sums!(query, key, sum);
-        }
-        if let Some((key, _)) = $sums.last() {
-            let nothing = Sums::default();
-            for _ in $sums.len()..$lines {
-                query = bind_sums!(query, key, &nothing);
-            }
-        }
-        query
-    }};
+/// A statement of SQLite's, run on this thread.
+struct AtOnceQuery<'s, 'c> {
+    statement: &'s mut CachedStatement<'c>,
+    next: usize,
+    bound: rusqlite::Result<()>,
 }
 
-/// Writes rows and their rollups for the meter: new rows as they are, pending ones by their
-/// settlement. On SQLite in a few short transactions, elsewhere in one; each row is in one with
-/// its rollup. A batch names a row once.
-///
-/// # Errors
-/// `Settled` when a row is settled already; some of the others may be written then.
-pub async fn record<R: Borrow<UsageRow> + Sync>(db: &Database, rows: &[R]) -> Result<(), StorageError> {
-    let Database::Sqlite(sqlite) = db else {
-        let mut tx = db.meter().await?;
-        upsert(&mut tx, rows).await?;
-        roll_up(&mut tx, rows).await?;
-        return tx.commit().await;
-    };
-    let mut rest = rows;
-    while !rest.is_empty() {
-        let (index, size) = piece_of(rest.len());
-        let (piece, after) = rest.split_at(size);
-        rest = after;
-        let sums = sums_of(piece);
-        // The next size: a few texts then do for all batches.
-        let lines = sums.len().next_power_of_two();
-        let roll_up = PIECES.iter().position(|size| *size == lines).filter(|_| !sums.is_empty());
-        let text = RECORD[index][roll_up.unwrap_or(PIECES.len())].get_or_init(|| {
-            let mut text = format!("{BEGIN_TO_WRITE}; {}", upsert_text(index, false));
-            if let Some(roll_up) = roll_up {
-                text.push_str("; ");
-                text.push_str(roll_up_text(roll_up, false));
-            }
-            text.push_str("; COMMIT");
-            text
-        });
-        let query = bind_batch!(text, piece, sums, lines);
-        sqlite.meter_at_once(query).await.map_err(settled_already)?;
+impl<'s, 'c> AtOnceQuery<'s, 'c> {
+    fn of(statement: &'s mut CachedStatement<'c>) -> Self {
+        Self { statement, next: 1, bound: Ok(()) }
+    }
+
+    fn bind(mut self, value: impl ToSql) -> Self {
+        self.bound = self.bound.and_then(|()| self.statement.raw_bind_parameter(self.next, value));
+        self.next += 1;
+        self
+    }
+
+    fn run(self) -> rusqlite::Result<()> {
+        self.bound?;
+        self.statement.raw_execute().map(|_| ())
+    }
+}
+
+/// Writes rows and their rollups as `upsert` and `roll_up` do, on this thread.
+pub fn write_at_once(connection: &Connection, rows: &[&UsageRow]) -> Result<(), StorageError> {
+    let single = PIECES.len() - 1;
+    let mut upsert = connection.prepare_cached(upsert_text(single, false))?;
+    for row in rows {
+        bind_row!(AtOnceQuery::of(&mut upsert), row).run()?;
+    }
+    let mut roll_up = connection.prepare_cached(roll_up_text(single, false))?;
+    for (key, sum) in sums_of(rows) {
+        bind_sums!(AtOnceQuery::of(&mut roll_up), &key, &sum).run()?;
     }
     Ok(())
-}
-
-/// What a batch makes of the one account that it is about.
-pub struct AccountChange {
-    pub tenant: TenantId,
-    pub balance: i64,
-    pub held: i64,
-    pub refused_at: Option<i64>,
-    pub last_seq: i64,
-    /// What was charged: a line of the ledger, under the number `last_seq`.
-    pub charged: Option<Charge>,
-}
-
-pub struct Charge {
-    pub amount: i64,
-    pub requests: i64,
-    pub at: Moment,
-}
-
-/// For SQLite: writes rows, their rollups and a change of one account in a transaction that has begun,
-/// and commits it, with as few turns between threads as may be.
-///
-/// # Errors
-/// `Settled` when a row is settled already; nothing is written then.
-pub async fn record_paid(
-    tx: SqliteTx,
-    rows: &[&UsageRow],
-    change: &AccountChange,
-) -> Result<(), StorageError> {
-    let mut tx = Tx::Sqlite(tx);
-    let mut last = rows;
-    loop {
-        let (_, size) = piece_of(last.len());
-        if size >= last.len() {
-            break;
-        }
-        let (piece, rest) = last.split_at(size);
-        upsert(&mut tx, piece).await?;
-        roll_up(&mut tx, piece).await?;
-        last = rest;
-    }
-    let (index, _) = piece_of(last.len());
-    let sums = sums_of(last);
-    let lines = sums.len().next_power_of_two();
-    let roll_up = PIECES.iter().position(|size| *size == lines).filter(|_| !sums.is_empty());
-    let cell = &PAID[index][roll_up.unwrap_or(PIECES.len())][usize::from(change.charged.is_some())];
-    let text = cell.get_or_init(|| {
-        let mut parts = vec![upsert_text(index, false)];
-        parts.extend(roll_up.map(|roll_up| roll_up_text(roll_up, false)));
-        parts.push("UPDATE credit_account SET balance = ?, held = ?, last_seq = ?, refused_at = ? WHERE tenant_id = ?");
-        if change.charged.is_some() {
-            parts.push(
-                "INSERT INTO ledger_entry (tenant_id, seq, at, kind, amount, requests, note, entered_by)
-                 VALUES (?, ?, ?, 'usage', ?, ?, '', 'keyward')",
-            );
-        }
-        parts.push("COMMIT");
-        parts.join("; ")
-    });
-    let mut query = bind_batch!(text, last, sums, lines);
-    query = query.bind(change.balance).bind(change.held).bind(change.last_seq);
-    query = query.bind(change.refused_at).bind(change.tenant.0);
-    if let Some(charge) = &change.charged {
-        query = query.bind(change.tenant.0).bind(change.last_seq).bind(charge.at.0);
-        query = query.bind(charge.amount).bind(charge.requests);
-    }
-    match tx {
-        Tx::Sqlite(tx) => tx.commit_with(query).await.map_err(settled_already),
-        // Never: it was made of one of SQLite.
-        Tx::Postgres(tx) => Ok(tx.rollback().await?),
-    }
 }
 
 /// Writes rows: new ones as they are, pending ones by their settlement. A batch names a row once.
