@@ -65,7 +65,7 @@ pub fn settle(
 /// Whether a usage object holds nothing but numbers under names. What could be a key that was sent back
 /// is not kept: a page shows the object, and the database does not seal it.
 fn is_plain_usage(raw: &str) -> bool {
-    if raw.len() > LONGEST_RAW || raw.contains(['\0', '\\']) {
+    if raw.len() > LONGEST_RAW || raw.bytes().any(|b| matches!(b, b'\0' | b'\\')) {
         return false;
     }
     // Every second piece between quotes is a name or a word.
