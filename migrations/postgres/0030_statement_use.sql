@@ -23,7 +23,6 @@ SELECT s.tenant_id, s.month, s.month, u.mode, u.funding, COALESCE(u.fallback, ''
        SUM(u.billed)
 FROM statement s JOIN usage u ON u.tenant_id = s.tenant_id AND u.started_at >= s.period_start AND u.started_at < s.period_end
 WHERE u.state <> 'pending' GROUP BY s.tenant_id, s.month, u.mode, u.funding, COALESCE(u.fallback, '');
--- And of the time before the first of them, which no statement is to bring up any more.
 INSERT INTO statement_use
 SELECT s.tenant_id, s.month, 'earlier times', u.mode, u.funding, COALESCE(u.fallback, ''), COUNT(*),
        SUM(CASE WHEN u.unpriced IS TRUE THEN 1 ELSE 0 END), SUM(CASE WHEN u.state <> 'final' THEN 1 ELSE 0 END), SUM(u.cost),
