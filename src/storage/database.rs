@@ -36,7 +36,6 @@ pub struct SqliteDatabase {
 /// The meter's connections. In no pool: a pool asks after a connection's health at every turn, which
 /// at hundreds of commits in a second is most of the work.
 struct Metering {
-    path: PathBuf,
     options: SqliteConnectOptions,
     /// `None` while a transaction has it, and after one that ended badly: the next opens another.
     idle: Option<SqliteConnection>,
@@ -154,7 +153,6 @@ impl Database {
             readers: pool(options.synchronous(SqliteSynchronous::Full), 4).await?,
             door: Arc::new(door),
             turn: Arc::new(Mutex::new(Metering {
-                path: path.to_owned(),
                 options: metering,
                 idle: None,
                 at_once: None,
@@ -346,7 +344,7 @@ impl AtOnce {
     ) -> Result<T, StorageError> {
         let connection = match self.0.at_once.take() {
             Some(connection) => connection,
-            None => open_to_write(&self.0.path)?,
+            None => open_to_write(self.0.options.get_filename())?,
         };
         let begun = connection.prepare_cached(BEGIN_TO_WRITE)?.execute([]).map(|_| ());
         if let Err(error) = begun {
