@@ -9,7 +9,7 @@ use super::Used;
 use super::exchange::{AnswerBody, Head};
 use crate::domain::ids::RequestId;
 
-pub fn respond(head: Head, id: RequestId, used: &Used) -> HttpResponse {
+pub fn respond(head: Head, id: RequestId, used: Used) -> HttpResponse {
     let status = actix_web::http::StatusCode::from_u16(head.status)
         .unwrap_or(actix_web::http::StatusCode::BAD_GATEWAY);
     let mut response = match head.body {
@@ -27,17 +27,17 @@ pub fn respond(head: Head, id: RequestId, used: &Used) -> HttpResponse {
             }
         }
     }
-    let mut mark = |name: &'static str, value: String| {
-        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(value)) {
+    let mut mark = |name: &'static str, value: Bytes| {
+        if let Ok(value) = HeaderValue::from_maybe_shared(value) {
             headers.insert(HeaderName::from_static(name), value);
         }
     };
-    mark("x-keyward-request-id", id.to_string());
-    mark("x-keyward-usage-mode", used.mode.to_string());
-    mark("x-keyward-key", used.key.clone());
-    mark("x-keyward-key-fingerprint", used.fingerprint.clone());
+    mark("x-keyward-request-id", id.to_string().into());
+    mark("x-keyward-usage-mode", Bytes::from_static(used.mode.as_str().as_bytes()));
+    mark("x-keyward-key", used.key.into());
+    mark("x-keyward-key-fingerprint", used.fingerprint.into());
     if let Some(fallback) = used.fallback {
-        mark("x-keyward-fallback", fallback.to_string());
+        mark("x-keyward-fallback", Bytes::from_static(fallback.as_str().as_bytes()));
     }
     response
 }

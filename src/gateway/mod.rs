@@ -253,7 +253,7 @@ async fn serve(
         recorded_first: false,
     };
     let (head, used) = send(gateway, call, |provider| inbound::passing(request, provider)).await?;
-    Ok(respond(head, id, &used))
+    Ok(respond(head, id, used))
 }
 
 /// A request whose tenant is known, wherever it came from.

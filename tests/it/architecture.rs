@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::support::{root, sha256};
+use crate::support::root;
 
 /// For each layer, the layers that it may use. cli and startup may use everything.
 const MAY_USE: &[(&str, &[&str])] = &[
@@ -92,58 +92,6 @@ fn sql_and_http_stand_in_one_place_each() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
-}
-
-/// A database refuses to start on a migration that is no longer the one that it ran, be it by a comment.
-/// A new one is entered in the list: `cd migrations && sha256sum */NAME >> ../tests/it/migrations.sha256`.
-#[test]
-fn migrations_stay_as_they_landed() {
-    let list = fs::read_to_string(root().join("tests/it/migrations.sha256")).unwrap();
-    let mut listed: Vec<&str> = list.lines().collect();
-    listed.sort_unstable();
-    let mut found = Vec::new();
-    for kind in ["postgres", "sqlite"] {
-        for entry in fs::read_dir(root().join("migrations").join(kind)).unwrap() {
-            let entry = entry.unwrap();
-            let text = fs::read_to_string(entry.path()).unwrap();
-            found.push(format!("{}  {kind}/{}", sha256(&text), entry.file_name().to_string_lossy()));
-        }
-    }
-    found.sort_unstable();
-    assert_eq!(found, listed, "a migration was changed, or a new one is not entered");
-}
-
-#[test]
-fn migrations_are_in_step() {
-    let names = |kind: &str| {
-        let mut names: Vec<String> = fs::read_dir(root().join("migrations").join(kind))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        names
-    };
-    assert_eq!(names("sqlite"), names("postgres"));
-    for name in names("sqlite") {
-        let statements = |kind: &str| {
-            let text = fs::read_to_string(root().join("migrations").join(kind).join(&name)).unwrap();
-            // Types and table options are where the two may differ.
-            text.lines()
-                .filter(|line| !line.starts_with(')'))
-                .map(|line| {
-                    line.split_whitespace()
-                        .map(|word| match word.trim_end_matches([',', ';']) {
-                            "UUID" | "BYTEA" | "BLOB" => "bytes",
-                            "BIGINT" | "BOOLEAN" | "INTEGER" => "number",
-                            _ => word,
-                        })
-                        .collect::<Vec<_>>()
-                        .join(" ")
-                })
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(statements("sqlite"), statements("postgres"), "{name}");
-    }
 }
 
 #[test]

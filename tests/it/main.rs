@@ -23,6 +23,7 @@ mod generations;
 mod keys;
 mod members;
 mod metering;
+mod migrations;
 mod notifications;
 mod own_key;
 mod people;

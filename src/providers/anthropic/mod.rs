@@ -4,6 +4,8 @@
 mod judge;
 mod usage;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::ACCEPT;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -171,24 +173,20 @@ impl Provider for Anthropic {
 
 /// A custom URL is kept as that of its messages endpoint; its neighbours are found from there.
 fn url(endpoint: &Endpoint, credential: &Credential<'_>) -> Result<Url, Unroutable> {
-    let base = match credential.custom_url {
-        Some(custom) => {
-            let mut url = Url::parse(custom).map_err(|_| Unroutable::Url)?;
-            let path = url.path().strip_suffix("/messages").map(str::to_owned);
-            if let Some(path) = path {
-                url.set_path(&path);
-            }
-            url
-        }
-        None => extended(&credential.origins.anthropic, "/v1"),
-    };
-    Ok(match endpoint {
-        Endpoint::Messages => extended(&base, "/messages"),
-        Endpoint::CountTokens => extended(&base, "/messages/count_tokens"),
-        Endpoint::Models => extended(&base, "/models"),
-        Endpoint::Model(id) => extended(&base, &format!("/models/{}", segment(id)?)),
+    let path = match endpoint {
+        Endpoint::Messages => Cow::Borrowed("/v1/messages"),
+        Endpoint::CountTokens => Cow::Borrowed("/v1/messages/count_tokens"),
+        Endpoint::Models => Cow::Borrowed("/v1/models"),
+        Endpoint::Model(id) => Cow::Owned(format!("/v1/models/{}", segment(id)?)),
         _ => return Err(Unroutable::Endpoint),
-    })
+    };
+    let Some(custom) = credential.custom_url else {
+        return Ok(extended(&credential.origins.anthropic, &path));
+    };
+    let mut url = Url::parse(custom).map_err(|_| Unroutable::Url)?;
+    let base = url.path().strip_suffix("/messages").unwrap_or_else(|| url.path()).to_owned();
+    url.set_path(&base);
+    Ok(extended(&url, &path["/v1".len()..]))
 }
 
 #[cfg(test)]

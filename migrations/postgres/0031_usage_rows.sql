@@ -1,0 +1,1 @@
+-- Nothing to do: PostgreSQL keeps a table's rows apart from the index of its key. On SQLite this rebuilds usage.
