@@ -101,6 +101,21 @@ impl Parties {
     }
 }
 
+/// Accounts of one tenant or of several: which is said behind it. `AccountRow::read` goes by its order.
+macro_rules! accounts {
+    () => {
+        "SELECT tenant_id, balance, held, last_seq, refused_at FROM credit_account WHERE tenant_id "
+    };
+}
+
+/// Budgets that pause, in the same way for `BudgetRow::read`.
+macro_rules! budgets {
+    () => {
+        "SELECT id, tenant_id, key_id, amount, period_start, period_end, next_end, spent, held, refused_at
+         FROM budget WHERE on_reach = 'pause' AND tenant_id "
+    };
+}
+
 #[derive(sqlx::FromRow)]
 struct AccountRow {
     tenant_id: Uuid,
@@ -220,20 +235,19 @@ impl Purses {
     fn read(connection: &Connection, parties: &Parties) -> Result<Self, StorageError> {
         let (mut accounts, mut budgets) = (Vec::new(), Vec::new());
         for tenant in &parties.prepaid {
-            let sql = "SELECT tenant_id, balance, held, last_seq, refused_at FROM credit_account WHERE tenant_id = $1";
-            let mut question = connection.prepare_cached(sql)?;
+            let mut question = connection.prepare_cached(concat!(accounts!(), "= $1"))?;
             for row in question.query_map([tenant], AccountRow::read)? {
                 accounts.push(row?);
             }
         }
         for tenant in &parties.holding {
             // In two parts, for each of which there is an index.
-            let sql = "SELECT id, tenant_id, key_id, amount, period_start, period_end, next_end, spent, held, refused_at
-                       FROM budget WHERE on_reach = 'pause' AND tenant_id = $1 AND key_id IS NULL
-                       UNION ALL
-                       SELECT id, tenant_id, key_id, amount, period_start, period_end, next_end, spent, held, refused_at
-                       FROM budget WHERE on_reach = 'pause' AND tenant_id = $1 AND key_id IS NOT NULL ORDER BY id";
-            let mut question = connection.prepare_cached(sql)?;
+            let mut question = connection.prepare_cached(concat!(
+                budgets!(),
+                "= $1 AND key_id IS NULL UNION ALL ",
+                budgets!(),
+                "= $1 AND key_id IS NOT NULL ORDER BY id"
+            ))?;
             for row in question.query_map([tenant], BudgetRow::read)? {
                 budgets.push(row?);
             }
@@ -403,10 +417,7 @@ async fn accounts_of(tx: &mut Tx, tenants: &[Uuid]) -> Result<Vec<AccountRow>, S
         return Ok(Vec::new());
     }
     let (list, lock) = list_and_lock(tx, tenants.len());
-    let sql = format!(
-        "SELECT tenant_id, balance, held, last_seq, refused_at FROM credit_account
-         WHERE tenant_id IN ({list}) ORDER BY tenant_id {lock}"
-    );
+    let sql = format!("{} IN ({list}) ORDER BY tenant_id {lock}", accounts!());
     on_backend!(tx, conn => {
         let mut query = sqlx::query_as(AssertSqlSafe(sql));
         for tenant in tenants {
@@ -421,10 +432,7 @@ async fn budgets_of(tx: &mut Tx, tenants: &[Uuid]) -> Result<Vec<BudgetRow>, Sto
         return Ok(Vec::new());
     }
     let (list, lock) = list_and_lock(tx, tenants.len());
-    let sql = format!(
-        "SELECT id, tenant_id, key_id, amount, period_start, period_end, next_end, spent, held, refused_at
-         FROM budget WHERE on_reach = 'pause' AND tenant_id IN ({list}) ORDER BY id {lock}"
-    );
+    let sql = format!("{} IN ({list}) ORDER BY id {lock}", budgets!());
     on_backend!(tx, conn => {
         let mut query = sqlx::query_as(AssertSqlSafe(sql));
         for tenant in tenants {
