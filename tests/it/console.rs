@@ -493,13 +493,20 @@ on_both! {
 
         let page = admin.get(&format!("{keys}/production")).await;
         assert!(!page.body.contains("In use"), "no version of it is");
+        // Where the state is said stands what to do about it, for whoever may.
+        let enable = format!("action=\"{keys}/production/enable\"");
+        assert_eq!(page.body.matches(&enable).count(), 1);
+        assert_eq!(admin.get(keys).await.body.matches(&enable).count(), 1);
         // What the tenant disabled, the operator can keep disabled.
         let mut root = sign_in(world, "root").await;
         assert_eq!(root.get("/platform").await.location(), "/platform/tenants");
         root.get(&format!("{keys}/production")).await.says("Keep it disabled");
         assert_eq!(root.post(&format!("{keys}/production/disable"), &[]).await.status, 303);
         assert_eq!(admin.post(&format!("{keys}/production/enable"), &[]).await.status, 403);
-        admin.get(keys).await.says("Ask Acme to enable it again.");
+        let page = admin.get(keys).await;
+        page.says("Ask Acme to enable it again.");
+        assert!(!page.body.contains(&enable) && !admin.get(&format!("{keys}/production")).await.body.contains(&enable));
+        assert_eq!(root.get(keys).await.body.matches(&enable).count(), 1);
     }
 }
 

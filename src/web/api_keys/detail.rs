@@ -6,7 +6,7 @@ use askama::Template;
 use serde::Deserialize;
 
 use super::scope::ScopePanel;
-use super::show::{KeyCard, card, fingerprint};
+use super::show::{KeyCard, card, fingerprint, may_switch};
 use super::{base, title};
 use crate::access::policy::Action;
 use crate::domain::provider_key::{DisabledBy, KeyScope, KeyVersion, ProviderKey};
@@ -41,10 +41,9 @@ struct KeyPage {
     undo: Option<Undo>,
     versions: Vec<VersionRow>,
     may_change: bool,
+    /// Also what the tenant disabled, if the person is the operator's: the tenant could not enable it again then.
     may_disable: bool,
-    /// Disabled by who looks at it, the tenant could not enable it again.
     by_operator: bool,
-    disabled_by_operator: bool,
     /// Where there is one and the person may change it.
     scope: Option<ScopePanel>,
     problems: Problems,
@@ -109,6 +108,7 @@ async fn key_page(console: &Console, place: &Place, name: &str) -> Result<KeyPag
     };
     let mode = standing.as_ref().map(|standing| standing.tenant.policy.mode);
     let may_change = place.may(Action::ChangeKeys);
+    let by_operator = place.viewer.actor.is_super_admin();
     let key = &detail.line.key;
     let scope = standing
         .as_ref()
@@ -126,11 +126,12 @@ async fn key_page(console: &Console, place: &Place, name: &str) -> Result<KeyPag
         undo: undo(place, &detail),
         versions: detail.versions.iter().map(|version| row(place, version, key)).collect(),
         may_change,
-        may_disable: place.view().is_some()
-            && place.may(Action::DisableKeys)
-            && (place.viewer.actor.is_super_admin() || key.disabled != Some(DisabledBy::Operator)),
-        by_operator: place.viewer.actor.is_super_admin(),
-        disabled_by_operator: key.disabled == Some(DisabledBy::Operator),
+        may_disable: may_switch(place, key)
+            && match key.disabled {
+                None => true,
+                Some(by) => by_operator && by != DisabledBy::Operator,
+            },
+        by_operator,
         scope,
         problems: Problems::default(),
     })

@@ -10,7 +10,7 @@ use crate::domain::account::TenantState;
 use crate::domain::billing::UsageMode;
 use crate::domain::clock::DAY;
 use crate::domain::plan::Feature;
-use crate::domain::provider_key::{KeyScope, KeyState, Provider, ProviderKey};
+use crate::domain::provider_key::{DisabledBy, KeyScope, KeyState, Provider, ProviderKey};
 use crate::domain::resolve::Decision;
 use crate::providers;
 use crate::services::overview::{KeyLine, Standing};
@@ -54,6 +54,8 @@ pub struct KeyCard {
     pub facts: Vec<Fact>,
     pub added_by: String,
     pub paused: bool,
+    /// It is disabled, and who looks at it may undo that.
+    pub may_enable: bool,
 }
 
 pub struct Fact {
@@ -231,7 +233,15 @@ pub fn card(place: &Place, line: &KeyLine, mode: Option<UsageMode>, product: &st
         facts: if details { facts(place, line) } else { Vec::new() },
         added_by: key.created_by_name.clone(),
         paused: key.state_at(place.times().now).is_limit(),
+        may_enable: key.disabled.is_some() && may_switch(place, key),
     }
+}
+
+/// Whether the person may disable a tenant's key, or enable it: what the operator disabled, only the operator can.
+pub fn may_switch(place: &Place, key: &ProviderKey) -> bool {
+    place.view().is_some()
+        && place.may(Action::DisableKeys)
+        && (place.viewer.actor.is_super_admin() || key.disabled != Some(DisabledBy::Operator))
 }
 
 fn facts(place: &Place, line: &KeyLine) -> Vec<Fact> {
