@@ -1,6 +1,7 @@
 //! Who is asking, and what their headers say.
 
 use actix_web::HttpRequest;
+use actix_web::http::header::{self, AUTHORIZATION};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::error::GatewayError;
@@ -30,6 +31,9 @@ pub struct Asked {
 }
 
 const PREFIX: &str = "x-keyward-";
+const TENANT: header::HeaderName = header::HeaderName::from_static("x-keyward-tenant");
+const API_KEY: header::HeaderName = header::HeaderName::from_static("x-api-key");
+const GOOGLE_API_KEY: header::HeaderName = header::HeaderName::from_static("x-goog-api-key");
 const MAX_LABEL: usize = 128;
 
 /// Finds the tenant behind the request's token.
@@ -37,7 +41,7 @@ const MAX_LABEL: usize = 128;
 /// # Errors
 /// A refusal in the dialect's own shape.
 pub async fn authenticate(services: &Services, request: &HttpRequest) -> Result<Caller, GatewayError> {
-    let named = header(request, "x-keyward-tenant")?;
+    let named = header(request, &TENANT)?;
     let bearer = services.bearer_of(presented(request)?, TokenScope::Gateway, named).await?;
     let tenant = bearer
         .tenant
@@ -51,7 +55,7 @@ fn presented(request: &HttpRequest) -> Result<&str, GatewayError> {
             "Send your Keyward access token as a Bearer token, as x-api-key or as x-goog-api-key.",
         )
     };
-    let bearer = header(request, "authorization")?
+    let bearer = header(request, &AUTHORIZATION)?
         .map(|value| {
             value
                 .split_once(' ')
@@ -60,7 +64,7 @@ fn presented(request: &HttpRequest) -> Result<&str, GatewayError> {
                 .ok_or_else(missing)
         })
         .transpose()?;
-    let sent = [bearer, header(request, "x-api-key")?, header(request, "x-goog-api-key")?];
+    let sent = [bearer, header(request, &API_KEY)?, header(request, &GOOGLE_API_KEY)?];
     let mut sent = sent.into_iter().flatten();
     let token = sent.next().ok_or_else(missing)?;
     if sent.any(|other| other != token) {
@@ -82,7 +86,7 @@ pub fn dialect(request: &HttpRequest) -> Dialect {
 }
 
 /// A header that may be sent once, as text.
-fn header<'a>(request: &'a HttpRequest, name: &str) -> Result<Option<&'a str>, GatewayError> {
+fn header<'a>(request: &'a HttpRequest, name: &header::HeaderName) -> Result<Option<&'a str>, GatewayError> {
     let mut values = request.headers().get_all(name);
     let Some(value) = values.next() else { return Ok(None) };
     let text = value.to_str().ok().filter(|_| values.next().is_none());
@@ -105,7 +109,7 @@ pub fn read_headers(request: &HttpRequest) -> Result<Asked, GatewayError> {
         if own == "tenant" {
             continue;
         }
-        let text = label(name.as_str(), header(request, name.as_str())?.unwrap_or_default())?;
+        let text = label(name.as_str(), header(request, name)?.unwrap_or_default())?;
         match own {
             "feature" => asked.feature = Some(text),
             "key" => asked.key_name = Some(text),

@@ -65,9 +65,11 @@ pub fn open(
 }
 
 fn open_text(owner_key: &KeyBytes, binding: &Binding, sealed: &[u8]) -> Result<Secret, OpenError> {
-    let opened = sealed::open(owner_key, binding, sealed)?;
-    let text = std::str::from_utf8(&opened).map_err(|_| OpenError::Forged)?;
-    Ok(Secret::new(text.to_owned()))
+    let mut opened = sealed::open(owner_key, binding, sealed)?;
+    String::from_utf8(std::mem::take(&mut *opened)).map(Secret::new).map_err(|error| {
+        drop(Zeroizing::new(error.into_bytes()));
+        OpenError::Forged
+    })
 }
 
 fn open_owner_key(keyring: &Keyring, owner: Owner, sealed_key: &[u8]) -> Result<KeyBytes, OpenError> {

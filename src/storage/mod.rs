@@ -38,6 +38,8 @@ pub mod usage;
 pub mod usage_report;
 pub mod viewings;
 
+use sqlx::postgres::PgDatabaseError;
+
 pub use database::{AtOnce, Database, Tx};
 
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +65,25 @@ impl StorageError {
     #[must_use]
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Look(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy))
+    }
+
+    /// Whether the database will never have what it was given. Anything else passes: it is away or full, or
+    /// another process keeps it to itself.
+    #[must_use]
+    pub fn is_of_data(&self) -> bool {
+        match self {
+            Self::Settled | Self::Database(sqlx::Error::Encode(_)) => true,
+            Self::Database(sqlx::Error::Database(cause)) => {
+                let code = cause.code().unwrap_or_default();
+                if cause.try_downcast_ref::<PgDatabaseError>().is_some() {
+                    // Data exceptions, constraints, limits.
+                    return ["22", "23", "54"].iter().any(|class| code.starts_with(class));
+                }
+                // Too big, constraints, mismatches, out of range; the rest of SQLite's code is more precise.
+                code.parse::<i32>().is_ok_and(|code| matches!(code & 0xff, 18 | 19 | 20 | 25))
+            }
+            _ => false,
+        }
     }
 
     /// Whether a write failed because something of that name is there already.

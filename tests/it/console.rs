@@ -506,7 +506,9 @@ on_both! {
         let page = admin.get(keys).await;
         page.says("Ask Acme to enable it again.");
         assert!(!page.body.contains(&enable) && !admin.get(&format!("{keys}/production")).await.body.contains(&enable));
-        assert_eq!(root.get(keys).await.body.matches(&enable).count(), 1);
+        let page = root.get(keys).await;
+        page.says("the tenant cannot enable it.");
+        assert_eq!(page.body.matches(&enable).count(), 1);
     }
 }
 

@@ -388,6 +388,33 @@ async fn absurd_usage_stops_nothing() {
     }
 }
 
+on_both! {
+    /// A database that answers and takes no usage, as one that is full does: what was called upstream is kept as
+    /// it is, nothing more goes out, and all of it is written as soon as that is possible.
+    async fn what_cannot_be_written_now_is_kept_whole(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+        let token = world.token(&tenant).await;
+        world.message(&token).send().await.unwrap();
+        let first = only_row(world, &tenant).await;
+        world.forget_arrived().await;
+
+        world.sql("ALTER TABLE usage RENAME TO usage_elsewhere").await;
+        for _ in 0..5 {
+            assert_eq!(world.message(&token).send().await.unwrap().status(), 503);
+        }
+        assert_eq!(world.arrived().await.len(), 1, "the others are refused before they go out");
+        world.sql("ALTER TABLE usage_elsewhere RENAME TO usage").await;
+        world.services.meter.flush().await;
+        let rows = world.rows(&tenant).await;
+        assert_eq!(rows.len(), 2);
+        let kept = rows.iter().find(|row| row.id != first.id).unwrap();
+        assert_eq!((kept.state, kept.cost, &kept.raw_usage), (first.state, first.cost, &first.raw_usage));
+        assert!(kept.cost.0 > 0 && kept.raw_usage.is_some());
+        assert_eq!(world.message(&token).send().await.unwrap().status(), 200);
+    }
+}
+
 /// A settlement that is handed in twice counts once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_settlement_counts_once() {

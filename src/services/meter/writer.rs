@@ -31,8 +31,11 @@ pub async fn run(db: Database, meter: &Meter) {
         writer.take_over(batch);
         while !writer.write().await {
             writer.refuse_all();
-            while !writer.answers().await {
+            loop {
                 tokio::time::sleep(RETRY).await;
+                if writer.answers().await {
+                    break;
+                }
             }
         }
         writer.go_on();
@@ -108,8 +111,8 @@ impl Writer<'_> {
         std::mem::take(&mut self.batch.round).end(Vec::new());
     }
 
-    /// Writes what it holds; false if the database is away. Settlements are kept then, and openings
-    /// are refused.
+    /// Writes what it holds; false if the database does not take it now. Settlements are kept then, and
+    /// openings are refused.
     async fn write(&mut self) -> bool {
         let (opening, settled) =
             (std::mem::take(&mut self.batch.opening), std::mem::take(&mut self.batch.settled));
@@ -122,13 +125,13 @@ impl Writer<'_> {
                     settled = settled.len(),
                     "usage could not be written"
                 );
-                if !self.answers().await {
+                if !error.is_of_data() {
                     (self.batch.opening, self.batch.settled) = (opening, settled);
                     self.refuse();
                     return false;
                 }
-                // The database is there, so it is some row that it will not have: one that is spoilt
-                // must not keep its neighbours from being written.
+                // It is some row that it will not have: one that is spoilt must not keep its neighbours
+                // from being written.
                 self.write_apart(opening, settled).await
             }
         };
@@ -154,12 +157,22 @@ impl Writer<'_> {
             settled.extend(opening.into_settled().filter(|_| outcome == Outcome::Lost));
             outcomes.push(outcome);
         }
-        for row in settled {
+        let mut settled = settled.into_iter();
+        while let Some(row) = settled.next() {
             let Err(error) = self.commit(&[], std::slice::from_ref(&row)).await else { continue };
+            if !error.is_of_data() {
+                self.batch.settled.push(row);
+                self.batch.settled.extend(settled);
+                break;
+            }
             tracing::error!(error = &error as &dyn std::error::Error, request = %row.id, "a settlement could not be written; it is written without its numbers");
             let bare = without_numbers(row);
-            if self.commit(&[], std::slice::from_ref(&bare)).await.is_err() && !self.answers().await {
-                self.batch.settled.push(bare);
+            match self.commit(&[], std::slice::from_ref(&bare)).await {
+                Ok(_) => {}
+                Err(error) if error.is_of_data() => {
+                    tracing::error!(error = &error as &dyn std::error::Error, request = %bare.id, "a settlement could not be written at all");
+                }
+                Err(_) => self.batch.settled.push(bare),
             }
         }
         outcomes

@@ -113,6 +113,11 @@ fn advice(key: &ProviderKey, state: KeyState, place: &Place, product: &str) -> O
         ),
         KeyState::Disabled => {
             let text = Prose::of(match key.disabled {
+                Some(DisabledBy::Operator) if place.viewer.actor.is_super_admin() => {
+                    format!(
+                        "Disabled by {product}. Requests that would use it are refused, and the tenant cannot enable it."
+                    )
+                }
                 Some(DisabledBy::Operator) => {
                     format!(
                         "Disabled by {product}. Requests that would use it are refused. Ask {product} to enable it again."
