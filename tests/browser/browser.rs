@@ -116,12 +116,17 @@ impl Browser {
         field.send_keys(text).await.unwrap();
     }
 
-    /// Presses the button, or follows the link, of this name.
+    /// Presses the button, or follows the link, of this name, as soon as the page has it.
     pub async fn press(&self, name: &str) {
         let path = format!("//*[self::button or self::a or self::summary][normalize-space()='{name}']");
-        let element = self.driver.find(By::XPath(path)).await.unwrap_or_else(|_| panic!("no button {name}"));
-        element.scroll_into_view().await.unwrap();
-        element.click().await.unwrap();
+        for _ in 0..200 {
+            if let Ok(element) = self.driver.find(By::XPath(path.as_str())).await {
+                element.scroll_into_view().await.unwrap();
+                return element.click().await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("no button {name}; the page says:\n{}", self.text().await);
     }
 
     pub async fn has(&self, name: &str) -> bool {
