@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use rusqlite::OpenFlags;
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, PgPool, Postgres, Sqlite, SqliteConnection, SqlitePool};
@@ -168,8 +169,18 @@ impl Database {
     /// When a migration fails, or one that was applied has since been changed.
     pub async fn migrate(&self) -> Result<(), StorageError> {
         match self {
-            Self::Sqlite(db) => sqlx::migrate!("migrations/sqlite").run(&db.durable).await?,
-            Self::Postgres(pool) => sqlx::migrate!("migrations/postgres").run(pool).await?,
+            Self::Sqlite(db) => {
+                let migrator = sqlx::migrate!("migrations/sqlite");
+                // A new database has no such table yet. If anything else is wrong, the run finds it.
+                let _ =
+                    sqlx::query(COMMENTED_ON_SQLITE).bind(checksum(&migrator, 30)).execute(&db.durable).await;
+                migrator.run(&db.durable).await?;
+            }
+            Self::Postgres(pool) => {
+                let migrator = sqlx::migrate!("migrations/postgres");
+                let _ = sqlx::query(COMMENTED_ON_POSTGRES).bind(checksum(&migrator, 30)).execute(pool).await;
+                migrator.run(pool).await?;
+            }
         }
         Ok(())
     }
@@ -322,6 +333,19 @@ impl SqliteDatabase {
         let found = connection.prepare_cached(sql)?.query_map(params, read)?.collect::<Result<_, _>>()?;
         Ok(found)
     }
+}
+
+/// Migration 30 was out for a while with a comment more, so there are databases that know it by the checksum of
+/// that text.
+const COMMENTED_ON_SQLITE: &str =
+    "UPDATE _sqlx_migrations SET checksum = $1 WHERE version = 30 AND checksum =
+    x'a4f79126c556c50f1583ccf802db0229295eff88d8b75c855a0ef575d7b470b9ec9783c252ae41f48e2ac48686e430ec'";
+const COMMENTED_ON_POSTGRES: &str =
+    "UPDATE _sqlx_migrations SET checksum = $1 WHERE version = 30 AND checksum =
+    '\\x0984d09f9d3c7886f34a8a7d0c3ad9f575cd4f9749110136d5943f7194109c15612cf346364c159fcc042205bd4da58d'";
+
+fn checksum(migrator: &Migrator, version: i64) -> Option<&[u8]> {
+    migrator.iter().find(|migration| migration.version == version).map(|migration| &*migration.checksum)
 }
 
 const BEGIN_TO_WRITE: &str = "BEGIN IMMEDIATE";

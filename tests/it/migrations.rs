@@ -2,9 +2,11 @@
 
 use std::fs;
 
+use keyward::storage::{Database, StorageError};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
+use crate::on_both;
 use crate::support::{root, sha256};
 
 /// A database refuses to start on a migration that is no longer the one that it ran, be it by a comment.
@@ -114,4 +116,24 @@ fn usage_comes_whole_into_its_new_table() {
     let twice = db.execute("INSERT INTO usage SELECT * FROM usage LIMIT 1", []);
     assert!(twice.unwrap_err().to_string().contains("UNIQUE constraint failed: usage.id"));
     assert_eq!(rows(&db, "PRAGMA integrity_check"), [[Value::Text("ok".into())]]);
+}
+
+on_both! {
+    /// A database that ran migration 30 with the comment that it had for a while starts; one that ran another text
+    /// does not.
+    async fn a_comment_that_was_out_for_a_while_stops_no_start(world: World) {
+        world.services.db.migrate().await.unwrap();
+        let commented = match &world.services.db {
+            Database::Sqlite(_) => "UPDATE _sqlx_migrations SET checksum = x'a4f79126c556c50f1583ccf802db0229295eff88d8b75c855a0ef575d7b470b9ec9783c252ae41f48e2ac48686e430ec' WHERE version = 30",
+            Database::Postgres(_) => "UPDATE _sqlx_migrations SET checksum = '\\x0984d09f9d3c7886f34a8a7d0c3ad9f575cd4f9749110136d5943f7194109c15612cf346364c159fcc042205bd4da58d' WHERE version = 30",
+        };
+        world.sql(commented).await;
+        world.services.db.migrate().await.unwrap();
+        let other = match &world.services.db {
+            Database::Sqlite(_) => "UPDATE _sqlx_migrations SET checksum = x'00' WHERE version = 30",
+            Database::Postgres(_) => "UPDATE _sqlx_migrations SET checksum = '\\x00' WHERE version = 30",
+        };
+        world.sql(other).await;
+        assert!(matches!(world.services.db.migrate().await, Err(StorageError::Migrate(_))));
+    }
 }
