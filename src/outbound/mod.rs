@@ -2,24 +2,33 @@
 //! to URLs that tenants gave are held to public addresses, vetted when the connection is made.
 
 pub mod address;
+mod connect;
 pub mod exchange;
 pub mod mail;
 pub mod openid;
 
-use std::error::Error as _;
-use std::net::{IpAddr, SocketAddr};
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
-use http::HeaderMap;
-use reqwest::dns::{Name, Resolve, Resolving};
+use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
+use http::{Request, Uri};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
+use percent_encoding::percent_decode_str;
+use url::Url;
+use zeroize::Zeroizing;
 
 use crate::domain::endpoint::{UrlPolicy, UrlRule};
 use crate::providers::Outgoing;
 
-const CONNECT: Duration = Duration::from_secs(5);
+use connect::{Client, Names, Refused, Vetting};
+
+pub use connect::{AddressRule, Resolver, SystemResolver};
+
 /// Headers of an answer, in bytes.
 const MAX_HEAD: usize = 32 * 1_024;
 /// Models think: the first byte may take this long.
@@ -72,31 +81,6 @@ pub enum SendError {
     Broken,
 }
 
-/// Turns a name into addresses.
-pub trait Resolver: Send + Sync + 'static {
-    fn resolve(&self, host: String) -> BoxFuture<'static, std::io::Result<Vec<IpAddr>>>;
-
-    /// The port to connect to in place of the scheme's own: for tests, whose servers cannot have it.
-    fn port(&self) -> u16 {
-        0
-    }
-}
-
-/// The system's resolver.
-pub struct SystemResolver;
-
-impl Resolver for SystemResolver {
-    fn resolve(&self, host: String) -> BoxFuture<'static, std::io::Result<Vec<IpAddr>>> {
-        Box::pin(async move {
-            let found = tokio::net::lookup_host((host.as_str(), 0)).await?;
-            Ok(found.map(|address| address.ip()).collect())
-        })
-    }
-}
-
-/// Which addresses a tenant's URL may lead to.
-pub type AddressRule = fn(IpAddr) -> bool;
-
 /// What an `Outbound` is made of. `Default` is what production uses.
 pub struct Parts {
     pub resolver: Arc<dyn Resolver>,
@@ -111,58 +95,43 @@ impl Default for Parts {
     }
 }
 
+/// The guarded client. Its clones share their connections.
 #[derive(Clone)]
-pub struct Outbound {
-    operator: reqwest::Client,
-    tenant: reqwest::Client,
+pub struct Outbound(Arc<Clients>);
+
+struct Clients {
+    operator: Client,
+    tenant: Client,
     vetting: Arc<Vetting>,
-    extra_roots: Arc<[Vec<u8>]>,
+    tls: Arc<rustls::ClientConfig>,
 }
 
 /// An answer whose body is still on its way.
 pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
-    response: reqwest::Response,
+    body: Incoming,
 }
 
 impl Outbound {
     /// # Errors
     /// When TLS cannot be set up.
-    pub fn new(parts: Parts) -> Result<Self, reqwest::Error> {
+    pub fn new(parts: Parts) -> Result<Self, rustls::Error> {
         let vetting = Vetting { resolver: parts.resolver, rule: parts.rule };
-        Self::with(Arc::new(vetting), parts.extra_roots.into())
+        Ok(Self::with(Arc::new(vetting), connect::tls(&parts.extra_roots)?))
     }
 
     /// One like this with connections of its own. A connection is served by the thread that opened
     /// it; taken by another, every answer has to be handed over.
     #[must_use]
     pub fn apart(&self) -> Self {
-        Self::with(Arc::clone(&self.vetting), Arc::clone(&self.extra_roots)).unwrap_or_else(|_| self.clone())
+        Self::with(Arc::clone(&self.0.vetting), Arc::clone(&self.0.tls))
     }
 
-    fn with(vetting: Arc<Vetting>, extra_roots: Arc<[Vec<u8>]>) -> Result<Self, reqwest::Error> {
-        let base = || {
-            let mut builder = reqwest::Client::builder()
-                .redirect(reqwest::redirect::Policy::none())
-                .no_proxy()
-                .referer(false)
-                .retry(reqwest::retry::never())
-                .connect_timeout(CONNECT)
-                .tcp_nodelay(true)
-                .pool_idle_timeout(Duration::from_mins(1))
-                .user_agent(concat!("keyward/", env!("CARGO_PKG_VERSION")));
-            for pem in &*extra_roots {
-                builder = builder.add_root_certificate(reqwest::Certificate::from_pem(pem)?);
-            }
-            Ok::<_, reqwest::Error>(builder)
-        };
-        Ok(Self {
-            operator: base()?.build()?,
-            tenant: base()?.https_only(true).dns_resolver(Arc::clone(&vetting)).build()?,
-            vetting,
-            extra_roots,
-        })
+    fn with(vetting: Arc<Vetting>, tls: Arc<rustls::ClientConfig>) -> Self {
+        let operator = connect::client(Names::System, &tls);
+        let tenant = connect::client(Names::Vetted(Arc::clone(&vetting)), &tls);
+        Self(Arc::new(Clients { operator, tenant, vetting, tls }))
     }
 
     /// Rule 8 of the URL policy, asked ahead of any request: the name leads to public addresses only.
@@ -170,7 +139,7 @@ impl Outbound {
     /// # Errors
     /// `UrlRule::Address`, whatever was found.
     pub async fn vet(&self, host: &str) -> Result<(), UrlRule> {
-        self.vetting.addresses(host.to_owned()).await.map(|_| ()).map_err(|_| UrlRule::Address)
+        self.0.vetting.addresses(host.to_owned()).await.map(|_| ()).map_err(|_| UrlRule::Address)
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -179,24 +148,18 @@ impl Outbound {
     /// Why there is none.
     pub async fn send(&self, outgoing: Outgoing, trust: Trust, wait: Duration) -> Result<Answer, SendError> {
         let client = match trust {
-            Trust::Operator => &self.operator,
-            Trust::Tenant => &self.tenant,
+            Trust::Operator => &self.0.operator,
+            Trust::Tenant => &self.0.tenant,
         };
-        let request = client
-            .request(outgoing.method, outgoing.url)
-            .headers(outgoing.headers)
-            .body(outgoing.body)
-            .send();
-        let mut response = tokio::time::timeout(wait, request)
-            .await
-            .map_err(|_| SendError::Timeout)?
-            .map_err(|error| classify(&error))?;
-        let headers = std::mem::take(response.headers_mut());
-        let head: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-        if head > MAX_HEAD {
+        let request = client.request(request(outgoing)?);
+        let answer = tokio::time::timeout(wait, request).await.map_err(|_| SendError::Timeout)?;
+        let (head, body) = answer.map_err(|error| classify(&error))?.into_parts();
+        let size: usize =
+            head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+        if size > MAX_HEAD {
             return Err(SendError::Broken);
         }
-        Ok(Answer { status: response.status().as_u16(), headers, response })
+        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
     }
 }
 
@@ -206,17 +169,15 @@ impl Answer {
     /// # Errors
     /// `Broken` when the body ends before its time, `Timeout` after too long a silence.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, SendError> {
-        match tokio::time::timeout(IDLE, self.response.chunk()).await {
-            Err(_) => Err(SendError::Timeout),
-            Ok(Err(_)) => Err(SendError::Broken),
-            Ok(Ok(chunk)) => Ok(chunk),
+        loop {
+            let frame =
+                tokio::time::timeout(IDLE, self.body.frame()).await.map_err(|_| SendError::Timeout)?;
+            let Some(frame) = frame else { return Ok(None) };
+            // Trailers tell nothing that is passed on.
+            if let Ok(piece) = frame.map_err(|_| SendError::Broken)?.into_data() {
+                return Ok(Some(piece));
+            }
         }
-    }
-
-    /// The length that the answer promises.
-    #[must_use]
-    pub fn promised_length(&self) -> Option<u64> {
-        self.response.content_length()
     }
 
     /// The whole body, if it is not longer than `limit`; `Ok(None)` if it is.
@@ -225,8 +186,9 @@ impl Answer {
     /// As `chunk`.
     pub async fn body(&mut self, limit: usize) -> Result<Option<Bytes>, SendError> {
         let Some(first) = self.chunk().await? else { return Ok(Some(Bytes::new())) };
-        if self.promised_length() == Some(first.len() as u64) && first.len() <= limit {
-            return Ok(Some(first));
+        // Most bodies come in one piece, which then need not be copied.
+        if self.body.is_end_stream() {
+            return Ok((first.len() <= limit).then_some(first));
         }
         let mut whole = first.to_vec();
         while let Some(chunk) = self.chunk().await? {
@@ -239,57 +201,107 @@ impl Answer {
     }
 }
 
-fn classify(error: &reqwest::Error) -> SendError {
-    let mut source = error.source();
-    while let Some(cause) = source {
-        if cause.is::<Refused>() {
-            return SendError::Refused;
-        }
-        source = cause.source();
+fn request(outgoing: Outgoing) -> Result<Request<Full<Bytes>>, SendError> {
+    let Outgoing { method, mut url, mut headers, body, .. } = outgoing;
+    if let Some(credentials) = credentials_of(&mut url) {
+        headers.entry(AUTHORIZATION).or_insert(credentials);
     }
-    // A connection that takes too long is a timeout too, but nothing was sent on it.
-    if error.is_connect() {
+    headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+    headers
+        .entry(USER_AGENT)
+        .or_insert(HeaderValue::from_static(concat!("keyward/", env!("CARGO_PKG_VERSION"))));
+    let mut request = Request::new(Full::new(body));
+    *request.method_mut() = method;
+    *request.uri_mut() = Uri::try_from(String::from(url)).map_err(|_| SendError::Unreachable)?;
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+/// Takes name and password out of a URL of the operator's, as the header that they go in.
+fn credentials_of(url: &mut Url) -> Option<HeaderValue> {
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    let decoded = |text| Zeroizing::new(percent_decode_str(text).collect::<Vec<u8>>());
+    let mut pair = decoded(url.username());
+    pair.push(b':');
+    pair.extend_from_slice(&decoded(url.password().unwrap_or_default()));
+    url.set_username("").ok()?;
+    url.set_password(None).ok()?;
+    let mut header = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(&*pair))).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}
+
+/// Nothing was sent on a connection that could not be made, whatever kept it.
+fn classify(error: &hyper_util::client::legacy::Error) -> SendError {
+    let causes = || std::iter::successors(error.source(), |&cause| cause.source());
+    if causes().any(<dyn Error>::is::<Refused>) {
+        SendError::Refused
+    } else if error.is_connect() {
         SendError::Unreachable
-    } else if error.is_timeout() {
+    } else if causes().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(is_timeout) {
         SendError::Timeout
     } else {
         SendError::Broken
     }
 }
 
-/// Resolves for the client of tenants' URLs, and lets only vetted addresses through.
-struct Vetting {
-    resolver: Arc<dyn Resolver>,
-    rule: AddressRule,
+fn is_timeout(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::TimedOut
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("no public address")]
-struct Refused;
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::TcpListener;
 
-impl Vetting {
-    /// All addresses of a host. One that is not public spoils them all: which one a connection
-    /// takes is not ours to say.
-    async fn addresses(&self, host: String) -> Result<Vec<IpAddr>, Refused> {
-        let found = tokio::time::timeout(CONNECT, self.resolver.resolve(host))
-            .await
-            .map_err(|_| Refused)?
-            .map_err(|_| Refused)?;
-        if found.is_empty() || !found.iter().all(|address| (self.rule)(*address)) {
-            return Err(Refused);
+    use http::Method;
+
+    use super::*;
+
+    fn outgoing(url: &str) -> Outgoing {
+        let url = Url::parse(url).unwrap();
+        Outgoing {
+            method: Method::GET,
+            url,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            hides_usage: false,
         }
-        Ok(found)
     }
-}
 
-impl Resolve for Vetting {
-    fn resolve(&self, name: Name) -> Resolving {
-        let vetting = Self { resolver: Arc::clone(&self.resolver), rule: self.rule };
-        Box::pin(async move {
-            let port = vetting.resolver.port();
-            let addresses = vetting.addresses(name.as_str().to_owned()).await?;
-            let sockets = addresses.into_iter().map(move |ip| SocketAddr::new(ip, port));
-            Ok(Box::new(sockets) as Box<dyn Iterator<Item = SocketAddr> + Send>)
-        })
+    #[test]
+    fn credentials_of_a_url_go_in_a_header() {
+        let sent = request(outgoing("https://us%40er:p%3Ass@llm.example.com:8443/v1?a=b")).unwrap();
+        assert_eq!(sent.uri(), "https://llm.example.com:8443/v1?a=b");
+        assert_eq!(sent.headers()[AUTHORIZATION], "Basic dXNAZXI6cDpzcw==");
+        assert!(sent.headers()[AUTHORIZATION].is_sensitive());
+        let mut own = outgoing("https://user@llm.example.com/");
+        own.headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer own"));
+        assert_eq!(request(own).unwrap().headers()[AUTHORIZATION], "Bearer own");
+    }
+
+    /// The connection is taken, and nothing is ever said on it.
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_that_does_not_end_is_given_up() {
+        let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("https://{}/", deaf.local_addr().unwrap());
+        let outbound = Outbound::new(Parts::default()).unwrap();
+        let began = tokio::time::Instant::now();
+        let sent = outbound.send(outgoing(&url), Trust::Operator, FIRST_BYTE).await;
+        assert_eq!(sent.err(), Some(SendError::Unreachable));
+        assert_eq!(began.elapsed().as_secs(), connect::CONNECT.as_secs());
+    }
+
+    #[tokio::test]
+    async fn nothing_goes_to_a_tenants_url_without_tls() {
+        let open = TcpListener::bind("127.0.0.1:0").unwrap();
+        open.set_nonblocking(true).unwrap();
+        let url = format!("http://{}/", open.local_addr().unwrap());
+        let outbound = Outbound::new(Parts::default()).unwrap();
+        let sent = outbound.send(outgoing(&url), Trust::Tenant, Duration::from_secs(1)).await;
+        assert_eq!(sent.err(), Some(SendError::Unreachable));
+        assert_eq!(open.accept().map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
     }
 }

@@ -87,7 +87,8 @@ fn sql_and_http_stand_in_one_place_each() {
         if text.contains("sqlx::") && !inside("storage") {
             wrong.push(format!("{} speaks SQL", path.display()));
         }
-        if text.contains("reqwest::") && !inside("outbound") {
+        let clients = ["reqwest::", "hyper::", "hyper_util::"];
+        if clients.iter().any(|client| text.contains(client)) && !inside("outbound") {
             wrong.push(format!("{} has an HTTP client", path.display()));
         }
     }
