@@ -82,7 +82,7 @@ async fn add_feature(services: &Services) -> Result<TenantId, Failure> {
         name: "Community manager".to_owned(),
         default_model: Some("claude-haiku-4-5".to_owned()),
         switch: "ai_community_manager_enabled".to_owned(),
-        ..Feature::general()
+        ..Feature::general().clone()
     };
     let mut tx = services.db.write().await?;
     let record = tenants::all(&mut tx).await?.into_iter().next().ok_or("a tenant")?;

@@ -77,7 +77,7 @@ pub fn resolution(aims: &mut Vec<Aim>) {
             slug: format!("feature-{at}"),
             name: format!("Feature {at}"),
             switch: format!("ai_feature_{at}_enabled"),
-            ..Feature::general()
+            ..Feature::general().clone()
         })
         .collect();
     let time = |keys: &Keys, name: Option<&str>, feature: Option<&str>| {

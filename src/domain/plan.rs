@@ -1,6 +1,7 @@
 //! Plans and the AI features that they include.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 
 use super::clock::Moment;
 use super::ids::PlanId;
@@ -51,8 +52,8 @@ impl TokenBudget {
 impl Feature {
     /// The built-in feature of requests that name none.
     #[must_use]
-    pub fn general() -> Self {
-        Self {
+    pub fn general() -> &'static Self {
+        static ONE: LazyLock<Feature> = LazyLock::new(|| Feature {
             slug: GENERAL.to_owned(),
             name: "General".to_owned(),
             description: "Requests that name no feature".to_owned(),
@@ -60,7 +61,8 @@ impl Feature {
             default_model: None,
             switch: String::new(),
             budget: None,
-        }
+        });
+        &ONE
     }
 
     /// The provider that its requests go to where they follow its own model.

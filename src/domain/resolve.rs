@@ -1,6 +1,8 @@
 //! Choosing the key. One pure function decides for the gateway, for the pages and for the API
 //! which key version a request runs on, or which gates are closed and who can open them.
 
+use std::borrow::Cow;
+
 use super::account::TenantState;
 use super::billing::{Fallback, Funding, LimitPolicy, NoKeyPolicy, PaymentPolicy, Shortage, UsageMode};
 use super::clock::Moment;
@@ -93,16 +95,16 @@ pub struct Decision<'a> {
     /// Every gate, open or closed, in the order in which they are checked. Empty for a request
     /// that is wrong in itself.
     pub gates: Vec<Gate>,
-    pub feature: Option<Feature>,
+    pub feature: Option<Cow<'a, Feature>>,
 }
 
 /// Decides which key a request runs on. See the module's header.
 #[must_use]
 pub fn resolve<'a>(ask: &Ask<'_>, s: &Situation<'a>) -> Decision<'a> {
     let feature = match ask.feature {
-        None | Some(super::plan::GENERAL) => Feature::general(),
+        None | Some(super::plan::GENERAL) => Cow::Borrowed(Feature::general()),
         Some(slug) => match s.features.iter().find(|feature| feature.slug == slug) {
-            Some(feature) => chosen_model(feature.clone(), s),
+            Some(feature) => chosen_model(feature, s),
             None => return wrong(RefusalCode::FeatureUnknown, format!("There is no feature named {slug}.")),
         },
     };
@@ -121,14 +123,14 @@ pub fn resolve<'a>(ask: &Ask<'_>, s: &Situation<'a>) -> Decision<'a> {
 
 /// The feature with the model that the tenant has chosen for it, for as long as its plan offers that.
 #[must_use]
-pub fn chosen_model(mut feature: Feature, s: &Situation<'_>) -> Feature {
+pub fn chosen_model<'a>(feature: &'a Feature, s: &Situation<'_>) -> Cow<'a, Feature> {
     let chosen = s.models.iter().find(|(slug, _)| *slug == feature.slug);
     if let Some((_, model)) = chosen
         && s.plan.choices(feature.provider()).any(|choice| choice.id == *model)
     {
-        feature.default_model = Some(model.clone());
+        return Cow::Owned(Feature { default_model: Some(model.clone()), ..feature.clone() });
     }
-    feature
+    Cow::Borrowed(feature)
 }
 
 /// What a request on this key could not be paid from.

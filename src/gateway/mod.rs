@@ -325,7 +325,7 @@ async fn send(
         return Err(GatewayError::over_budget(&feature.name, budget, &most));
     }
     let row =
-        open_row(id, services, &caller, &standing, &chosen, asked.labels, feature.slug, dialect, &model);
+        open_row(id, services, &caller, &standing, &chosen, asked.labels, &feature.slug, dialect, &model);
     let row = UsageRow {
         tokens: if endpoint.is_metered() {
             estimate(bytes.len(), envelope.max_tokens)
@@ -436,7 +436,7 @@ fn open_row(
     standing: &Standing,
     chosen: &Chosen<'_>,
     labels: crate::domain::usage::Labels,
-    feature: String,
+    feature: &str,
     dialect: Dialect,
     model: &str,
 ) -> UsageRow {
@@ -446,7 +446,7 @@ fn open_row(
         instance: services.instance,
         started_at: standing.now,
         ended_at: None,
-        feature,
+        feature: feature.to_owned(),
         provider: chosen.key.provider,
         dialect,
         key_id: chosen.key.id,

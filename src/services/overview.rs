@@ -84,7 +84,7 @@ impl Standing {
     pub fn features(&self) -> Vec<(Feature, Decision<'_>)> {
         let decided = |feature: &Feature| {
             let situation = self.situation();
-            let feature = chosen_model(feature.clone(), &situation);
+            let feature = chosen_model(feature, &situation).into_owned();
             let model = feature.default_model.as_deref();
             let asked = Ask { model, ..ask(feature.provider(), Some(&feature.slug)) };
             let decision = resolve(&asked, &situation);

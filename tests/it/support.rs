@@ -414,7 +414,7 @@ impl World {
             name: format!("{}{}", slug[..1].to_uppercase(), slug[1..].replace('-', " ")),
             default_model: Some("claude-haiku-4-5".into()),
             switch: format!("ai_{}_enabled", slug.replace('-', "_")),
-            ..Feature::general()
+            ..Feature::general().clone()
         };
         let mut tx = self.services.db.write().await.unwrap();
         plans::insert_feature(&mut tx, &feature).await.unwrap();

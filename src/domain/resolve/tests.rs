@@ -47,7 +47,7 @@ impl World {
             name: slug.to_owned(),
             switch: format!("ai_{slug}_enabled"),
             covered,
-            ..Feature::general()
+            ..Feature::general().clone()
         };
         Self {
             policy: PaymentPolicy {
@@ -287,6 +287,6 @@ fn what_is_used_up_closes_the_budget_gate_of_what_it_would_pay() {
 fn the_tenants_model_takes_the_place_of_the_features() {
     let mut world = World::new(UsageMode::Byok, vec![key("production", Verdict::Works)]);
     world.models = vec![("drafts".to_owned(), "claude-opus-5".to_owned())];
-    let model = |feature| world.ask(Some(feature), None).feature.unwrap().default_model;
+    let model = |feature| world.ask(Some(feature), None).feature.unwrap().default_model.clone();
     assert_eq!((model("drafts").as_deref(), model("chat")), (Some("claude-opus-5"), None));
 }

@@ -73,7 +73,7 @@ impl Shared {
         let Some(turn) = self.db.get().and_then(Database::try_at_once) else { return false };
         let mut taken = {
             let mut queue = self.lock();
-            let rows = queue.opening.iter().map(|opening| &opening.row).chain(&queue.settled);
+            let rows = queue.opening.iter().map(|opening| &*opening.row).chain(&queue.settled);
             let idle = !queue.writing && !queue.shut && queue.returned.is_none();
             if !idle || !Arc::ptr_eq(&queue.round, round) || !self.is_simple(rows) {
                 return false;
@@ -109,7 +109,7 @@ impl Shared {
         opening: &[Opening],
         settled: &[UsageRow],
     ) -> Option<Vec<Outcome>> {
-        let opened: Vec<&UsageRow> = opening.iter().map(|opening| &opening.row).collect();
+        let opened: Vec<&UsageRow> = opening.iter().map(|opening| &*opening.row).collect();
         let settled: Vec<&UsageRow> = settled.iter().collect();
         let mut books = self.books();
         let used = books.used(opening);

@@ -65,14 +65,15 @@ impl From<Option<Shortage>> for Outcome {
 
 /// A row that is to be opened. Pending, or settled if its call was quick.
 struct Opening {
-    row: UsageRow,
+    /// Boxed: it is handed from one list to another while its call runs.
+    row: Box<UsageRow>,
     token: Option<TokenId>,
 }
 
 impl Opening {
     /// The row of a call that is over; of one that is not, nothing is kept: its own end follows.
     fn into_settled(self) -> Option<UsageRow> {
-        (self.row.state != UsageState::Pending).then_some(self.row)
+        (self.row.state != UsageState::Pending).then_some(*self.row)
     }
 }
 
@@ -345,6 +346,7 @@ impl Meter {
     /// `NotRecorded` while nothing can be written.
     pub fn open(&self, row: UsageRow, token: Option<TokenId>) -> Result<Opened, NotRecorded> {
         MOVES.set(MOVES.get() + 1);
+        let row = Box::new(row);
         let number = self.0.put(|queue| {
             if queue.shut {
                 return Err(NotRecorded::Away);
@@ -421,7 +423,7 @@ impl Opened {
         shared.put(|queue| {
             queue.find(*number, place);
             match place {
-                Some(place) if queue.is_next(Some(place)) => queue.opening[place.index].row = row,
+                Some(place) if queue.is_next(Some(place)) => *queue.opening[place.index].row = row,
                 _ => queue.settle(row),
             }
         });

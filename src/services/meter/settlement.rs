@@ -65,22 +65,38 @@ pub fn settle(
 /// Whether a usage object holds nothing but numbers under names. What could be a key that was sent back
 /// is not kept: a page shows the object, and the database does not seal it.
 fn is_plain_usage(raw: &str) -> bool {
-    if raw.len() > LONGEST_RAW || raw.bytes().any(|b| matches!(b, b'\0' | b'\\')) {
+    let raw = raw.as_bytes();
+    if raw.len() > LONGEST_RAW {
         return false;
     }
-    // Every second piece between quotes is a name or a word.
-    raw.split('"').skip(1).step_by(2).all(|word| {
-        let of = |allowed: fn(&u8) -> bool| word.as_bytes().iter().all(allowed);
-        match word.len() {
-            0..=24 => of(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b':')),
-            25..=48 => {
-                of(|b| b.is_ascii_alphabetic() || *b == b'_')
-                    || (word.contains('_')
-                        && of(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_'))
+    let mut began = None;
+    for (at, byte) in raw.iter().enumerate() {
+        match (byte, began) {
+            (b'\0' | b'\\', _) => return false,
+            (b'"', None) => began = Some(at + 1),
+            (b'"', Some(from)) => {
+                if !is_plain_word(&raw[from..at]) {
+                    return false;
+                }
+                began = None;
             }
-            _ => false,
+            _ => {}
         }
-    })
+    }
+    began.is_none_or(|from| is_plain_word(&raw[from..]))
+}
+
+/// What stands between quotes in a usage object: a name, or a word.
+fn is_plain_word(word: &[u8]) -> bool {
+    match word.len() {
+        0..=24 => word.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b':')),
+        25..=48 => {
+            word.iter().all(|b| b.is_ascii_alphabetic() || *b == b'_')
+                || (word.contains(&b'_')
+                    && word.iter().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'_'))
+        }
+        _ => false,
+    }
 }
 
 fn is_name(text: &str) -> bool {

@@ -186,13 +186,13 @@ impl Writer<'_> {
         if opening.is_empty() && settled.is_empty() {
             return Ok(Vec::new());
         }
-        if self.shared.is_simple(opening.iter().map(|opening| &opening.row).chain(settled))
+        if self.shared.is_simple(opening.iter().map(|opening| &*opening.row).chain(settled))
             && let Some(turn) = self.db.at_once().await
             && let Some(outcomes) = self.shared.record_at_once(turn, opening, settled)
         {
             return Ok(outcomes);
         }
-        let opened: Vec<&UsageRow> = opening.iter().map(|opening| &opening.row).collect();
+        let opened: Vec<&UsageRow> = opening.iter().map(|opening| &*opening.row).collect();
         let settled: Vec<&UsageRow> = settled.iter().collect();
         if !self.shared.books().has_looked() {
             self.read_horizon().await?;

@@ -34,8 +34,7 @@ pub struct FeatureBox {
 
 impl ScopePanel {
     pub fn of(scope: &KeyScope, provider: Provider, features: &[Feature]) -> Self {
-        let general = Feature::general();
-        let boxes = std::iter::once(&general).chain(features).map(|feature| FeatureBox {
+        let boxes = std::iter::once(Feature::general()).chain(features).map(|feature| FeatureBox {
             slug: feature.slug.clone(),
             name: feature.name.clone(),
             ticked: scope.features.as_ref().is_some_and(|chosen| chosen.contains(&feature.slug)),

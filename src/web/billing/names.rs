@@ -6,7 +6,7 @@ use crate::domain::usage::Dimension;
 
 pub fn name_of(value: &str, of: Dimension, features: &[Feature], product: &str) -> String {
     match of {
-        Dimension::Feature if value == GENERAL => Feature::general().name,
+        Dimension::Feature if value == GENERAL => Feature::general().name.clone(),
         Dimension::Feature => features
             .iter()
             .find(|feature| feature.slug == value)
