@@ -101,6 +101,9 @@ impl GatewayError {
                 Self { begun: true, ..Self::new(504, "keyward_upstream_timeout", message) }
             }
             SendError::Unreachable => Self::upstream_unreachable(format!("{provider} could not be reached.")),
+            SendError::NotTaken => {
+                Self::upstream_unreachable(format!("{provider} did not take the request. Send it again."))
+            }
             SendError::Refused => Self::url_refused(),
             SendError::Broken => {
                 let message = format!("The answer of {provider} broke off.");

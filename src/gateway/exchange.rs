@@ -170,7 +170,7 @@ impl Exchange {
             self.services.key_states.observe(&self.key, Verdict::Unreachable, began(&self.row));
         }
         let answer = GatewayError::upstream(error, self.key.provider.label());
-        let unsent = matches!(error, SendError::Unreachable | SendError::Refused);
+        let unsent = matches!(error, SendError::Unreachable | SendError::NotTaken | SendError::Refused);
         let ending = Ending { error_code: Some(answer.code().to_owned()), unsent, ..Ending::default() };
         self.finish(Report::default(), ending, Err(answer), opened, to_client).await;
     }

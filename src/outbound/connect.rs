@@ -20,25 +20,36 @@ use rustls::pki_types::pem::PemObject;
 use tower_service::Service;
 
 /// Everything up to the end of the handshake.
-pub const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT: Duration = Duration::from_secs(5);
 /// For how long a connection is kept that nothing uses.
 const IDLE_CONNECTION: Duration = Duration::from_mins(1);
 /// How often a connection in use is probed, and for how long what was sent may go unacknowledged.
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 3;
+#[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Speaks HTTP/1.1 and HTTP/2, follows no redirect and knows no proxy.
-pub type Client = legacy::Client<Patient<HttpsConnector<HttpConnector<Names>>>, Full<Bytes>>;
+pub type Client = legacy::Client<Connector, Full<Bytes>>;
+type Connector = Patient<HttpsConnector<HttpConnector<Names>>>;
 
-/// A client with connections of its own. One whose names are vetted speaks nothing but TLS.
+/// A client with connections of its own.
 pub fn client(names: Names, tls: &Arc<ClientConfig>) -> Client {
+    legacy::Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_CONNECTION)
+        .build(connector(names, tls, CONNECT))
+}
+
+/// One whose names are vetted makes no connection without TLS.
+fn connector(names: Names, tls: &Arc<ClientConfig>, patience: Duration) -> Connector {
     let vetted = matches!(names, Names::Vetted(_));
     let mut tcp = HttpConnector::new_with_resolver(names);
     tcp.enforce_http(false);
-    tcp.set_connect_timeout(Some(CONNECT));
+    tcp.set_connect_timeout(Some(patience));
     tcp.set_nodelay(true);
     tcp.set_keepalive(Some(PROBE_EVERY));
     tcp.set_keepalive_interval(Some(PROBE_EVERY));
@@ -49,11 +60,7 @@ pub fn client(names: Names, tls: &Arc<ClientConfig>) -> Client {
     if vetted {
         connector.enforce_https();
     }
-    legacy::Client::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(IDLE_CONNECTION)
-        .build(Patient { connector, patience: CONNECT })
+    Patient { connector, patience }
 }
 
 /// TLS that trusts the system's certificates, and these.
@@ -177,5 +184,21 @@ where
     fn call(&mut self, to: Uri) -> Self::Future {
         let connecting = tokio::time::timeout(self.patience, self.connector.call(to));
         Box::pin(async move { connecting.await?.map_err(Into::into) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The connection is taken, and nothing is ever said on it.
+    #[tokio::test]
+    async fn a_handshake_that_does_not_end_is_given_up() {
+        let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = format!("https://{}/", deaf.local_addr().unwrap()).parse().unwrap();
+        let mut connector = connector(Names::System, &tls(&[]).unwrap(), Duration::from_millis(100));
+        let connecting = tokio::time::timeout(CONNECT, connector.call(to));
+        let gave_up = connecting.await.expect("it is not given up").err().unwrap();
+        assert!(gave_up.is::<tokio::time::error::Elapsed>(), "{gave_up}");
     }
 }

@@ -14,10 +14,12 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use h2::Reason;
 use http::header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, USER_AGENT};
 use http::{Request, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
+use hyper_util::client::legacy;
 use percent_encoding::percent_decode_str;
 use url::Url;
 use zeroize::Zeroizing;
@@ -73,6 +75,8 @@ impl Trust {
 pub enum SendError {
     #[error("the provider could not be reached")]
     Unreachable,
+    #[error("the provider took no more requests on this connection")]
+    NotTaken,
     #[error("the provider did not answer in time")]
     Timeout,
     #[error("the URL's address is refused by policy")]
@@ -233,14 +237,29 @@ fn credentials_of(url: &mut Url) -> Option<HeaderValue> {
     Some(header)
 }
 
+fn causes(error: &legacy::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(error.source(), |&cause| cause.source())
+}
+
+/// Whether the other side says that it has not looked at the request, and will not: it closes a connection
+/// that is old, or takes no more requests on it (RFC 9113, 8.7).
+fn was_not_taken(error: &legacy::Error) -> bool {
+    causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).any(|error| {
+        let closing = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
+        let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
+        error.is_remote() && (closing || refused)
+    })
+}
+
 /// Nothing was sent on a connection that could not be made, whatever kept it.
-fn classify(error: &hyper_util::client::legacy::Error) -> SendError {
-    let causes = || std::iter::successors(error.source(), |&cause| cause.source());
-    if causes().any(<dyn Error>::is::<Refused>) {
+fn classify(error: &legacy::Error) -> SendError {
+    if causes(error).any(<dyn Error>::is::<Refused>) {
         SendError::Refused
     } else if error.is_connect() {
         SendError::Unreachable
-    } else if causes().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(is_timeout) {
+    } else if was_not_taken(error) {
+        SendError::NotTaken
+    } else if causes(error).filter_map(|cause| cause.downcast_ref()).any(is_timeout) {
         SendError::Timeout
     } else {
         SendError::Broken
@@ -257,6 +276,7 @@ mod tests {
     use std::net::TcpListener;
 
     use http::Method;
+    use tokio_rustls::TlsAcceptor;
 
     use super::*;
 
@@ -282,16 +302,40 @@ mod tests {
         assert_eq!(request(own).unwrap().headers()[AUTHORIZATION], "Bearer own");
     }
 
-    /// The connection is taken, and nothing is ever said on it.
-    #[tokio::test(start_paused = true)]
-    async fn a_handshake_that_does_not_end_is_given_up() {
-        let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("https://{}/", deaf.local_addr().unwrap());
-        let outbound = Outbound::new(Parts::default()).unwrap();
-        let began = tokio::time::Instant::now();
-        let sent = outbound.send(outgoing(&url), Trust::Operator, FIRST_BYTE).await;
-        assert_eq!(sent.err(), Some(SendError::Unreachable));
-        assert_eq!(began.elapsed().as_secs(), connect::CONNECT.as_secs());
+    /// Takes one request, and resets it for this reason or breaks its connection.
+    async fn provider(listener: tokio::net::TcpListener, tls: TlsAcceptor, reason: Option<Reason>) {
+        let stream = tls.accept(listener.accept().await.unwrap().0).await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (_, mut respond) = connection.accept().await.unwrap().unwrap();
+        if let Some(reason) = reason {
+            respond.send_reset(reason);
+            while connection.accept().await.is_some() {}
+        }
+    }
+
+    /// What was not taken costs nothing; of anything else that is not known.
+    #[tokio::test]
+    async fn requests_that_were_not_taken_are_told_apart() {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let config = rustls::ServerConfig::builder().with_no_client_auth();
+        let mut config = config.with_single_cert(vec![made.cert.der().clone()], key.into()).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let tls = TlsAcceptor::from(Arc::new(config));
+        let parts = Parts { extra_roots: vec![made.cert.pem().into_bytes()], ..Parts::default() };
+        let outbound = Outbound::new(parts).unwrap();
+        for (reason, told) in [
+            (Some(Reason::REFUSED_STREAM), SendError::NotTaken),
+            (Some(Reason::INTERNAL_ERROR), SendError::Broken),
+            (None, SendError::Broken),
+        ] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+            let provider = tokio::spawn(provider(listener, tls.clone(), reason));
+            let sent = outbound.send(outgoing(&url), Trust::Operator, FIRST_BYTE).await;
+            assert_eq!(sent.map(|answer| answer.status), Err(told));
+            provider.abort();
+        }
     }
 
     #[tokio::test]

@@ -286,7 +286,9 @@ impl Services {
             Ok(answer) => Attempt::of_status(answer.status),
             Err(SendError::Timeout) => Attempt::failed("No answer within 10 seconds"),
             Err(SendError::Refused) => Attempt::failed("The address is refused by policy"),
-            Err(SendError::Unreachable | SendError::Broken) => Attempt::failed("Could not be reached"),
+            Err(SendError::Unreachable | SendError::NotTaken | SendError::Broken) => {
+                Attempt::failed("Could not be reached")
+            }
         }))
     }
 
