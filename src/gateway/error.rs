@@ -185,7 +185,7 @@ impl GatewayError {
         &self.message
     }
 
-    /// Whether there was nobody to send it to.
+    /// Whether there was nobody who took it.
     pub fn is_unreachable(&self) -> bool {
         self.code == "keyward_upstream_unreachable" && !self.begun && !self.lasting
     }

@@ -35,6 +35,8 @@ const TENANT: header::HeaderName = header::HeaderName::from_static("x-keyward-te
 const API_KEY: header::HeaderName = header::HeaderName::from_static("x-api-key");
 const GOOGLE_API_KEY: header::HeaderName = header::HeaderName::from_static("x-goog-api-key");
 const MAX_LABEL: usize = 128;
+/// SDKs send a few words.
+const MAX_QUERY: usize = 8 * 1_024;
 
 /// Finds the tenant behind the request's token.
 ///
@@ -102,7 +104,7 @@ pub fn read_headers(request: &HttpRequest) -> Result<Asked, GatewayError> {
     if request.headers().contains_key("content-encoding") {
         return Err(GatewayError::invalid("Send the body as it is: compressed requests are not taken."));
     }
-    refuse_credentials_in(request.query_string())?;
+    judge_query(request.query_string())?;
     let mut asked = Asked::default();
     for (name, _) in request.headers() {
         let Some(own) = name.as_str().strip_prefix(PREFIX) else { continue };
@@ -158,8 +160,12 @@ pub fn passing(request: &HttpRequest, provider: &dyn Provider) -> HeaderMap {
 /// How credentials of known kinds begin.
 const SECRETS: [&str; 6] = ["kwt_", "kws_", "sk-", "ya29.", "AIza", "AQ."];
 
-/// A credential in a URL ends in logs; a request that carries one there is refused.
-fn refuse_credentials_in(query: &str) -> Result<(), GatewayError> {
+/// A credential in a URL ends in logs; a request that carries one there is refused, and one whose URL no
+/// provider would take.
+fn judge_query(query: &str) -> Result<(), GatewayError> {
+    if query.len() > MAX_QUERY {
+        return Err(GatewayError::invalid(format!("The URL's query is longer than {MAX_QUERY} bytes.")));
+    }
     let carries = url::form_urlencoded::parse(query.as_bytes()).any(|(name, value)| {
         let name = name.to_ascii_lowercase().replace(['-', '_'], "");
         matches!(

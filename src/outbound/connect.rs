@@ -44,7 +44,7 @@ pub fn client(names: Names, tls: &Arc<ClientConfig>) -> Client {
         .build(connector(names, tls, CONNECT))
 }
 
-/// One whose names are vetted makes no connection without TLS.
+/// One whose names are vetted connects to names alone, and by TLS alone.
 fn connector(names: Names, tls: &Arc<ClientConfig>, patience: Duration) -> Connector {
     let vetted = matches!(names, Names::Vetted(_));
     let mut tcp = HttpConnector::new_with_resolver(names);
@@ -60,17 +60,17 @@ fn connector(names: Names, tls: &Arc<ClientConfig>, patience: Duration) -> Conne
     if vetted {
         connector.enforce_https();
     }
-    Patient { connector, patience }
+    Patient { connector, patience, names_only: vetted }
 }
 
 /// TLS that trusts the system's certificates, and these.
 pub fn tls(extra_roots: &[Vec<u8>]) -> Result<Arc<ClientConfig>, rustls::Error> {
     let extra: Result<Vec<_>, _> =
-        extra_roots.iter().map(|pem| CertificateDer::from_pem_slice(pem)).collect();
+        extra_roots.iter().flat_map(|pem| CertificateDer::pem_slice_iter(pem)).collect();
     let extra = extra.map_err(|error| rustls::Error::General(error.to_string()))?;
-    let builder = ClientConfig::builder();
-    let provider = Arc::clone(builder.crypto_provider());
-    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, provider)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, Arc::clone(&provider))?;
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let mut config =
         builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
@@ -127,8 +127,7 @@ impl Vetting {
     }
 }
 
-/// Where a client's names lead. A host that is an address is never asked for here: the URL policy
-/// takes none from tenants.
+/// Where a client's names lead. Hosts that are addresses are never asked for here.
 #[derive(Clone)]
 pub enum Names {
     System,
@@ -160,11 +159,17 @@ impl Service<Name> for Names {
     }
 }
 
-/// Gives up a connection that takes too long, its handshake included.
+/// Gives up a connection that takes too long, its handshake included. The URL policy takes no addresses from
+/// tenants; should one come so far, it is refused here.
 #[derive(Clone)]
 pub struct Patient<C> {
     connector: C,
     patience: Duration,
+    names_only: bool,
+}
+
+fn is_address(host: &str) -> bool {
+    host.starts_with('[') || host.parse::<IpAddr>().is_ok()
 }
 
 impl<C> Service<Uri> for Patient<C>
@@ -182,6 +187,9 @@ where
     }
 
     fn call(&mut self, to: Uri) -> Self::Future {
+        if self.names_only && to.host().is_some_and(is_address) {
+            return Box::pin(async { Err(Refused.into()) });
+        }
         let connecting = tokio::time::timeout(self.patience, self.connector.call(to));
         Box::pin(async move { connecting.await?.map_err(Into::into) })
     }

@@ -22,7 +22,6 @@ use hyper::body::{Body as _, Incoming};
 use hyper_util::client::legacy;
 use percent_encoding::percent_decode_str;
 use url::Url;
-use zeroize::Zeroizing;
 
 use crate::domain::endpoint::{UrlPolicy, UrlRule};
 use crate::providers::Outgoing;
@@ -75,7 +74,8 @@ impl Trust {
 pub enum SendError {
     #[error("the provider could not be reached")]
     Unreachable,
-    #[error("the provider took no more requests on this connection")]
+    /// For this time; nothing is wrong with the provider.
+    #[error("the request was not taken")]
     NotTaken,
     #[error("the provider did not answer in time")]
     Timeout,
@@ -168,7 +168,7 @@ impl Outbound {
 }
 
 impl Answer {
-    /// The next piece of the body; `None` at its proper end.
+    /// The next piece of the body; `None` at its end.
     ///
     /// # Errors
     /// `Broken` when the body ends before its time, `Timeout` after too long a silence.
@@ -216,7 +216,7 @@ fn request(outgoing: Outgoing) -> Result<Request<Full<Bytes>>, SendError> {
         .or_insert(HeaderValue::from_static(concat!("keyward/", env!("CARGO_PKG_VERSION"))));
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
-    *request.uri_mut() = Uri::try_from(String::from(url)).map_err(|_| SendError::Unreachable)?;
+    *request.uri_mut() = Uri::try_from(String::from(url)).map_err(|_| SendError::NotTaken)?;
     *request.headers_mut() = headers;
     Ok(request)
 }
@@ -226,13 +226,11 @@ fn credentials_of(url: &mut Url) -> Option<HeaderValue> {
     if url.username().is_empty() && url.password().is_none() {
         return None;
     }
-    let decoded = |text| Zeroizing::new(percent_decode_str(text).collect::<Vec<u8>>());
-    let mut pair = decoded(url.username());
-    pair.push(b':');
-    pair.extend_from_slice(&decoded(url.password().unwrap_or_default()));
+    let (name, password) = (url.username(), url.password().unwrap_or_default());
+    let pair: Vec<u8> = percent_decode_str(name).chain([b':']).chain(percent_decode_str(password)).collect();
     url.set_username("").ok()?;
     url.set_password(None).ok()?;
-    let mut header = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(&*pair))).ok()?;
+    let mut header = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(pair))).ok()?;
     header.set_sensitive(true);
     Some(header)
 }
@@ -241,21 +239,25 @@ fn causes(error: &legacy::Error) -> impl Iterator<Item = &(dyn Error + 'static)>
     std::iter::successors(error.source(), |&cause| cause.source())
 }
 
-/// Whether the other side says that it has not looked at the request, and will not: it closes a connection
-/// that is old, or takes no more requests on it (RFC 9113, 8.7).
+/// Whether the connection ended before the request was written to it, or the other side says that it has not
+/// looked at it and will not: the connection is old, or takes no more requests (RFC 9113, 8.7).
 fn was_not_taken(error: &legacy::Error) -> bool {
-    causes(error).filter_map(|cause| cause.downcast_ref::<h2::Error>()).any(|error| {
+    let said = |error: &h2::Error| {
         let closing = error.is_go_away() && error.reason() == Some(Reason::NO_ERROR);
         let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
         error.is_remote() && (closing || refused)
+    };
+    causes(error).any(|cause| {
+        cause.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+            || cause.downcast_ref().is_some_and(said)
     })
 }
 
-/// Nothing was sent on a connection that could not be made, whatever kept it.
 fn classify(error: &legacy::Error) -> SendError {
     if causes(error).any(<dyn Error>::is::<Refused>) {
         SendError::Refused
-    } else if error.is_connect() {
+    } else if error.connect_info().is_none() {
+        // There was no connection to send it on, whatever kept it: its handshakes are part of it.
         SendError::Unreachable
     } else if was_not_taken(error) {
         SendError::NotTaken
@@ -276,6 +278,7 @@ mod tests {
     use std::net::TcpListener;
 
     use http::Method;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio_rustls::TlsAcceptor;
 
     use super::*;
@@ -302,15 +305,30 @@ mod tests {
         assert_eq!(request(own).unwrap().headers()[AUTHORIZATION], "Bearer own");
     }
 
-    /// Takes one request, and resets it for this reason or breaks its connection.
-    async fn provider(listener: tokio::net::TcpListener, tls: TlsAcceptor, reason: Option<Reason>) {
-        let stream = tls.accept(listener.accept().await.unwrap().0).await.unwrap();
-        let mut connection = h2::server::handshake(stream).await.unwrap();
-        let (_, mut respond) = connection.accept().await.unwrap().unwrap();
-        if let Some(reason) = reason {
-            respond.send_reset(reason);
-            while connection.accept().await.is_some() {}
+    /// A frame of HTTP/2 (RFC 9113, 4.1).
+    fn frame(kind: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, 0, 0, 0, 0, stream][..], payload].concat()
+    }
+
+    /// Reads up to the head of a request, answers with these bytes and hangs up.
+    async fn provider(listener: tokio::net::TcpListener, tls: TlsAcceptor, answer: Vec<u8>) {
+        const PREFACE: usize = 24;
+        const HEADERS: u8 = 1;
+        let mut stream = tls.accept(listener.accept().await.unwrap().0).await.unwrap();
+        stream.write_all(&frame(4, 0, &[])).await.unwrap();
+        stream.read_exact(&mut [0; PREFACE]).await.unwrap();
+        loop {
+            let mut head = [0; 9];
+            stream.read_exact(&mut head).await.unwrap();
+            let mut payload = vec![0; (usize::from(head[1]) << 8) | usize::from(head[2])];
+            stream.read_exact(&mut payload).await.unwrap();
+            if head[3] == HEADERS {
+                break;
+            }
         }
+        stream.write_all(&answer).await.unwrap();
+        stream.shutdown().await.unwrap();
     }
 
     /// What was not taken costs nothing; of anything else that is not known.
@@ -318,34 +336,48 @@ mod tests {
     async fn requests_that_were_not_taken_are_told_apart() {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-        let config = rustls::ServerConfig::builder().with_no_client_auth();
+        let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(crypto);
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
         let mut config = config.with_single_cert(vec![made.cert.der().clone()], key.into()).unwrap();
         config.alpn_protocols = vec![b"h2".to_vec()];
         let tls = TlsAcceptor::from(Arc::new(config));
         let parts = Parts { extra_roots: vec![made.cert.pem().into_bytes()], ..Parts::default() };
         let outbound = Outbound::new(parts).unwrap();
-        for (reason, told) in [
-            (Some(Reason::REFUSED_STREAM), SendError::NotTaken),
-            (Some(Reason::INTERNAL_ERROR), SendError::Broken),
-            (None, SendError::Broken),
+        let reset = |reason: u8| frame(3, 1, &[0, 0, 0, reason]);
+        let go_away = |last: u8, reason: u8| frame(7, 0, &[0, 0, 0, last, 0, 0, 0, reason]);
+        for (what, answer, told) in [
+            ("refused", reset(7), SendError::NotTaken),
+            ("failed", reset(2), SendError::Broken),
+            ("closing, the request not among the last", go_away(0, 0), SendError::NotTaken),
+            ("closing, the request among the last", go_away(1, 0), SendError::Broken),
+            ("closing for an error", go_away(0, 1), SendError::Broken),
+            ("gone", Vec::new(), SendError::Broken),
         ] {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
-            let provider = tokio::spawn(provider(listener, tls.clone(), reason));
-            let sent = outbound.send(outgoing(&url), Trust::Operator, FIRST_BYTE).await;
-            assert_eq!(sent.map(|answer| answer.status), Err(told));
-            provider.abort();
+            let provider = tokio::spawn(provider(listener, tls.clone(), answer));
+            let sent = outbound.send(outgoing(&url), Trust::Operator, Duration::from_secs(5)).await;
+            assert_eq!(sent.map(|answer| answer.status), Err(told), "{what}");
+            provider.await.unwrap();
         }
     }
 
+    /// Such URLs are not taken from tenants; should one come so far, it leads nowhere.
     #[tokio::test]
-    async fn nothing_goes_to_a_tenants_url_without_tls() {
+    async fn a_tenants_url_leads_to_names_alone_and_by_tls_alone() {
         let open = TcpListener::bind("127.0.0.1:0").unwrap();
         open.set_nonblocking(true).unwrap();
-        let url = format!("http://{}/", open.local_addr().unwrap());
-        let outbound = Outbound::new(Parts::default()).unwrap();
-        let sent = outbound.send(outgoing(&url), Trust::Tenant, Duration::from_secs(1)).await;
-        assert_eq!(sent.err(), Some(SendError::Unreachable));
-        assert_eq!(open.accept().map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
+        let port = open.local_addr().unwrap().port();
+        let outbound = Outbound::new(Parts { rule: |_| true, ..Parts::default() }).unwrap();
+        for (url, told) in [
+            (format!("http://localhost:{port}/"), SendError::Unreachable),
+            (format!("https://127.0.0.1:{port}/"), SendError::Refused),
+            (format!("https://[::ffff:127.0.0.1]:{port}/"), SendError::Refused),
+        ] {
+            let sent = outbound.send(outgoing(&url), Trust::Tenant, Duration::from_secs(1)).await;
+            assert_eq!(sent.map(|answer| answer.status), Err(told), "{url}");
+            assert_eq!(open.accept().map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
+        }
     }
 }

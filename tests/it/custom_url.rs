@@ -3,12 +3,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures_util::future::BoxFuture;
 use keyward::domain::billing::UsageMode;
-use keyward::domain::provider_key::Provider;
-use keyward::domain::usage::UsageState;
+use keyward::domain::money::Nanos;
+use keyward::domain::provider_key::{KeyState, Provider};
+use keyward::domain::usage::{TokenUsage, UsageState};
 use keyward::outbound::{Parts, Resolver, address};
 use keyward::providers::{self, Need};
 use keyward::services::provider_keys::NewKey;
@@ -50,7 +51,15 @@ impl Resolver for Script {
 }
 
 /// A TLS front for the sandbox: a certificate for `HOST`, and everything inside passed on.
-pub async fn tls_front(sandbox: SocketAddr) -> (u16, Vec<u8>, Arc<AtomicUsize>) {
+pub struct Front {
+    pub port: u16,
+    pub pem: Vec<u8>,
+    connections: Arc<AtomicUsize>,
+    /// New connections speak HTTP/2, on which no request is taken.
+    refuses: Arc<AtomicBool>,
+}
+
+pub async fn tls_front(sandbox: SocketAddr) -> Front {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let made = rcgen::generate_simple_self_signed(vec![HOST.to_owned()]).unwrap();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -58,14 +67,29 @@ pub async fn tls_front(sandbox: SocketAddr) -> (u16, Vec<u8>, Arc<AtomicUsize>) 
         .with_no_client_auth()
         .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let mut refusing = config.clone();
+    refusing.alpn_protocols = vec![b"h2".to_vec()];
+    let (acceptor, refusing) = (TlsAcceptor::from(Arc::new(config)), TlsAcceptor::from(Arc::new(refusing)));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let connections = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&connections);
+    let refuses = Arc::new(AtomicBool::new(false));
+    let refuse = Arc::clone(&refuses);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             count.fetch_add(1, Ordering::SeqCst);
+            if refuse.load(Ordering::SeqCst) {
+                let refusing = refusing.clone();
+                tokio::spawn(async move {
+                    let stream = refusing.accept(stream).await.unwrap();
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    while let Some(Ok((_, mut respond))) = connection.accept().await {
+                        respond.send_reset(h2::Reason::REFUSED_STREAM);
+                    }
+                });
+                continue;
+            }
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
                 if let (Ok(mut inside), Ok(mut outside)) =
@@ -76,7 +100,7 @@ pub async fn tls_front(sandbox: SocketAddr) -> (u16, Vec<u8>, Arc<AtomicUsize>) 
             });
         }
     });
-    (port, made.cert.pem().into_bytes(), connections)
+    Front { port, pem: made.cert.pem().into_bytes(), connections, refuses }
 }
 
 async fn add(
@@ -112,12 +136,20 @@ async fn world(
     answers: Vec<Vec<IpAddr>>,
     rule: fn(IpAddr) -> bool,
 ) -> (World, Arc<AtomicUsize>, actix_web::dev::ServerHandle) {
+    let (world, front, handle) = fronted(answers, rule).await;
+    (world, front.connections, handle)
+}
+
+async fn fronted(
+    answers: Vec<Vec<IpAddr>>,
+    rule: fn(IpAddr) -> bool,
+) -> (World, Front, actix_web::dev::ServerHandle) {
     let (address, handle) = sandbox();
-    let (port, pem, connections) = tls_front(address).await;
-    let resolver = Arc::new(Script::new(answers, port));
-    let outbound = Parts { resolver, rule, extra_roots: vec![pem] };
+    let front = tls_front(address).await;
+    let resolver = Arc::new(Script::new(answers, front.port));
+    let outbound = Parts { resolver, rule, extra_roots: vec![front.pem.clone()] };
     let world = World::with(On::Sqlite, Setup { outbound: Some(outbound), ..Setup::default() }).await;
-    (world, connections, handle)
+    (world, front, handle)
 }
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -151,6 +183,27 @@ async fn a_custom_url_is_reached_over_tls_and_sealed_with_its_key() {
     assert_eq!(error_code(&answer.json::<Value>().await.unwrap()), "keyward_unavailable");
     assert_eq!(connections.load(Ordering::SeqCst), before);
     world.stop().await;
+    handle.stop(false).await;
+    world.end().await;
+}
+
+/// A provider that takes no more requests on a connection says so, and has not begun on them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_was_not_taken_costs_nothing() {
+    let (world, front, handle) = fronted(vec![vec![LOOPBACK]], |_| true).await;
+    let tenant = world.tenant("acme", UsageMode::Byok).await;
+    add(&world, &tenant, Provider::Anthropic).await.unwrap();
+    let token = world.token(&tenant).await;
+    front.refuses.store(true, Ordering::SeqCst);
+    let answer = world.message(&token).send().await.unwrap();
+    assert_eq!(answer.status(), 502);
+    assert_eq!(answer.headers().get("x-should-retry"), None, "a retry helps");
+    let row = world.row_of(&answer).await;
+    assert_eq!((row.state, row.tokens, row.cost), (UsageState::Final, TokenUsage::default(), Nanos::ZERO));
+    let told = answer.json::<Value>().await.unwrap();
+    assert_eq!(error_code(&told), "keyward_upstream_unreachable");
+    let line = &world.services.key_lines(holder(&tenant)).await.unwrap()[0];
+    assert_eq!(line.key.view().state_at(world.clock.now()), KeyState::Valid);
     handle.stop(false).await;
     world.end().await;
 }

@@ -300,6 +300,7 @@ on_both! {
             (chat(&json!({ "model": "m", "stream": "yes" })), 400, "keyward_invalid_request"),
             (chat(&json!([])), 400, "keyward_invalid_request"),
             (world.http.get(format!("{}/v1/models?key=x", world.url)).bearer_auth(&token), 400, "keyward_invalid_request"),
+            (world.http.get(format!("{}/v1/models?after={}", world.url, "x".repeat(8_192))).bearer_auth(&token), 400, "keyward_invalid_request"),
             (world.http.get(format!("{}/v1/models?oauth_token=x", world.url)).bearer_auth(&token), 400, "keyward_invalid_request"),
             (world.http.get(format!("{}/v1/models?x=ya29.secret", world.url)).bearer_auth(&token), 400, "keyward_invalid_request"),
             (world.http.get(format!("{}/v1/nothing", world.url)), 404, "keyward_invalid_request"),

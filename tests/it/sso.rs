@@ -14,7 +14,7 @@ use keyward::outbound::Parts;
 use keyward::services::sso_settings::TypedConnection;
 use keyward::storage::{audit, members, people, sso};
 
-use crate::custom_url::{HOST, Script, tls_front};
+use crate::custom_url::{Front, HOST, Script, tls_front};
 use crate::factors::{PASSWORD, set_up_app};
 use crate::on_both;
 use crate::support::{On, Setup, World, holder};
@@ -362,7 +362,7 @@ async fn a_domain_shows_whose_it_is_over_tls() {
     .run();
     let site = server.handle();
     tokio::spawn(server);
-    let (port, pem, _) = tls_front(address).await;
+    let Front { port, pem, .. } = tls_front(address).await;
     let answers = vec![vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]];
     let resolver = Arc::new(Script::new(answers, port));
     let outbound = Parts { resolver, rule: |_| true, extra_roots: vec![pem] };

@@ -17,7 +17,7 @@ pub struct Ending {
     pub first_byte_us: Option<i64>,
     /// Stopped before its end: by the upstream, or by Keyward after the client had left.
     pub cut: bool,
-    /// Nothing reached the provider.
+    /// Nothing reached the provider, or nothing that it took.
     pub unsent: bool,
 }
 
