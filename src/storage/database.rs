@@ -351,7 +351,7 @@ fn checksum(migrator: &Migrator, version: i64) -> Option<&[u8]> {
 const BEGIN_TO_WRITE: &str = "BEGIN IMMEDIATE";
 
 /// Pages of the log, about, that are written at once before somebody who may wait for the disk folds it in.
-const MOST_UNFOLDED: usize = 4_000;
+const MOST_UNFOLDED: usize = 16_000;
 /// What a commit writes beside its rows.
 const PAGES_OF_A_COMMIT: usize = 6;
 
