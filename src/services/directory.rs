@@ -2,12 +2,13 @@
 //! still sealed, and the platform's features, prices and shared keys.
 //!
 //! A change made by this process is seen by the next request; one made by another process within
-//! two seconds. Nothing here holds an opened secret. What is read anew is read in boxed futures:
-//! they are large, and requests carry theirs about.
+//! two seconds. Of the requests that find something forgotten, one reads it and the others wait for
+//! that. Nothing here holds an opened secret. What is read anew is read in boxed futures: they are
+//! large, and requests carry theirs about.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -32,6 +33,9 @@ use crate::storage::{
     Database, StorageError, breakers, budgets, changes, keys, model_lists, pinned_sessions, plans, prices,
     root, tenants, tokens,
 };
+
+/// For how long it is waited for somebody else's reading.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// An owner's keys: as resolution sees them, and sealed, in the same order.
 #[derive(Default)]
@@ -119,11 +123,29 @@ pub struct Directory {
     sessions: Cache<String, Arc<PinnedSession>>,
     platform: ArcSwapOption<PlatformView>,
     /// How often anything was forgotten: what was read before that is not kept.
-    forgotten: AtomicU64,
+    forgotten: Mutex<u64>,
+    reading: Turns,
     /// As they were when they were last read.
     plans: ArcSwapOption<Vec<Plan>>,
     /// How far changes of other processes have been followed.
     followed: Mutex<Followed>,
+}
+
+/// Of those who want to read the same, one does at a time. That others share its turn costs them little.
+#[derive(Default)]
+struct Turns {
+    hashing: RandomState,
+    turns: [tokio::sync::Mutex<()>; 32],
+}
+
+impl Turns {
+    /// `None` when it took too long: then the database is slow or gone, and whoever asks finds that out for
+    /// itself instead of waiting for all before it to find it out.
+    async fn turn(&self, what: &(impl Hash + ?Sized)) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        #[allow(clippy::cast_possible_truncation, reason = "any bits will do")]
+        let at = self.hashing.hash_one(what) as usize % self.turns.len();
+        tokio::time::timeout(LONGEST_WAIT, self.turns[at].lock()).await.ok()
+    }
 }
 
 #[derive(Default)]
@@ -142,7 +164,8 @@ impl Directory {
             slugs: Cache::builder().max_capacity(10_000).time_to_live(Duration::from_mins(1)).build(),
             sessions: Cache::builder().max_capacity(50_000).time_to_live(Duration::from_mins(1)).build(),
             platform: ArcSwapOption::empty(),
-            forgotten: AtomicU64::new(0),
+            forgotten: Mutex::default(),
+            reading: Turns::default(),
             plans: ArcSwapOption::empty(),
             followed: Mutex::default(),
         }
@@ -171,13 +194,18 @@ impl Directory {
         kind: TokenKind,
         hash: [u8; 32],
     ) -> Result<Option<(TokenKind, Arc<AccessToken>)>, StorageError> {
+        let _turn = self.reading.turn(&hash).await;
+        if let Some(known) = self.tokens.get(&hash) {
+            return Ok(known);
+        }
+        let before = self.times_forgotten();
         let mut tx = self.db.read().await?;
         let found = tokens::find_by_hash(&mut tx, &hash).await?;
         tx.rollback().await?;
         // The prefix must tell the truth of the row that it leads to.
         let found = found.filter(|token| (kind == TokenKind::Tenant) == token.tenant_id.is_some());
         let found = found.map(|token| (kind, Arc::new(token)));
-        self.tokens.insert(hash, found.clone());
+        self.keep(before, || self.tokens.insert(hash, found.clone()));
         Ok(found)
     }
 
@@ -198,7 +226,11 @@ impl Directory {
         id: TenantId,
         scope: &Scope,
     ) -> Result<Option<Arc<TenantView>>, StorageError> {
-        let before = self.forgotten.load(Ordering::SeqCst);
+        let _turn = self.reading.turn(&id).await;
+        if let Some(known) = self.tenants.get(&id) {
+            return Ok(Some(known));
+        }
+        let before = self.times_forgotten();
         let mut tx = self.db.read().await?;
         let Some(record) = tenants::find(&mut tx, id).await? else { return Ok(None) };
         let Some(plan) = plans::find(&mut tx, record.tenant.plan_id).await? else { return Ok(None) };
@@ -222,9 +254,7 @@ impl Directory {
             tripped,
             keys,
         });
-        if self.forgotten.load(Ordering::SeqCst) == before {
-            self.tenants.insert(id, Arc::clone(&view));
-        }
+        self.keep(before, || self.tenants.insert(id, Arc::clone(&view)));
         Ok(Some(view))
     }
 
@@ -240,11 +270,16 @@ impl Directory {
     }
 
     async fn read_tenant_id(&self, slug: &str) -> Result<Option<TenantId>, StorageError> {
+        let _turn = self.reading.turn(slug).await;
+        if let Some(id) = self.slugs.get(slug) {
+            return Ok(Some(id));
+        }
+        let before = self.times_forgotten();
         let mut tx = self.db.read().await?;
         let found = tenants::find_by_slug(&mut tx, slug).await?.map(|record| record.tenant.id);
         tx.rollback().await?;
         if let Some(id) = found {
-            self.slugs.insert(slug.to_owned(), id);
+            self.keep(before, || self.slugs.insert(slug.to_owned(), id));
         }
         Ok(found)
     }
@@ -267,12 +302,17 @@ impl Directory {
         scope: &Scope,
         id: &str,
     ) -> Result<Option<Arc<PinnedSession>>, StorageError> {
+        let _turn = self.reading.turn(id).await;
+        if let Some(known) = self.sessions.get(id) {
+            return Ok(Some(known));
+        }
+        let before = self.times_forgotten();
         let mut tx = self.db.read().await?;
         let found = pinned_sessions::find(&mut tx, scope, id).await?.map(Arc::new);
         tx.rollback().await?;
         // What is not there is not remembered: it may be another tenant's, or about to be made.
         if let Some(session) = &found {
-            self.sessions.insert(id.to_owned(), Arc::clone(session));
+            self.keep(before, || self.sessions.insert(id.to_owned(), Arc::clone(session)));
         }
         Ok(found)
     }
@@ -289,7 +329,11 @@ impl Directory {
     }
 
     async fn read_platform(&self) -> Result<Arc<PlatformView>, StorageError> {
-        let before = self.forgotten.load(Ordering::SeqCst);
+        let _turn = self.reading.turn(&Owner::Platform).await;
+        if let Some(known) = self.platform.load_full() {
+            return Ok(known);
+        }
+        let before = self.times_forgotten();
         let mut tx = self.db.read().await?;
         let scope = Scope::of_system(Owner::Platform);
         let view = Arc::new(PlatformView {
@@ -305,29 +349,45 @@ impl Directory {
         let plans = Arc::new(view.plans.clone());
         let known = self.plans.swap(Some(Arc::clone(&plans)));
         if known.is_some_and(|known| known != plans) {
-            self.forgotten.fetch_add(1, Ordering::SeqCst);
-            self.tenants.invalidate_all();
-        } else if self.forgotten.load(Ordering::SeqCst) == before {
-            self.platform.store(Some(Arc::clone(&view)));
+            self.forgetting(|| self.tenants.invalidate_all());
+        } else {
+            self.keep(before, || self.platform.store(Some(Arc::clone(&view))));
         }
         Ok(view)
     }
 
+    fn times_forgotten(&self) -> u64 {
+        *self.forgotten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps what was read, unless anything was forgotten since.
+    fn keep(&self, before: u64, keep: impl FnOnce()) {
+        let times = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        if *times == before {
+            keep();
+        }
+    }
+
+    fn forgetting(&self, forget: impl FnOnce()) {
+        let mut times = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        *times += 1;
+        forget();
+    }
+
     /// Forgets what is cached of an owner. Called after every commit that changed it.
     pub fn forget(&self, owner: Owner) {
-        self.forgotten.fetch_add(1, Ordering::SeqCst);
-        match owner {
+        self.forgetting(|| match owner {
             Owner::Tenant(id) => {
                 self.tenants.invalidate(&id);
                 self.sessions.invalidate_all();
             }
             Owner::Platform => self.platform.store(None),
-        }
+        });
     }
 
     /// Forgets access tokens, which are few and read again quickly.
     pub fn forget_tokens(&self) {
-        self.tokens.invalidate_all();
+        self.forgetting(|| self.tokens.invalidate_all());
     }
 
     /// Through when changes of other processes were followed.
@@ -372,4 +432,27 @@ async fn read_keys(tx: &mut crate::storage::Tx, scope: &Scope) -> Result<KeyRing
         owner_key: root::find_owner_key(tx, scope).await?,
         sealed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_read_before_it_was_forgotten_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keyward.db");
+        let db = Database::connect(&format!("sqlite:{}", path.display())).await.unwrap();
+        let directory = Directory::new(db);
+        let hash = [1; 32];
+        let before = directory.times_forgotten();
+        directory.forget_tokens();
+        directory.keep(before, || directory.tokens.insert(hash, None));
+        assert_eq!(directory.tokens.get(&hash).map(|found| found.is_some()), None);
+        let before = directory.times_forgotten();
+        directory.keep(before, || directory.tokens.insert(hash, None));
+        assert_eq!(directory.tokens.get(&hash).map(|found| found.is_some()), Some(false));
+        directory.forget_tokens();
+        assert_eq!(directory.tokens.get(&hash).map(|found| found.is_some()), None);
+    }
 }

@@ -1,8 +1,13 @@
 //! Gates: what plans, switches, exceptions and keys close is told in the same words by the tenant's page,
 //! by the API and by the gateway's refusal.
 
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use keyward::crypto::token::TokenKind;
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::{DAY, HOUR};
+use keyward::domain::ids::Owner;
 use keyward::domain::usage::Dimension;
 use keyward::services::directory::Directory;
 use serde_json::{Value, json};
@@ -377,6 +382,34 @@ on_both! {
         assert!(included().await, "it has not looked yet");
         other.refresh(world.clock.now()).await.unwrap();
         assert!(!included().await);
+    }
+}
+
+on_both! {
+    async fn what_many_want_at_once_is_read_once(world: World) {
+        let cast = cast(world).await;
+        let token = world.token(&cast.tenant).await;
+        let scope = crate::support::holder(&cast.tenant).scope;
+        let directory = Directory::new(world.services.db.clone());
+        let ask = async || {
+            let (kind, token) = directory.token(&token).await.unwrap().unwrap();
+            assert_eq!(kind, TokenKind::Tenant);
+            let tenant = directory.tenant(&scope).await.unwrap().unwrap();
+            (token, directory.platform().await.unwrap(), tenant)
+        };
+        let first = ask().await;
+        for forgotten in [cast.tenant.id.into(), Owner::Platform] {
+            directory.forget(forgotten);
+            directory.forget_tokens();
+            let answers = join_all((0..50).map(|_| ask())).await;
+            for (token, platform, tenant) in &answers {
+                assert!(Arc::ptr_eq(token, &answers[0].0), "a token was read twice");
+                assert!(Arc::ptr_eq(platform, &answers[0].1), "the platform was read twice");
+                assert!(Arc::ptr_eq(tenant, &answers[0].2), "a tenant was read twice");
+            }
+            assert!(!Arc::ptr_eq(&first.0, &answers[0].0));
+            assert_eq!(Arc::ptr_eq(&first.1, &answers[0].1), forgotten != Owner::Platform);
+        }
     }
 }
 
