@@ -188,6 +188,10 @@ pub fn bind(address: std::net::SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).map_err(|source| StartError::Bind { address: address.to_string(), source })
 }
 
+/// How many connections may wait to be taken. What comes beyond that waits for a second and longer, and the
+/// standard library leaves it at 128: clients that all come back after a restart are more.
+const BACKLOG: i32 = 1024;
+
 /// Starts servers and jobs on a bound listener.
 ///
 /// # Errors
@@ -198,6 +202,7 @@ pub async fn start(
     listener: TcpListener,
 ) -> Result<Running, StartError> {
     let lock = lock(&services, settings)?;
+    socket2::SockRef::from(&listener).listen(BACKLOG).map_err(StartError::Server)?;
     settle_leftovers(&services).await?;
     services.record_allowed_endpoints().await?;
     let jobs = jobs::start(&services);

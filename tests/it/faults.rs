@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use keyward::domain::billing::{Funding, UsageMode};
 use keyward::domain::ids::RequestId;
 use keyward::domain::usage::{UsageRow, UsageState};
 use keyward::services::budgets::TypedBudget;
 use keyward::services::credits::TypedEntry;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
 
@@ -183,6 +186,33 @@ async fn only_row(world: &World, tenant: &keyward::domain::account::Tenant) -> U
     panic!("the row was never settled");
 }
 
+/// Connections that come while the process does nothing are there when it goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_come_all_at_once_are_let_in() {
+    let mut world = World::new(On::Sqlite).await;
+    world.stop().await;
+    let process = Process::serve(&world).await;
+    process.freeze();
+    let address = world.settings.bind;
+    let connect = || async move {
+        let stream = tokio::time::timeout(Duration::from_secs(5), TcpStream::connect(address)).await;
+        stream.expect("its turn never came").unwrap()
+    };
+    let streams = join_all((0..400).map(|_| connect())).await;
+    process.go_on();
+    for mut stream in streams {
+        stream
+            .write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    }
+    process.stop().await;
+    world.end().await;
+}
+
 /// kill -9 in the middle of a call: the row that was pending is settled by the next start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_process_leaves_no_row_unsettled() {
@@ -249,7 +279,7 @@ async fn killed_again_and_again(on: On) {
     for round in 0..kills {
         let process = Process::serve(&world).await;
         let before = answered.lock().unwrap().len();
-        let traffic = futures_util::future::join_all((0..8).map(|at: usize| {
+        let traffic = join_all((0..8).map(|at: usize| {
             let (world, token, answered) = (&world, &tokens[at % 2], &answered);
             async move {
                 loop {

@@ -49,10 +49,23 @@ impl Process {
         self.0.wait().unwrap();
     }
 
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([name, &self.0.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Keeps it from doing anything until it may go on.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
     /// Asks it to stop, and waits until it has.
     pub async fn stop(mut self) {
-        let asked = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status().unwrap();
-        assert!(asked.success());
+        self.signal("-TERM");
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
             if let Some(status) = self.0.try_wait().unwrap() {
