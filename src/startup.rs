@@ -208,17 +208,17 @@ pub async fn start(
     let jobs = jobs::start(&services);
     let in_flight = InFlight::default();
     let at_once = usize::from(settings.generations_at_once);
-    let worker = gateway::generations::work(Arc::clone(&services), in_flight.ticket(), at_once);
+    let worker = gateway::generations::work(Arc::clone(&services), in_flight.tickets(), at_once);
     let generations = services.runtime.spawn(worker);
     let stopping = Arc::new(AtomicBool::new(false));
     let shutdown = Duration::from_secs(settings.shutdown_seconds);
 
     let app_services = Arc::clone(&services);
-    let ticket = in_flight.ticket();
+    let tickets = in_flight.tickets();
     let readiness = Arc::clone(&stopping);
     let secure = services.options.public_url.starts_with("https://");
     let trusted_proxies = settings.trusted_proxies.clone();
-    let assistant = gateway::assistant::assistant(&services, in_flight.ticket());
+    let assistant = gateway::assistant::assistant(&services, in_flight.tickets());
     let api = web::Data::new(Api::new(Arc::clone(&services)));
     let server = HttpServer::new(move || {
         let web_options = WebOptions { secure, trusted_proxies: trusted_proxies.clone() };
@@ -229,7 +229,7 @@ pub async fn start(
             }))
             .route("/healthz", web::get().to(healthz))
             .route("/readyz", web::get().to(readyz))
-            .configure(|cfg| gateway::configure(cfg, Arc::clone(&app_services), ticket.clone()))
+            .configure(|cfg| gateway::configure(cfg, Arc::clone(&app_services), tickets.clone()))
             .configure(|cfg| api::configure(cfg, api.clone()))
             .configure(|cfg| api::payments::configure(cfg, Arc::clone(&app_services)))
             .configure(|cfg| {
@@ -292,16 +292,23 @@ impl Running {
         self.stopping.store(true, Ordering::SeqCst);
         // What it has begun goes on: it is in flight like any other.
         self.generations.abort();
-        let quiet = async {
+        let over = async {
             let _ = self.generations.await;
-            self.handle.stop(true).await;
+            self.in_flight.end().await;
+        };
+        tokio::pin!(over);
+        // The server stays until then: a worker ends when its clients have left, and the connections that
+        // it opened end with it, though answers may still be read from them.
+        let in_time = tokio::time::timeout_at(deadline, &mut over).await.is_ok();
+        let quiet = async {
+            self.handle.stop(in_time).await;
             let _ = self.server.await;
         };
         // The server looks once a second whether its time is over.
         if tokio::time::timeout_at(deadline + Duration::from_secs(2), quiet).await.is_err() {
             tracing::error!("the server did not stop in time");
         }
-        if tokio::time::timeout_at(deadline, self.in_flight.wait()).await.is_err() {
+        if !in_time && tokio::time::timeout(CUT_OFF, over).await.is_err() {
             tracing::warn!("some exchanges were still under way; they will be settled by estimate");
         }
         if tokio::time::timeout(LAST_WRITES, self.services.meter.flush()).await.is_err() {
@@ -334,6 +341,8 @@ impl Running {
     }
 }
 
+/// How long exchanges have to note that they were cut off.
+const CUT_OFF: Duration = Duration::from_secs(1);
 /// How long the last writes may take when the process stops.
 const LAST_WRITES: Duration = Duration::from_secs(10);
 

@@ -8,9 +8,10 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderMap, HeaderValue};
 use serde_json::Value;
-use tokio::sync::mpsc;
 
+use super::error::GatewayError;
 use super::exchange::{AnswerBody, Chunks, Head};
+use super::in_flight::{Ticket, Tickets};
 use super::inbound::{Asked, Caller};
 use super::{Call, Gateway, Route, Used, body, send};
 use crate::access::scope::Scope;
@@ -36,7 +37,8 @@ pub(super) struct OwnRequest {
 pub(super) async fn send_own(
     gateway: &Gateway,
     own: OwnRequest,
-) -> Result<(Head, Used), super::error::GatewayError> {
+    ticket: Ticket,
+) -> Result<(Head, Used), GatewayError> {
     let endpoint = Endpoint::Messages;
     let bytes = Bytes::from(own.body.to_string());
     let call = Call {
@@ -52,6 +54,7 @@ pub(super) async fn send_own(
         query: None,
         bytes,
         recorded_first: own.recorded_first,
+        ticket,
     };
     let passing = |_: &'static dyn providers::Provider| {
         let mut headers = HeaderMap::new();
@@ -63,9 +66,9 @@ pub(super) async fn send_own(
 
 /// The assistant of this process.
 #[must_use]
-pub fn assistant(services: &Arc<Services>, ticket: mpsc::Sender<()>) -> Arc<dyn Assistant> {
+pub fn assistant(services: &Arc<Services>, tickets: Tickets) -> Arc<dyn Assistant> {
     let outbound = services.outbound.apart();
-    Arc::new(Writer(Gateway { services: Arc::clone(services), outbound, ticket }))
+    Arc::new(Writer(Gateway { services: Arc::clone(services), outbound, tickets }))
 }
 
 struct Writer(Gateway);
@@ -76,8 +79,9 @@ impl Assistant for Writer {
         Box::pin(async move {
             let Assignment { id, tenant, feature, prompt, body } = assignment;
             let own = OwnRequest { id, tenant, feature, prompt, body, recorded_first: false };
-            let (head, used) =
-                send_own(&gateway, own).await.map_err(|error| NotWritten::of(error.message()))?;
+            let failed = |error: GatewayError| NotWritten::of(error.message());
+            let ticket = gateway.tickets.take().ok_or_else(GatewayError::unavailable).map_err(failed)?;
+            let (head, used) = send_own(&gateway, own, ticket.clone()).await.map_err(failed)?;
             if !(200..300).contains(&head.status) {
                 return Err(refused(&head, &used, &gateway.services.options.product));
             }
@@ -86,7 +90,7 @@ impl Assistant for Writer {
                 AnswerBody::Whole(bytes) => stream::iter(whole(&bytes)).boxed(),
                 AnswerBody::Stream(chunks) => pieces(chunks, broken),
             };
-            Ok(Draft { key: used.key, pieces, ticket: gateway.ticket })
+            Ok(Draft { key: used.key, pieces, ticket })
         })
     }
 }

@@ -14,6 +14,7 @@ use http::HeaderMap;
 use tokio::sync::{mpsc, oneshot};
 
 use super::error::GatewayError;
+use super::in_flight::Ticket;
 use super::{began, microseconds_since};
 use crate::domain::ids::TokenId;
 use crate::domain::money::Nanos;
@@ -44,7 +45,7 @@ pub struct Exchange {
     pub recorded_first: bool,
     pub row: UsageRow,
     /// Held to the end, so that a shutdown waits for it.
-    pub ticket: mpsc::Sender<()>,
+    pub ticket: Ticket,
 }
 
 /// The beginning of an answer, ready for the client.
@@ -360,7 +361,7 @@ impl Exchange {
         drop(ticket);
     }
 
-    fn settle(self: Box<Self>, report: Report, ending: Ending, opened: &mut Opened) -> mpsc::Sender<()> {
+    fn settle(self: Box<Self>, report: Report, ending: Ending, opened: &mut Opened) -> Ticket {
         let now = self.services.clock.now();
         opened.settle(meter::settle(self.row, report, ending, &self.platform.prices, now));
         self.ticket

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
 use super::Gateway;
 use super::assistant::{OwnRequest, send_own};
 use super::exchange::AnswerBody;
+use super::in_flight::{Ticket, Tickets};
 use crate::domain::generation::{FEATURE, Generation, Outcome, text_of};
 use crate::services::{ServiceError, Services};
 
@@ -23,9 +24,9 @@ const PATIENCE: Duration = Duration::from_mins(2);
 const MOST_ANSWER: usize = 1_024 * 1_024;
 
 /// Works the queue off, `at_once` items at a time, for as long as the process lives.
-pub async fn work(services: Arc<Services>, ticket: mpsc::Sender<()>, at_once: usize) {
+pub async fn work(services: Arc<Services>, tickets: Tickets, at_once: usize) {
     let outbound = services.outbound.apart();
-    let gateway = Gateway { services, outbound, ticket };
+    let gateway = Gateway { services, outbound, tickets };
     let free = Arc::new(Semaphore::new(at_once));
     loop {
         let taken = take(&gateway, &free).await;
@@ -51,9 +52,10 @@ async fn take(gateway: &Gateway, free: &Arc<Semaphore>) -> Result<usize, Service
     let taken = claimed.len();
     for one in claimed {
         let Ok(permit) = Arc::clone(free).acquire_owned().await else { break };
+        let Some(ticket) = gateway.tickets.take() else { break };
         let gateway = gateway.clone();
         gateway.services.runtime.clone().spawn(async move {
-            let written = tokio::time::timeout(PATIENCE, write(&gateway, &one)).await;
+            let written = tokio::time::timeout(PATIENCE, write(&gateway, &one, ticket.clone())).await;
             let outcome = written.unwrap_or_else(|_| Outcome::Failed {
                 reason: "The provider took longer than two minutes. It may be on the bill, so it is not tried again by itself.".to_owned(),
             });
@@ -62,13 +64,13 @@ async fn take(gateway: &Gateway, free: &Arc<Semaphore>) -> Result<usize, Service
                 tracing::error!(error = &error as &dyn std::error::Error, id = %one.id, "a generation cannot be ended yet");
                 tokio::time::sleep(Duration::from_secs(5)).await;
             }
-            drop(permit);
+            drop((permit, ticket));
         });
     }
     Ok(taken)
 }
 
-async fn write(gateway: &Gateway, one: &Generation) -> Outcome {
+async fn write(gateway: &Gateway, one: &Generation, ticket: Ticket) -> Outcome {
     let own = OwnRequest {
         id: one.request.unwrap_or_default(),
         tenant: one.tenant,
@@ -78,7 +80,7 @@ async fn write(gateway: &Gateway, one: &Generation) -> Outcome {
         // After a crash its row tells whether it was sent.
         recorded_first: true,
     };
-    match send_own(gateway, own).await {
+    match send_own(gateway, own, ticket).await {
         // It counts as an attempt: each has its row.
         Err(error) if error.is_unreachable() => Outcome::Again { reason: error.message().to_owned() },
         Err(error) if error.can_be_sent_later() => Outcome::HeldBack { reason: error.message().to_owned() },

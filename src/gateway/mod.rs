@@ -10,13 +10,13 @@ mod body;
 mod error;
 mod exchange;
 pub mod generations;
+mod in_flight;
 mod inbound;
 
 use std::sync::Arc;
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
-use tokio::sync::mpsc;
 
 use crate::domain::billing::{Fallback, OnReach, UsageMode};
 use crate::domain::clock::Moment;
@@ -39,33 +39,10 @@ use crate::services::provider_keys::short;
 use answer::respond;
 use error::GatewayError;
 use exchange::{Exchange, Head};
+use in_flight::{Ticket, Tickets};
 use inbound::Caller;
 
-/// Exchanges that are under way: each holds a clone, and all are over when `wait` returns.
-pub struct InFlight {
-    running: mpsc::Sender<()>,
-    over: mpsc::Receiver<()>,
-}
-
-impl Default for InFlight {
-    fn default() -> Self {
-        let (running, over) = mpsc::channel(1);
-        Self { running, over }
-    }
-}
-
-impl InFlight {
-    #[must_use]
-    pub fn ticket(&self) -> mpsc::Sender<()> {
-        self.running.clone()
-    }
-
-    /// Waits until every ticket, and so every exchange, is gone.
-    pub async fn wait(mut self) {
-        drop(self.running);
-        let _ = self.over.recv().await;
-    }
-}
+pub use in_flight::InFlight;
 
 /// What every handler works with.
 #[derive(Clone)]
@@ -73,13 +50,13 @@ struct Gateway {
     services: Arc<Services>,
     /// The worker's own.
     outbound: Outbound,
-    ticket: mpsc::Sender<()>,
+    tickets: Tickets,
 }
 
 /// Registers the gateway's routes.
-pub fn configure(cfg: &mut web::ServiceConfig, services: Arc<Services>, ticket: mpsc::Sender<()>) {
+pub fn configure(cfg: &mut web::ServiceConfig, services: Arc<Services>, tickets: Tickets) {
     let outbound = services.outbound.apart();
-    let gateway = web::Data::new(Gateway { services, outbound, ticket });
+    let gateway = web::Data::new(Gateway { services, outbound, tickets });
     cfg.service(
         web::scope("/v1")
             .app_data(gateway.clone())
@@ -226,6 +203,7 @@ async fn serve(
     let services = &gateway.services;
     let Route { dialect, version, mut endpoint } = route;
     let caller = inbound::authenticate(services, request).await?;
+    let ticket = gateway.tickets.take().ok_or_else(GatewayError::unavailable)?;
     let mut asked = inbound::read_headers(request)?;
     let pinned_model = pin(services, &caller, &mut asked).await?;
     let bytes = match payload {
@@ -251,6 +229,7 @@ async fn serve(
         query,
         bytes,
         recorded_first: false,
+        ticket,
     };
     let (head, used) = send(gateway, call, |provider| inbound::passing(request, provider)).await?;
     Ok(respond(head, id, used))
@@ -266,6 +245,7 @@ struct Call {
     query: Option<String>,
     bytes: Bytes,
     recorded_first: bool,
+    ticket: Ticket,
 }
 
 /// What a request ran on.
@@ -288,7 +268,7 @@ async fn send(
     passing: impl FnOnce(&'static dyn providers::Provider) -> http::HeaderMap,
 ) -> Result<(Head, Used), GatewayError> {
     let services = &gateway.services;
-    let Call { id, caller, asked, route, envelope, query, bytes, recorded_first } = call;
+    let Call { id, caller, asked, route, envelope, query, bytes, recorded_first, ticket } = call;
     let Route { dialect, version, endpoint } = route;
     let standing = services.standing(&caller.scope).await.map_err(GatewayError::from)?;
     let situation = standing.situation();
@@ -348,7 +328,8 @@ async fn send(
         headers: passing(providers::of(chosen.key.provider)),
         body: bytes,
     };
-    let (mut exchange, outgoing) = prepare(gateway, &standing, &chosen, inbound, endpoint, row).await?;
+    let (mut exchange, outgoing) =
+        prepare(gateway, &standing, &chosen, inbound, endpoint, row, ticket).await?;
     exchange.recorded_first = recorded_first;
     let head = exchange.start(outgoing, caller.token).await?;
     let used = Used {
@@ -484,6 +465,7 @@ async fn prepare(
     inbound: Inbound,
     endpoint: Endpoint,
     row: UsageRow,
+    ticket: Ticket,
 ) -> Result<(Box<Exchange>, Outgoing), GatewayError> {
     let services = &gateway.services;
     let ring = if chosen.shared { &standing.platform.keys } else { &standing.tenant.keys };
@@ -529,7 +511,7 @@ async fn prepare(
         trust: Trust::of(custom_url, &services.options.urls),
         recorded_first: false,
         row,
-        ticket: gateway.ticket.clone(),
+        ticket,
     };
     Ok((Box::new(exchange), outgoing))
 }

@@ -174,6 +174,36 @@ async fn a_shutdown_lets_streams_finish() {
     world.end().await;
 }
 
+/// What is read on for a client who has left comes by a connection of the worker that served it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_lets_what_is_read_on_be_read() {
+    let mut world = World::new(On::Sqlite).await;
+    let tenant = world.tenant("acme", UsageMode::Byok).await;
+    world.add_key(&tenant, "production", &test_key("slow")).await.unwrap();
+    world.add_key(&tenant, "quick", &test_key("ok")).await.unwrap();
+    let token = world.token(&tenant).await;
+    let mut answer = world.send(&token, &streamed()).send().await.unwrap();
+    let id = RequestId::parse(answer.headers()["x-keyward-request-id"].to_str().unwrap()).unwrap();
+    answer.chunk().await.unwrap().unwrap();
+    drop(answer);
+    // Nothing new begins meanwhile.
+    let next = world.message(&token).header("x-keyward-key", "quick");
+    let refused = async {
+        loop {
+            let answer = next.try_clone().unwrap().send().await.unwrap();
+            if answer.status() != 200 {
+                break (answer.status().as_u16(), error_code(&answer.json().await.unwrap()).to_owned());
+            }
+        }
+    };
+    let ((), refused) = tokio::join!(world.stop(), refused);
+    assert_eq!(refused, (503, "keyward_unavailable".to_owned()));
+    let rows = rows_on_disk(&world, &tenant).await;
+    let row = rows.iter().find(|row| row.id == id).unwrap();
+    assert_eq!((row.state, row.error_code.as_deref()), (UsageState::Final, None));
+    world.end().await;
+}
+
 async fn only_row(world: &World, tenant: &keyward::domain::account::Tenant) -> UsageRow {
     for _ in 0..200 {
         let mut rows = world.rows(tenant).await;
