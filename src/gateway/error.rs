@@ -112,6 +112,11 @@ impl GatewayError {
         }
     }
 
+    /// The same of the exchange for an access token, before which nothing is sent.
+    pub fn no_bearer(error: SendError, provider: &str) -> Self {
+        Self { begun: false, ..Self::upstream(error, provider) }
+    }
+
     /// An answer that no SDK could read.
     pub fn unreadable(provider: &str) -> Self {
         let message = format!("{provider} sent an answer that cannot be read.");

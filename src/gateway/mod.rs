@@ -28,7 +28,7 @@ use crate::domain::provider_key::{KeyView, Provider, Verdict};
 use crate::domain::resolve::{self, Ask, Chosen};
 use crate::domain::usage::{Dialect, ServedAs, TokenUsage, UsageRow, UsageState, ceiling, estimate};
 use crate::outbound::exchange::ExchangeError;
-use crate::outbound::{Outbound, Trust};
+use crate::outbound::{Outbound, SendError, Trust};
 use crate::providers::{self, Credential, Endpoint, Inbound, Outgoing, PathVersion};
 use crate::services::Services;
 use crate::services::custody::{self, Seat};
@@ -520,12 +520,16 @@ async fn prepare(
 fn no_bearer(services: &Services, key: &KeyView, row: &UsageRow, error: &ExchangeError) -> GatewayError {
     tracing::warn!(error = error as &dyn std::error::Error, key = %key.id, "no access token for a service account");
     let (verdict, answer) = match error {
-        ExchangeError::Refused(_) => (Verdict::Rejected, GatewayError::key_rejected(key)),
+        ExchangeError::Refused(_) => (Some(Verdict::Rejected), GatewayError::key_rejected(key)),
         ExchangeError::Send(error) => {
-            (Verdict::Unreachable, GatewayError::upstream(*error, key.provider.label()))
+            // That it was not taken says nothing of the key.
+            let verdict = (*error != SendError::NotTaken).then_some(Verdict::Unreachable);
+            (verdict, GatewayError::no_bearer(*error, key.provider.label()))
         }
     };
-    services.key_states.observe(key, verdict, began(row));
+    if let Some(verdict) = verdict {
+        services.key_states.observe(key, verdict, began(row));
+    }
     answer
 }
 

@@ -23,6 +23,9 @@ use tower_service::Service;
 const CONNECT: Duration = Duration::from_secs(5);
 /// For how long a connection is kept that nothing uses.
 const IDLE_CONNECTION: Duration = Duration::from_mins(1);
+/// Headers of an answer by HTTP/2, in bytes as it counts them: more than are taken in the end, so that both
+/// protocols take as many.
+const HEAD_LIMIT: u32 = 64 * 1_024;
 /// How often a connection in use is probed, and for how long what was sent may go unacknowledged.
 const PROBE_EVERY: Duration = Duration::from_secs(15);
 const PROBES: u32 = 3;
@@ -41,6 +44,7 @@ pub fn client(names: Names, tls: &Arc<ClientConfig>) -> Client {
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_CONNECTION)
+        .http2_max_header_list_size(HEAD_LIMIT)
         .build(connector(names, tls, CONNECT))
 }
 
@@ -115,13 +119,13 @@ pub struct Refused;
 impl Vetting {
     /// All addresses of a host. One that is not public spoils them all: which one a connection
     /// takes is not ours to say.
-    pub async fn addresses(&self, host: String) -> Result<Vec<IpAddr>, Refused> {
-        let found = tokio::time::timeout(CONNECT, self.resolver.resolve(host))
-            .await
-            .map_err(|_| Refused)?
-            .map_err(|_| Refused)?;
+    ///
+    /// # Errors
+    /// `Refused`, or why the resolver gave no answer, which says nothing of the host.
+    pub async fn addresses(&self, host: String) -> Result<Vec<IpAddr>, BoxError> {
+        let found = tokio::time::timeout(CONNECT, self.resolver.resolve(host)).await??;
         if found.is_empty() || !found.iter().all(|address| (self.rule)(*address)) {
-            return Err(Refused);
+            return Err(Refused.into());
         }
         Ok(found)
     }

@@ -50,7 +50,7 @@ impl Outbound {
         assertion: Outgoing,
         now: Moment,
     ) -> Result<(Secret, Moment), ExchangeError> {
-        let mut answer = self.send(assertion, Trust::Operator, WAIT).await?;
+        let mut answer = self.ask(assertion, Trust::Operator, WAIT).await?;
         let body = tokio::time::timeout(WAIT, answer.body(MAX_ANSWER)).await;
         let body = body.map_err(|_| SendError::Timeout)??.ok_or(SendError::Broken)?;
         let body = zeroize::Zeroizing::new(Vec::from(body));

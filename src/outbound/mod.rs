@@ -146,6 +146,17 @@ impl Outbound {
         self.0.vetting.addresses(host.to_owned()).await.map(|_| ()).map_err(|_| UrlRule::Address)
     }
 
+    /// As `send`; once more if it was not taken the first time.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub async fn ask(&self, outgoing: Outgoing, trust: Trust, wait: Duration) -> Result<Answer, SendError> {
+        match self.send(outgoing.clone(), trust, wait).await {
+            Err(SendError::NotTaken) => self.send(outgoing, trust, wait).await,
+            sent => sent,
+        }
+    }
+
     /// Sends a request and waits for the head of its answer.
     ///
     /// # Errors
@@ -261,15 +272,17 @@ fn classify(error: &legacy::Error) -> SendError {
         SendError::Unreachable
     } else if was_not_taken(error) {
         SendError::NotTaken
-    } else if causes(error).filter_map(|cause| cause.downcast_ref()).any(is_timeout) {
+    } else if causes(error).any(is_timeout) {
         SendError::Timeout
     } else {
         SendError::Broken
     }
 }
 
-fn is_timeout(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::TimedOut
+fn is_timeout(cause: &(dyn Error + 'static)) -> bool {
+    let by_http2 = || cause.downcast_ref().and_then(h2::Error::get_io);
+    let io: Option<&std::io::Error> = cause.downcast_ref().or_else(by_http2);
+    io.is_some_and(|error| error.kind() == std::io::ErrorKind::TimedOut)
 }
 
 #[cfg(test)]
@@ -311,8 +324,30 @@ mod tests {
         [&[0, 0, length, kind, 0, 0, 0, 0, stream][..], payload].concat()
     }
 
-    /// Reads up to the head of a request, answers with these bytes and hangs up.
-    async fn provider(listener: tokio::net::TcpListener, tls: TlsAcceptor, answer: Vec<u8>) {
+    /// TLS of a server of this name, and the certificate to be trusted for it.
+    fn server(name: &str, protocol: &str) -> (TlsAcceptor, Vec<u8>) {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(crypto);
+        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
+        let mut config = config.with_single_cert(vec![made.cert.der().clone()], key.into()).unwrap();
+        config.alpn_protocols = vec![protocol.into()];
+        (TlsAcceptor::from(Arc::new(config)), made.cert.pem().into_bytes())
+    }
+
+    fn trusting(certificate: &[u8]) -> Outbound {
+        Outbound::new(Parts { extra_roots: vec![certificate.to_vec()], ..Parts::default() }).unwrap()
+    }
+
+    async fn listen() -> (tokio::net::TcpListener, String) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+        (listener, url)
+    }
+
+    /// Reads up to the head of a request by HTTP/2, answers with these bytes and hangs up.
+    async fn provider(listener: &tokio::net::TcpListener, tls: TlsAcceptor, answer: Vec<u8>) {
         const PREFACE: usize = 24;
         const HEADERS: u8 = 1;
         let mut stream = tls.accept(listener.accept().await.unwrap().0).await.unwrap();
@@ -334,16 +369,8 @@ mod tests {
     /// What was not taken costs nothing; of anything else that is not known.
     #[tokio::test]
     async fn requests_that_were_not_taken_are_told_apart() {
-        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-        let crypto = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(crypto);
-        let config = config.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-        let mut config = config.with_single_cert(vec![made.cert.der().clone()], key.into()).unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        let tls = TlsAcceptor::from(Arc::new(config));
-        let parts = Parts { extra_roots: vec![made.cert.pem().into_bytes()], ..Parts::default() };
-        let outbound = Outbound::new(parts).unwrap();
+        let (tls, certificate) = server("localhost", "h2");
+        let outbound = trusting(&certificate);
         let reset = |reason: u8| frame(3, 1, &[0, 0, 0, reason]);
         let go_away = |last: u8, reason: u8| frame(7, 0, &[0, 0, 0, last, 0, 0, 0, reason]);
         for (what, answer, told) in [
@@ -354,12 +381,122 @@ mod tests {
             ("closing for an error", go_away(0, 1), SendError::Broken),
             ("gone", Vec::new(), SendError::Broken),
         ] {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
-            let provider = tokio::spawn(provider(listener, tls.clone(), answer));
-            let sent = outbound.send(outgoing(&url), Trust::Operator, Duration::from_secs(5)).await;
+            let (listener, url) = listen().await;
+            let sent = outbound.send(outgoing(&url), Trust::Operator, Duration::from_secs(5));
+            let (sent, ()) = tokio::join!(sent, provider(&listener, tls.clone(), answer));
             assert_eq!(sent.map(|answer| answer.status), Err(told), "{what}");
-            provider.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_not_taken_is_asked_once_more() {
+        let (tls, certificate) = server("localhost", "h2");
+        let outbound = trusting(&certificate);
+        let (listener, url) = listen().await;
+        let refuse = async || provider(&listener, tls.clone(), frame(3, 1, &[0, 0, 0, 7])).await;
+        let asked = outbound.ask(outgoing(&url), Trust::Operator, Duration::from_secs(5));
+        let (asked, ()) = tokio::join!(asked, async {
+            refuse().await;
+            refuse().await;
+        });
+        assert_eq!(asked.map(|answer| answer.status), Err(SendError::NotTaken), "and not a third time");
+        let asked = async {
+            let asked = outbound.ask(outgoing(&url), Trust::Operator, Duration::from_secs(5)).await;
+            drop(outbound);
+            asked.map(|answer| answer.status)
+        };
+        let (asked, ()) = tokio::join!(asked, async {
+            refuse().await;
+            provider_2(&listener, tls.clone(), 0).await;
+        });
+        assert_eq!(asked, Ok(204));
+    }
+
+    /// Takes one request by HTTP/1.1 and answers with a head whose fields make up so many bytes; with nothing
+    /// if there are none.
+    async fn provider_1(listener: &tokio::net::TcpListener, tls: TlsAcceptor, head: usize) {
+        let mut stream = tls.accept(listener.accept().await.unwrap().0).await.unwrap();
+        let mut read = Vec::new();
+        while !read.ends_with(b"\r\n\r\n") {
+            read.push(stream.read_u8().await.unwrap());
+        }
+        if head > 0 {
+            let lines = fields(head).map(|(name, value)| format!("{name}: {value}\r\n"));
+            let lines: String = lines.collect();
+            stream.write_all(format!("HTTP/1.1 204 No Content\r\n{lines}\r\n").as_bytes()).await.unwrap();
+        }
+        stream.shutdown().await.unwrap();
+    }
+
+    /// Header fields of a thousand bytes each.
+    fn fields(bytes: usize) -> impl Iterator<Item = (String, String)> {
+        (0..bytes / 1_000).map(|at| (format!("x-{at:04}"), "v".repeat(990)))
+    }
+
+    /// The same by HTTP/2.
+    async fn provider_2(listener: &tokio::net::TcpListener, tls: TlsAcceptor, head: usize) {
+        let stream = tls.accept(listener.accept().await.unwrap().0).await.unwrap();
+        let mut connection = h2::server::handshake(stream).await.unwrap();
+        let (_, mut answer) = connection.accept().await.unwrap().unwrap();
+        let mut response = http::Response::builder().status(204);
+        for (name, value) in fields(head) {
+            response = response.header(name, value);
+        }
+        answer.send_response(response.body(()).unwrap(), true).unwrap();
+        while connection.accept().await.is_some() {}
+    }
+
+    #[tokio::test]
+    async fn heads_are_taken_up_to_their_limit_by_both_protocols() {
+        for (protocol, head, told) in [
+            ("http/1.1", 0, Err(SendError::Broken)),
+            ("http/1.1", MAX_HEAD - 1_000, Ok(204)),
+            ("http/1.1", MAX_HEAD + 1_000, Err(SendError::Broken)),
+            ("h2", MAX_HEAD - 1_000, Ok(204)),
+            ("h2", MAX_HEAD + 1_000, Err(SendError::Broken)),
+        ] {
+            let (tls, certificate) = server("localhost", protocol);
+            let outbound = trusting(&certificate);
+            let (listener, url) = listen().await;
+            let sent = async {
+                let sent = outbound.send(outgoing(&url), Trust::Operator, Duration::from_secs(5)).await;
+                drop(outbound);
+                sent.map(|answer| answer.status)
+            };
+            let answering = async {
+                match protocol {
+                    "h2" => provider_2(&listener, tls, head).await,
+                    _ => provider_1(&listener, tls, head).await,
+                }
+            };
+            let (sent, ()) = tokio::join!(sent, answering);
+            assert_eq!(sent, told, "{protocol}, {head} bytes");
+        }
+    }
+
+    /// Nothing is sent to a server that cannot prove whose it is.
+    #[tokio::test]
+    async fn certificates_that_do_not_prove_the_name_are_refused() {
+        let (tls, certificate) = server("localhost", "http/1.1");
+        let (others, of_others) = server("llm.example.com", "http/1.1");
+        let nothing = Outbound::new(Parts::default()).unwrap();
+        for (what, tls, outbound, told) in [
+            ("trusted", &tls, &trusting(&certificate), Ok(204)),
+            ("nobody's", &tls, &nothing, Err(SendError::Unreachable)),
+            ("trusted for another name", &others, &trusting(&of_others), Err(SendError::Unreachable)),
+        ] {
+            let (listener, url) = listen().await;
+            let tls = tls.clone();
+            let provider = tokio::spawn(async move {
+                let mut stream = tls.accept(listener.accept().await.unwrap().0).await?;
+                let mut first = [0; 512];
+                let read = stream.read(&mut first).await?;
+                stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await?;
+                std::io::Result::Ok(read)
+            });
+            let sent = outbound.send(outgoing(&url), Trust::Operator, Duration::from_secs(5)).await;
+            assert_eq!(sent.map(|answer| answer.status), told, "{what}");
+            assert_eq!(provider.await.unwrap().is_ok_and(|read| read > 0), told.is_ok(), "{what}");
         }
     }
 

@@ -85,7 +85,7 @@ impl Relying<'_> {
         let url = Url::parse(&url).map_err(|_| OpenIdError::Configuration)?;
         let headers: HeaderMap = head.headers;
         let outgoing = Outgoing { method: head.method, url, headers, body: body.into(), hides_usage: false };
-        let mut answer = self.outbound.send(outgoing, trust, PATIENCE).await?;
+        let mut answer = self.outbound.ask(outgoing, trust, PATIENCE).await?;
         let body =
             tokio::time::timeout(PATIENCE, answer.body(LIMIT)).await.map_err(|_| SendError::Timeout)??;
         let body = body.ok_or(OpenIdError::TooLong)?;

@@ -202,6 +202,7 @@ pub struct Credential<'a> {
 }
 
 /// A request ready to be sent. The credential's header is marked sensitive.
+#[derive(Clone)]
 pub struct Outgoing {
     pub method: Method,
     pub url: Url,

@@ -144,7 +144,7 @@ async fn ask(
     now: Moment,
 ) -> Result<(u16, Judged), SendError> {
     let implementation = providers::of(provider);
-    let mut answer = outbound.send(request, trust, WAIT).await?;
+    let mut answer = outbound.ask(request, trust, WAIT).await?;
     let body =
         tokio::time::timeout(WAIT, answer.body(MAX_ANSWER)).await.map_err(|_| SendError::Timeout)??;
     let body = body.ok_or(SendError::Broken)?;

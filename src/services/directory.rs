@@ -35,7 +35,7 @@ use crate::storage::{
 };
 
 /// For how long it is waited for somebody else's reading.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// An owner's keys: as resolution sees them, and sealed, in the same order.
 #[derive(Default)]

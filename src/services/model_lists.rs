@@ -71,7 +71,7 @@ impl Services {
         };
         let Ok(request) = providers::of(provider).route(inbound, &credential) else { return Ok(()) };
         let asked = async {
-            let mut answer = self.outbound.send(request, Trust::Operator, PATIENCE).await.ok()?;
+            let mut answer = self.outbound.ask(request, Trust::Operator, PATIENCE).await.ok()?;
             let body = tokio::time::timeout(PATIENCE, answer.body(MAX_ANSWER)).await.ok()?.ok()??;
             (answer.status == 200).then(|| providers::listed_models(&body)).flatten()
         };

@@ -118,7 +118,7 @@ impl Services {
         let asked = payments.checkout(&ForCheckout { order: &order, title: &title, back: &back });
         let Some(outgoing) = asked else { return Ok(order) };
         let answered = async {
-            let mut answer = self.outbound.send(outgoing, Trust::Operator, PATIENCE).await.ok()?;
+            let mut answer = self.outbound.ask(outgoing, Trust::Operator, PATIENCE).await.ok()?;
             let body = answer.body(MAX_ANSWER).await.ok()??;
             let begun = payments.read_checkout(answer.status, &body);
             begun.inspect_err(|error| {

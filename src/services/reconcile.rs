@@ -416,7 +416,7 @@ impl Services {
     ) -> Result<Page, Failure> {
         let asked = reports::ask(provider, &self.options.origins, secret, question, window, cursor);
         let outgoing = asked.ok_or(Failure::Unreadable)?;
-        let sent = self.outbound.send(outgoing, Trust::Operator, PATIENCE).await;
+        let sent = self.outbound.ask(outgoing, Trust::Operator, PATIENCE).await;
         let mut answer = sent.map_err(|_| Failure::Unreachable)?;
         match answer.status {
             200 => {}

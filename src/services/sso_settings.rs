@@ -228,7 +228,7 @@ impl Services {
             body: bytes::Bytes::new(),
             hides_usage: false,
         };
-        let mut answer = self.outbound.send(outgoing, trust, PATIENCE).await?;
+        let mut answer = self.outbound.ask(outgoing, trust, PATIENCE).await?;
         if answer.status != 200 {
             return Err(OpenIdError::Status(answer.status));
         }

@@ -136,7 +136,7 @@ impl Database {
             .busy_timeout(Duration::from_secs(10))
             .pragma("secure_delete", "ON");
         // Its commits come in hundreds, to the same few pages: the fewer of them are copied out of the
-        // log one by one, the better. 16 MiB of log is little beside what that saves.
+        // log one by one, the better.
         let metering =
             options.clone().synchronous(SqliteSynchronous::Normal).pragma("wal_autocheckpoint", "4000");
         let pool = |options: SqliteConnectOptions, connections| {

@@ -24,6 +24,9 @@ use crate::support::{On, Setup, World, error_code, holder, new_key};
 
 pub const HOST: &str = "llm.example.com";
 
+/// In place of an answer: the resolver gives none.
+const SILENCE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
 /// Answers with each list in turn, and with the last one from then on.
 pub struct Script {
     answers: Vec<Vec<IpAddr>>,
@@ -42,7 +45,9 @@ impl Resolver for Script {
         assert_eq!(host, HOST);
         let turn = self.asked.fetch_add(1, Ordering::SeqCst);
         let answer = self.answers[turn.min(self.answers.len() - 1)].clone();
-        Box::pin(async move { Ok(answer) })
+        Box::pin(async move {
+            if answer == [SILENCE] { Err(std::io::Error::other("try again")) } else { Ok(answer) }
+        })
     }
 
     fn port(&self) -> u16 {
@@ -208,9 +213,34 @@ async fn a_request_that_was_not_taken_costs_nothing() {
     world.end().await;
 }
 
+/// A resolver that gives no answer says nothing of the URL: the next request may be sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_cannot_be_looked_up_is_no_refusal() {
+    // Asked twice while saving: once to vet, once to connect.
+    let answers = vec![vec![LOOPBACK], vec![LOOPBACK], vec![SILENCE], vec![LOOPBACK]];
+    let (world, _, handle) = world(answers, |_| true).await;
+    let tenant = world.tenant("acme", UsageMode::Byok).await;
+    add(&world, &tenant, Provider::Anthropic).await.unwrap();
+    let token = world.token(&tenant).await;
+    let answer = world.message(&token).send().await.unwrap();
+    assert_eq!(answer.status(), 502);
+    assert_eq!(answer.headers().get("x-should-retry"), None, "a retry helps");
+    let row = world.row_of(&answer).await;
+    assert_eq!((row.state, row.tokens, row.cost), (UsageState::Final, TokenUsage::default(), Nanos::ZERO));
+    assert_eq!(world.message(&token).send().await.unwrap().status(), 200);
+    handle.stop(false).await;
+    world.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_name_that_leads_inside_is_refused_when_saved() {
-    for inside in [vec![LOOPBACK], vec![PUBLIC, LOOPBACK], vec![], vec!["169.254.169.254".parse().unwrap()]] {
+    for inside in [
+        vec![LOOPBACK],
+        vec![PUBLIC, LOOPBACK],
+        vec![],
+        vec![SILENCE],
+        vec!["169.254.169.254".parse().unwrap()],
+    ] {
         let (world, connections, handle) = world(vec![inside], address::is_global).await;
         let tenant = world.tenant("acme", UsageMode::Byok).await;
         for provider in providers_with_urls() {

@@ -123,6 +123,9 @@ on_both! {
         let one: Value = get("/v1/models/claude-haiku-4-5").send().await.unwrap().json().await.unwrap();
         assert_eq!(one["id"], "claude-haiku-4-5");
         assert_eq!(get("/v1/models/a%2Fb").send().await.unwrap().status(), 400);
+        let long = get(&format!("/v1/models/{}", "x".repeat(257))).send().await.unwrap();
+        assert_eq!(long.status(), 400);
+        assert_eq!(error_code(&long.json().await.unwrap()), "keyward_invalid_request");
     }
 }
 
