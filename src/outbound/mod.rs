@@ -4,6 +4,7 @@
 pub mod address;
 mod connect;
 pub mod exchange;
+mod lanes;
 pub mod mail;
 pub mod openid;
 
@@ -26,7 +27,8 @@ use url::Url;
 use crate::domain::endpoint::{UrlPolicy, UrlRule};
 use crate::providers::Outgoing;
 
-use connect::{Client, Names, Refused, Vetting};
+use connect::{Names, Refused, Vetting};
+use lanes::{Lanes, Place};
 
 pub use connect::{AddressRule, Resolver, SystemResolver};
 
@@ -104,8 +106,8 @@ impl Default for Parts {
 pub struct Outbound(Arc<Clients>);
 
 struct Clients {
-    operator: Client,
-    tenant: Client,
+    operator: Arc<Lanes>,
+    tenant: Arc<Lanes>,
     vetting: Arc<Vetting>,
     tls: Arc<rustls::ClientConfig>,
 }
@@ -115,6 +117,8 @@ pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
     body: Incoming,
+    /// Held until the answer is over.
+    _place: Place,
 }
 
 impl Outbound {
@@ -133,8 +137,12 @@ impl Outbound {
     }
 
     fn with(vetting: Arc<Vetting>, tls: Arc<rustls::ClientConfig>) -> Self {
-        let operator = connect::client(Names::System, &tls);
-        let tenant = connect::client(Names::Vetted(Arc::clone(&vetting)), &tls);
+        let lanes = |names: Names| {
+            let tls = Arc::clone(&tls);
+            Lanes::new(move || connect::client(names.clone(), &tls))
+        };
+        let operator = lanes(Names::System);
+        let tenant = lanes(Names::Vetted(Arc::clone(&vetting)));
         Self(Arc::new(Clients { operator, tenant, vetting, tls }))
     }
 
@@ -162,11 +170,12 @@ impl Outbound {
     /// # Errors
     /// Why there is none.
     pub async fn send(&self, outgoing: Outgoing, trust: Trust, wait: Duration) -> Result<Answer, SendError> {
-        let client = match trust {
+        let lanes = match trust {
             Trust::Operator => &self.0.operator,
             Trust::Tenant => &self.0.tenant,
         };
-        let request = client.request(request(outgoing)?);
+        let place = lanes.place();
+        let request = place.client().request(request(outgoing)?);
         let answer = tokio::time::timeout(wait, request).await.map_err(|_| SendError::Timeout)?;
         let (head, body) = answer.map_err(|error| classify(&error))?.into_parts();
         let size: usize =
@@ -174,7 +183,7 @@ impl Outbound {
         if size > MAX_HEAD {
             return Err(SendError::Broken);
         }
-        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
+        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, _place: place })
     }
 }
 
@@ -410,6 +419,41 @@ mod tests {
             provider_2(&listener, tls.clone(), 0).await;
         });
         assert_eq!(asked, Ok(204));
+    }
+
+    /// More than a server takes at a time on one connection.
+    #[tokio::test]
+    async fn many_requests_are_under_way_at_once() {
+        const MANY: usize = 250;
+        let (tls, certificate) = server("localhost", "h2");
+        let outbound = trusting(&certificate);
+        let (listener, url) = listen().await;
+        let arrived = Arc::new(tokio::sync::Barrier::new(MANY));
+        let provider = tokio::spawn(async move {
+            loop {
+                let (tls, stream) = (tls.clone(), listener.accept().await.unwrap().0);
+                let arrived = Arc::clone(&arrived);
+                tokio::spawn(async move {
+                    let limited = h2::server::Builder::new().max_concurrent_streams(100).clone();
+                    let Ok(stream) = tls.accept(stream).await else { return };
+                    let Ok(mut connection) = limited.handshake::<_, Bytes>(stream).await else { return };
+                    while let Some(Ok((_, mut answer))) = connection.accept().await {
+                        let arrived = Arc::clone(&arrived);
+                        tokio::spawn(async move {
+                            // Nobody is answered before all are there.
+                            arrived.wait().await;
+                            let _ = answer.send_response(http::Response::new(()), true);
+                        });
+                    }
+                });
+            }
+        });
+        let send = || outbound.send(outgoing(&url), Trust::Operator, Duration::from_secs(20));
+        let sent = futures_util::future::join_all((0..MANY).map(|_| send())).await;
+        assert!(sent.iter().all(Result::is_ok), "not all of them arrived");
+        provider.abort();
+        drop(sent);
+        assert!(outbound.0.operator.place().is_in_first_lane(), "answers that are over hold no places");
     }
 
     /// Takes one request by HTTP/1.1 and answers with a head whose fields make up so many bytes; with nothing
