@@ -285,8 +285,8 @@ async fn settle_leftovers(services: &Services) -> Result<(), StartError> {
 }
 
 impl Running {
-    /// Stops taking requests, lets those under way finish and writes what they used. One limit
-    /// holds for all of it.
+    /// Lets no exchange begin, waits for those under way, stops the server and writes what was used. One
+    /// limit holds for all of it.
     pub async fn stop(self) {
         let deadline = tokio::time::Instant::now() + self.shutdown;
         self.stopping.store(true, Ordering::SeqCst);
@@ -300,13 +300,15 @@ impl Running {
         // The server stays until then: a worker ends when its clients have left, and the connections that
         // it opened end with it, though answers may still be read from them.
         let in_time = tokio::time::timeout_at(deadline, &mut over).await.is_ok();
+        let server = self.server.abort_handle();
         let quiet = async {
             self.handle.stop(in_time).await;
             let _ = self.server.await;
         };
-        // The server looks once a second whether its time is over.
+        // What is left are pages and downloads, and the server's own clock has only begun to run.
         if tokio::time::timeout_at(deadline + Duration::from_secs(2), quiet).await.is_err() {
-            tracing::error!("the server did not stop in time");
+            tracing::warn!("some pages were still under way; they were cut off");
+            server.abort();
         }
         if !in_time && tokio::time::timeout(CUT_OFF, over).await.is_err() {
             tracing::warn!("some exchanges were still under way; they will be settled by estimate");

@@ -192,7 +192,9 @@ impl GatewayError {
 
     /// Whether there was nobody who took it.
     pub fn is_unreachable(&self) -> bool {
-        self.code == "keyward_upstream_unreachable" && !self.begun && !self.lasting
+        matches!(self.code, "keyward_upstream_unreachable" | "keyward_upstream_timeout")
+            && !self.begun
+            && !self.lasting
     }
 
     /// Whether the same request may be sent again without being billed twice: a gate was closed, a limit

@@ -2,8 +2,8 @@
 //! still sealed, and the platform's features, prices and shared keys.
 //!
 //! A change made by this process is seen by the next request; one made by another process within
-//! two seconds. Of the requests that find something forgotten, one reads it and the others wait for
-//! that. Nothing here holds an opened secret. What is read anew is read in boxed futures: they are
+//! two seconds. Of the requests that find a token, a tenant or the platform forgotten, one reads it and
+//! the others wait for that. Nothing here holds an opened secret. What is read anew is read in boxed futures: they are
 //! large, and requests carry theirs about.
 
 use std::collections::HashMap;
@@ -124,7 +124,9 @@ pub struct Directory {
     platform: ArcSwapOption<PlatformView>,
     /// How often anything was forgotten: what was read before that is not kept.
     forgotten: Mutex<u64>,
-    reading: Turns,
+    token_turns: Turns,
+    tenant_turns: Turns,
+    platform_turns: Turns,
     /// As they were when they were last read.
     plans: ArcSwapOption<Vec<Plan>>,
     /// How far changes of other processes have been followed.
@@ -141,7 +143,7 @@ struct Turns {
 impl Turns {
     /// `None` when it took too long: then the database is slow or gone, and whoever asks finds that out for
     /// itself instead of waiting for all before it to find it out.
-    async fn turn(&self, what: &(impl Hash + ?Sized)) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+    async fn turn(&self, what: &impl Hash) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         #[allow(clippy::cast_possible_truncation, reason = "any bits will do")]
         let at = self.hashing.hash_one(what) as usize % self.turns.len();
         tokio::time::timeout(LONGEST_WAIT, self.turns[at].lock()).await.ok()
@@ -165,7 +167,9 @@ impl Directory {
             sessions: Cache::builder().max_capacity(50_000).time_to_live(Duration::from_mins(1)).build(),
             platform: ArcSwapOption::empty(),
             forgotten: Mutex::default(),
-            reading: Turns::default(),
+            token_turns: Turns::default(),
+            tenant_turns: Turns::default(),
+            platform_turns: Turns::default(),
             plans: ArcSwapOption::empty(),
             followed: Mutex::default(),
         }
@@ -194,7 +198,7 @@ impl Directory {
         kind: TokenKind,
         hash: [u8; 32],
     ) -> Result<Option<(TokenKind, Arc<AccessToken>)>, StorageError> {
-        let _turn = self.reading.turn(&hash).await;
+        let _turn = self.token_turns.turn(&hash).await;
         if let Some(known) = self.tokens.get(&hash) {
             return Ok(known);
         }
@@ -226,7 +230,7 @@ impl Directory {
         id: TenantId,
         scope: &Scope,
     ) -> Result<Option<Arc<TenantView>>, StorageError> {
-        let _turn = self.reading.turn(&id).await;
+        let _turn = self.tenant_turns.turn(&id).await;
         if let Some(known) = self.tenants.get(&id) {
             return Ok(Some(known));
         }
@@ -270,10 +274,6 @@ impl Directory {
     }
 
     async fn read_tenant_id(&self, slug: &str) -> Result<Option<TenantId>, StorageError> {
-        let _turn = self.reading.turn(slug).await;
-        if let Some(id) = self.slugs.get(slug) {
-            return Ok(Some(id));
-        }
         let before = self.times_forgotten();
         let mut tx = self.db.read().await?;
         let found = tenants::find_by_slug(&mut tx, slug).await?.map(|record| record.tenant.id);
@@ -302,10 +302,6 @@ impl Directory {
         scope: &Scope,
         id: &str,
     ) -> Result<Option<Arc<PinnedSession>>, StorageError> {
-        let _turn = self.reading.turn(id).await;
-        if let Some(known) = self.sessions.get(id) {
-            return Ok(Some(known));
-        }
         let before = self.times_forgotten();
         let mut tx = self.db.read().await?;
         let found = pinned_sessions::find(&mut tx, scope, id).await?.map(Arc::new);
@@ -329,7 +325,7 @@ impl Directory {
     }
 
     async fn read_platform(&self) -> Result<Arc<PlatformView>, StorageError> {
-        let _turn = self.reading.turn(&Owner::Platform).await;
+        let _turn = self.platform_turns.turn(&Owner::Platform).await;
         if let Some(known) = self.platform.load_full() {
             return Ok(known);
         }

@@ -204,6 +204,31 @@ async fn a_shutdown_lets_what_is_read_on_be_read() {
     world.end().await;
 }
 
+/// A provider that never answers keeps no process from ending, and what it was sent is charged by estimate.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_has_an_end() {
+    let mut world = World::new(On::Sqlite).await;
+    let tenant = world.tenant("acme", UsageMode::Byok).await;
+    world.add_key(&tenant, "production", &test_key("hang")).await.unwrap();
+    let token = world.token(&tenant).await;
+    world.forget_arrived().await;
+    let calls = [tokio::spawn(world.message(&token).send()), tokio::spawn(world.message(&token).send())];
+    while world.arrived().await.len() < calls.len() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The client of one of them has left.
+    calls[1].abort();
+    let begun = tokio::time::Instant::now();
+    world.stop().await;
+    let limit = Duration::from_secs(world.settings.shutdown_seconds);
+    assert!(begun.elapsed() >= limit, "it waits for them");
+    assert!(begun.elapsed() < limit + Duration::from_secs(10), "{:?}", begun.elapsed());
+    let rows = rows_on_disk(&world, &tenant).await;
+    assert_eq!(rows.len(), calls.len());
+    assert!(rows.iter().all(|row| row.state == UsageState::Estimated && row.cost.0 > 0), "{rows:?}");
+    world.end().await;
+}
+
 async fn only_row(world: &World, tenant: &keyward::domain::account::Tenant) -> UsageRow {
     for _ in 0..200 {
         let mut rows = world.rows(tenant).await;
