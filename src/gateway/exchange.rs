@@ -20,19 +20,19 @@ use crate::domain::ids::TokenId;
 use crate::domain::money::Nanos;
 use crate::domain::provider_key::{KeyView, Verdict};
 use crate::domain::usage::{TokenUsage, UsageRow};
-use crate::outbound::{Answer, FIRST_BYTE, IDLE, Outbound, SendError, Trust};
+use crate::outbound::{Answer, Outbound, Patience, SendError, Trust};
 use crate::providers::openai::UsageFilter;
 use crate::providers::{self, Endpoint, Outgoing, Report, UsageReader};
 use crate::services::Services;
 use crate::services::directory::PlatformView;
 use crate::services::meter::{self, Ending, NotRecorded, Opened};
 
-/// How long an answer is read on after its client has left.
-const DRAIN: Duration = Duration::from_mins(1);
 /// A JSON answer comes whole; a longer one is no answer of a model.
 const MAX_JSON: usize = 16 * 1_024 * 1_024;
 /// Error answers are short.
 const MAX_ERROR: usize = 1_024 * 1_024;
+/// The code of what ended because its client had left.
+const CLIENT_LEFT: &str = "keyward_client_left";
 
 pub struct Exchange {
     pub services: Arc<Services>,
@@ -63,25 +63,65 @@ pub enum AnswerBody {
 }
 
 /// The rest of a streamed answer. Dropping it tells the exchange that the client has left.
-pub struct Chunks(mpsc::Receiver<Chunk>);
+pub struct Chunks {
+    pieces: mpsc::Receiver<Piece>,
+    is_over: bool,
+}
+
+/// What goes to the client of a stream.
+enum Piece {
+    Next(Bytes),
+    /// Without it the stream broke off. May be empty.
+    Last(Bytes),
+}
 
 /// A stream that ends in the middle of an event, which its client learns by the connection's break.
 #[derive(Debug, thiserror::Error)]
 #[error("the provider's answer broke off")]
 pub struct BrokenOff;
 
-type Chunk = Result<Bytes, BrokenOff>;
-
 impl Stream for Chunks {
-    type Item = Chunk;
+    type Item = Result<Bytes, BrokenOff>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.poll_recv(cx)
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let piece = std::task::ready!(self.pieces.poll_recv(cx));
+        self.is_over = !matches!(piece, Some(Piece::Next(_)));
+        Poll::Ready(match piece {
+            Some(Piece::Last(bytes)) if bytes.is_empty() => None,
+            Some(Piece::Next(bytes) | Piece::Last(bytes)) => Some(Ok(bytes)),
+            None => Some(Err(BrokenOff)),
+        })
     }
 }
 
 /// Where the head of the answer is handed over.
-type ToClient = oneshot::Sender<Result<Head, GatewayError>>;
+struct ToClient {
+    head: oneshot::Sender<Result<Head, GatewayError>>,
+    /// When the client was seen to have left.
+    left_at: Option<tokio::time::Instant>,
+}
+
+impl ToClient {
+    /// Gives whether there is still somebody to take it.
+    fn send(self, head: Result<Head, GatewayError>) -> bool {
+        self.head.send(head).is_ok()
+    }
+
+    /// Runs on until the work is done, or for as long as is drained after the client has left.
+    async fn while_wanted<T>(&mut self, drain: Duration, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => return Some(done),
+            () = self.head.closed() => {}
+        }
+        let left_at = *self.left_at.get_or_insert_with(tokio::time::Instant::now);
+        tokio::time::timeout_at(left_at + drain, work).await.ok()
+    }
+}
 
 /// Work that nobody's leaving ends: dropped before it is done, it goes on on the process's runtime.
 struct Carried {
@@ -112,7 +152,7 @@ impl Drop for Carried {
 
 /// The request is not recorded, so it does not go out.
 fn refuse(to_client: ToClient, why: NotRecorded) {
-    let _ = to_client.send(Err(why.into()));
+    to_client.send(Err(why.into()));
 }
 
 impl Exchange {
@@ -127,6 +167,7 @@ impl Exchange {
     ) -> Result<Head, GatewayError> {
         let runtime = self.services.runtime.clone();
         let (to_client, mut head) = oneshot::channel();
+        let to_client = ToClient { head: to_client, left_at: None };
         let mut work = Carried { work: Some(Box::pin(self.run(outgoing, token, to_client))), runtime };
         let early = tokio::select! {
             biased;
@@ -142,6 +183,7 @@ impl Exchange {
 
     async fn run(self: Box<Self>, outgoing: Outgoing, token: Option<TokenId>, mut to_client: ToClient) {
         let outbound = self.outbound.clone();
+        let Patience { first_byte, drain, .. } = outbound.patience();
         let hides_usage = outgoing.hides_usage;
         let mut opened = match self.services.meter.open(self.row.clone(), token) {
             Ok(opened) => opened,
@@ -154,7 +196,8 @@ impl Exchange {
             return refuse(to_client, refusal);
         }
         let started = Instant::now();
-        let sent = while_wanted(&mut to_client, outbound.send(outgoing, self.trust, FIRST_BYTE)).await;
+        let sent = outbound.send(outgoing, self.trust, first_byte);
+        let sent = to_client.while_wanted(drain, sent).await;
         let first_byte_us = Some(microseconds_since(started));
         match sent {
             None => self.abandoned(Ending::default(), &mut opened),
@@ -185,7 +228,8 @@ impl Exchange {
         mut to_client: ToClient,
     ) {
         let provider = self.key.provider;
-        let body = while_wanted(&mut to_client, answer.body(MAX_ERROR)).await;
+        let drain = self.outbound.patience().drain;
+        let body = to_client.while_wanted(drain, answer.body(MAX_ERROR)).await;
         let body = body.and_then(Result::ok).flatten();
         let judged = providers::of(provider).judge(
             &self.endpoint,
@@ -252,7 +296,8 @@ impl Exchange {
         mut to_client: ToClient,
     ) {
         let provider = self.key.provider;
-        let body = match while_wanted(&mut to_client, answer.body(MAX_JSON)).await {
+        let drain = self.outbound.patience().drain;
+        let body = match to_client.while_wanted(drain, answer.body(MAX_JSON)).await {
             None => return self.abandoned(ending, &mut opened),
             Some(Err(error)) => {
                 let error = GatewayError::upstream(error, provider.label());
@@ -306,12 +351,12 @@ impl Exchange {
             let ending = Ending { cut: true, ..ending };
             return self.unusable(ending, error, opened, to_client).await;
         }
-        let (sender, chunks) = mpsc::channel(32);
+        let (sender, pieces) = mpsc::channel(32);
         let mut client = Some(sender);
         let headers = std::mem::take(&mut answer.headers);
-        let body = AnswerBody::Stream(Chunks(chunks));
-        if to_client.send(Ok(Head { status: answer.status, headers, body, verdict: Verdict::Works })).is_err()
-        {
+        let body = AnswerBody::Stream(Chunks { pieces, is_over: false });
+        let left_at = to_client.left_at;
+        if !to_client.send(Ok(Head { status: answer.status, headers, body, verdict: Verdict::Works })) {
             client = None;
         }
         let mut past = Past {
@@ -319,29 +364,39 @@ impl Exchange {
             filter,
             tail: [0; 2],
         };
-        let broken = pump(&mut answer, &mut past, &mut client).await;
+        let patience = self.outbound.patience();
+        let cut = pump(&mut answer, &mut past, &mut client, left_at, patience).await.err();
         let whole = past.is_whole();
         let report = past.reader.finish();
-        if let Some(how) = broken {
-            ending.cut = true;
-            ending.error_code = Some(how.to_owned());
-        } else if !report.complete && report.error_code.is_none() {
-            ending.error_code = Some("keyward_upstream_unreachable".to_owned());
+        ending.cut = cut.is_some();
+        let broken = match cut {
+            Some(Cut::ByProvider(how)) => Some(how),
+            // What the provider itself told inside its stream was passed on.
+            None if !report.complete && report.error_code.is_none() => Some(SendError::Broken),
+            None | Some(Cut::ClientLeft) => None,
+        };
+        let last = match broken {
+            Some(how) => {
+                let error = GatewayError::upstream(how, self.key.provider.label());
+                ending.error_code = Some(error.code().to_owned());
+                error.last_words(self.row.dialect, &self.endpoint, whole, self.row.id).map(Bytes::from)
+            }
+            None if ending.cut => {
+                ending.error_code = Some(CLIENT_LEFT.to_owned());
+                None
+            }
+            None => Some(Bytes::new()),
+        };
+        let _ticket = self.settle(report, ending, &mut opened);
+        if let (Some(client), Some(words)) = (client, last) {
+            let _ = client.send_timeout(Piece::Last(words), patience.idle).await;
         }
-        // What the provider itself told inside its stream was passed on.
-        let told = report.error_code.is_some() && broken.is_none();
-        if let (true, false, Some(client)) = (ending.error_code.is_some(), told, client) {
-            let error = GatewayError::upstream(SendError::Broken, self.key.provider.label());
-            let words = error.last_words(self.row.dialect, &self.endpoint, whole, self.row.id);
-            let _ = client.send(words.map(Bytes::from).ok_or(BrokenOff)).await;
-        }
-        self.settle(report, ending, &mut opened);
     }
 
     /// The client has left, and the answer did not come in the time that was left for it.
     fn abandoned(self: Box<Self>, mut ending: Ending, opened: &mut Opened) {
         ending.cut = true;
-        ending.error_code = Some("keyward_client_left".to_owned());
+        ending.error_code = Some(CLIENT_LEFT.to_owned());
         self.settle(Report::default(), ending, opened);
     }
 
@@ -357,7 +412,7 @@ impl Exchange {
     ) {
         let ticket = self.settle(report, ending, &mut opened);
         let recorded = opened.recorded().await;
-        let _ = to_client.send(recorded.map_err(GatewayError::from).and(answer));
+        to_client.send(recorded.map_err(GatewayError::from).and(answer));
         drop(ticket);
     }
 
@@ -409,19 +464,26 @@ impl Past {
     }
 }
 
-/// Passes a stream on to its end. Gives the code of what broke it off, if anything did. A client
-/// that has left does not end it before its time.
+/// What ended a stream before its time.
+enum Cut {
+    ClientLeft,
+    ByProvider(SendError),
+}
+
+/// Passes a stream on to its end. A client that has left does not end it before its time.
 async fn pump(
     answer: &mut Answer,
     past: &mut Past,
-    client: &mut Option<mpsc::Sender<Chunk>>,
-) -> Option<&'static str> {
-    let mut left_at = client.is_none().then(tokio::time::Instant::now);
+    client: &mut Option<mpsc::Sender<Piece>>,
+    left_at: Option<tokio::time::Instant>,
+    Patience { idle, drain, .. }: Patience,
+) -> Result<(), Cut> {
+    let mut left_at = left_at.or_else(|| client.is_none().then(tokio::time::Instant::now));
     loop {
         let gone = async {
             match (&*client, left_at) {
                 (Some(client), _) => client.closed().await,
-                (None, Some(left)) => tokio::time::sleep_until(left + DRAIN).await,
+                (None, Some(left)) => tokio::time::sleep_until(left + drain).await,
                 (None, None) => std::future::pending().await,
             }
         };
@@ -430,7 +492,7 @@ async fn pump(
             chunk = answer.chunk() => chunk,
             () = gone => {
                 if client.take().is_none() {
-                    return Some("keyward_client_left");
+                    return Err(Cut::ClientLeft);
                 }
                 left_at = Some(tokio::time::Instant::now());
                 continue;
@@ -441,38 +503,24 @@ async fn pump(
                 let chunk = past.push(chunk);
                 if let Some(open) = client {
                     // A client that does not read is as good as gone.
-                    if !chunk.is_empty()
-                        && !matches!(tokio::time::timeout(IDLE, open.send(Ok(chunk))).await, Ok(Ok(())))
-                    {
+                    if !chunk.is_empty() && open.send_timeout(Piece::Next(chunk), idle).await.is_err() {
                         *client = None;
                         left_at = Some(tokio::time::Instant::now());
                     }
-                } else if left_at.is_some_and(|left| left.elapsed() >= DRAIN) {
-                    return Some("keyward_client_left");
+                } else if left_at.is_some_and(|left| left.elapsed() >= drain) {
+                    return Err(Cut::ClientLeft);
                 }
             }
             Ok(None) => {
                 let rest = past.rest();
                 if let (false, Some(open)) = (rest.is_empty(), client) {
-                    let _ = tokio::time::timeout(IDLE, open.send(Ok(rest))).await;
+                    let _ = open.send_timeout(Piece::Next(rest), idle).await;
                 }
-                return None;
+                return Ok(());
             }
-            Err(SendError::Timeout) => return Some("keyward_upstream_timeout"),
-            Err(_) => return Some("keyward_upstream_unreachable"),
+            Err(error) => return Err(Cut::ByProvider(error)),
         }
     }
-}
-
-/// Runs on until it is done, or for `DRAIN` after the client has left.
-async fn while_wanted<T>(to_client: &mut ToClient, work: impl Future<Output = T>) -> Option<T> {
-    let mut work = std::pin::pin!(work);
-    tokio::select! {
-        biased;
-        done = &mut work => return Some(done),
-        () = to_client.closed() => {}
-    }
-    tokio::time::timeout(DRAIN, work).await.ok()
 }
 
 /// Counting tokens and listing models cost nothing.

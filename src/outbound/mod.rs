@@ -34,10 +34,6 @@ pub use connect::{AddressRule, Resolver, SystemResolver};
 
 /// Headers of an answer, in bytes.
 const MAX_HEAD: usize = 32 * 1_024;
-/// Models think: the first byte may take this long.
-pub const FIRST_BYTE: Duration = Duration::from_mins(10);
-/// The longest silence between two pieces of an answer.
-pub const IDLE: Duration = Duration::from_mins(5);
 
 /// Whose URL a request goes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,17 +83,45 @@ pub enum SendError {
     Broken,
 }
 
+/// How long is waited for an answer that the gateway passes on.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For its head.
+    pub first_byte: Duration,
+    /// For its next piece, and for the client to take one. Holds for every other answer's pieces too.
+    pub idle: Duration,
+    /// For the rest of it, when the client has left.
+    pub drain: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            // Models think.
+            first_byte: Duration::from_mins(10),
+            idle: Duration::from_mins(5),
+            drain: Duration::from_mins(1),
+        }
+    }
+}
+
 /// What an `Outbound` is made of. `Default` is what production uses.
 pub struct Parts {
     pub resolver: Arc<dyn Resolver>,
     pub rule: AddressRule,
+    pub patience: Patience,
     /// More certificates to trust, as PEM.
     pub extra_roots: Vec<Vec<u8>>,
 }
 
 impl Default for Parts {
     fn default() -> Self {
-        Self { resolver: Arc::new(SystemResolver), rule: address::is_global, extra_roots: Vec::new() }
+        Self {
+            resolver: Arc::new(SystemResolver),
+            rule: address::is_global,
+            patience: Patience::default(),
+            extra_roots: Vec::new(),
+        }
     }
 }
 
@@ -110,6 +134,7 @@ struct Clients {
     tenant: Arc<Lanes>,
     vetting: Arc<Vetting>,
     tls: Arc<rustls::ClientConfig>,
+    patience: Patience,
 }
 
 /// An answer whose body is still on its way.
@@ -117,6 +142,7 @@ pub struct Answer {
     pub status: u16,
     pub headers: HeaderMap,
     body: Incoming,
+    idle: Duration,
     /// Held until the answer is over.
     _place: Place,
 }
@@ -126,24 +152,29 @@ impl Outbound {
     /// When TLS cannot be set up.
     pub fn new(parts: Parts) -> Result<Self, rustls::Error> {
         let vetting = Vetting { resolver: parts.resolver, rule: parts.rule };
-        Ok(Self::with(Arc::new(vetting), connect::tls(&parts.extra_roots)?))
+        Ok(Self::with(Arc::new(vetting), connect::tls(&parts.extra_roots)?, parts.patience))
     }
 
     /// One like this with connections of its own. A connection is served by the thread that opened
     /// it; taken by another, every answer has to be handed over.
     #[must_use]
     pub fn apart(&self) -> Self {
-        Self::with(Arc::clone(&self.0.vetting), Arc::clone(&self.0.tls))
+        Self::with(Arc::clone(&self.0.vetting), Arc::clone(&self.0.tls), self.0.patience)
     }
 
-    fn with(vetting: Arc<Vetting>, tls: Arc<rustls::ClientConfig>) -> Self {
+    fn with(vetting: Arc<Vetting>, tls: Arc<rustls::ClientConfig>, patience: Patience) -> Self {
         let lanes = |names: Names| {
             let tls = Arc::clone(&tls);
             Lanes::new(move || connect::client(names.clone(), &tls))
         };
         let operator = lanes(Names::System);
         let tenant = lanes(Names::Vetted(Arc::clone(&vetting)));
-        Self(Arc::new(Clients { operator, tenant, vetting, tls }))
+        Self(Arc::new(Clients { operator, tenant, vetting, tls, patience }))
+    }
+
+    #[must_use]
+    pub fn patience(&self) -> Patience {
+        self.0.patience
     }
 
     /// Rule 8 of the URL policy, asked ahead of any request: the name leads to public addresses only.
@@ -183,7 +214,8 @@ impl Outbound {
         if size > MAX_HEAD {
             return Err(SendError::Broken);
         }
-        Ok(Answer { status: head.status.as_u16(), headers: head.headers, body, _place: place })
+        let (status, headers, idle) = (head.status.as_u16(), head.headers, self.0.patience.idle);
+        Ok(Answer { status, headers, body, idle, _place: place })
     }
 }
 
@@ -195,7 +227,7 @@ impl Answer {
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, SendError> {
         loop {
             let frame =
-                tokio::time::timeout(IDLE, self.body.frame()).await.map_err(|_| SendError::Timeout)?;
+                tokio::time::timeout(self.idle, self.body.frame()).await.map_err(|_| SendError::Timeout)?;
             let Some(frame) = frame else { return Ok(None) };
             // Trailers tell nothing that is passed on.
             if let Ok(piece) = frame.map_err(|_| SendError::Broken)?.into_data() {

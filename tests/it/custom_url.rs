@@ -152,7 +152,7 @@ async fn fronted(
     let (address, handle) = sandbox();
     let front = tls_front(address).await;
     let resolver = Arc::new(Script::new(answers, front.port));
-    let outbound = Parts { resolver, rule, extra_roots: vec![front.pem.clone()] };
+    let outbound = Parts { resolver, rule, extra_roots: vec![front.pem.clone()], ..Parts::default() };
     let world = World::with(On::Sqlite, Setup { outbound: Some(outbound), ..Setup::default() }).await;
     (world, front, handle)
 }

@@ -229,7 +229,8 @@ async fn a_shutdown_has_an_end() {
     world.end().await;
 }
 
-async fn only_row(world: &World, tenant: &keyward::domain::account::Tenant) -> UsageRow {
+/// The settled row of the only call that this tenant has made.
+pub async fn only_row(world: &World, tenant: &keyward::domain::account::Tenant) -> UsageRow {
     for _ in 0..200 {
         let mut rows = world.rows(tenant).await;
         assert!(rows.len() <= 1, "{rows:?}");

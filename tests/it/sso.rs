@@ -365,7 +365,7 @@ async fn a_domain_shows_whose_it_is_over_tls() {
     let Front { port, pem, .. } = tls_front(address).await;
     let answers = vec![vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]];
     let resolver = Arc::new(Script::new(answers, port));
-    let outbound = Parts { resolver, rule: |_| true, extra_roots: vec![pem] };
+    let outbound = Parts { resolver, rule: |_| true, extra_roots: vec![pem], ..Parts::default() };
     let world = World::with(On::Sqlite, Setup { outbound: Some(outbound), ..Setup::default() }).await;
     let tenant = world.tenant("acme", UsageMode::Managed).await;
     let (actor, scope) = (world.admin(&tenant), holder(&tenant).scope);
