@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use super::Services;
+use crate::access::scope::Scope;
 use crate::crypto::secret::Secret;
 use crate::domain::clock::Moment;
+use crate::domain::price_list;
 use crate::domain::provider_key::{KeySettings, KeyView, Provider, Verdict};
 use crate::outbound::exchange::ExchangeError;
 use crate::outbound::{SendError, Trust};
 use crate::providers::{self, Credential, Endpoint, Judged, Outgoing};
+use crate::storage::StorageError;
 
 /// A check that takes longer than this counts as unreachable.
 const WAIT: Duration = Duration::from_secs(20);
@@ -24,6 +27,12 @@ pub struct Checked {
 }
 
 impl Checked {
+    /// When the check told something of the key, if it did: `now`, or not at all.
+    #[must_use]
+    pub fn told_at(&self, now: Moment) -> Option<Moment> {
+        (self.verdict != Verdict::Doubtful).then_some(now)
+    }
+
     /// The finding in a word, for the record.
     #[must_use]
     pub fn told(&self) -> &'static str {
@@ -41,8 +50,33 @@ impl Checked {
 
 impl Services {
     /// Asks the provider about a key. Takes a few hundred milliseconds, at worst a minute.
+    ///
+    /// # Errors
+    /// When the database fails.
     pub async fn check(
         &self,
+        scope: &Scope,
+        provider: Provider,
+        secret: &Secret,
+        custom_url: Option<&str>,
+        settings: &KeySettings,
+    ) -> Result<Checked, StorageError> {
+        let model = self.probe_model(scope, provider).await?;
+        Ok(self.ask_about(&model, provider, secret, custom_url, settings).await)
+    }
+
+    /// The model of a live check: one that the tenant has chosen and the provider sells, or else the
+    /// provider's own.
+    async fn probe_model(&self, scope: &Scope, provider: Provider) -> Result<String, StorageError> {
+        let tenant = self.directory.tenant(scope).await?;
+        let mut chosen = tenant.iter().flat_map(|tenant| &tenant.models).map(|(_, model)| model);
+        let own = || providers::of(provider).spec().probe_model.to_owned();
+        Ok(chosen.find(|model| price_list::sells(provider, model)).cloned().unwrap_or_else(own))
+    }
+
+    async fn ask_about(
+        &self,
+        model: &str,
         provider: Provider,
         secret: &Secret,
         custom_url: Option<&str>,
@@ -70,7 +104,7 @@ impl Services {
         };
         let origins = &self.options.origins;
         let credential = Credential { secret, custom_url, settings, origins, bearer: bearer.as_ref() };
-        let Ok(requests) = implementation.probe(&credential, implementation.spec().probe_model) else {
+        let Ok(requests) = implementation.probe(&credential, model) else {
             return unusable;
         };
         let trust = Trust::of(custom_url, &self.options.urls);

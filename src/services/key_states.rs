@@ -117,10 +117,11 @@ impl Services {
         let secret = self.open_current(&mut tx, &scope, &found).await?;
         tx.rollback().await?;
         let current = &found.key.current;
-        let checked =
-            self.check(found.key.provider, &secret, current.custom_url.as_deref(), &current.settings).await;
+        let url = current.custom_url.as_deref();
+        let checked = self.check(&scope, found.key.provider, &secret, url, &current.settings).await?;
         let now = self.clock.now();
-        self.move_state(key, version, Some(now), |status| status.after_check(checked.verdict, now)).await
+        self.move_state(key, version, checked.told_at(now), |status| status.after_check(checked.verdict, now))
+            .await
     }
 
     async fn move_state(
@@ -200,8 +201,8 @@ impl Services {
         let secret = self.open_current(&mut tx, scope, &found).await?;
         tx.rollback().await?;
         let current = &found.key.current;
-        let checked =
-            self.check(found.key.provider, &secret, current.custom_url.as_deref(), &current.settings).await;
+        let url = current.custom_url.as_deref();
+        let checked = self.check(scope, found.key.provider, &secret, url, &current.settings).await?;
         let detail = serde_json::json!({
             "version": current.version, "found": checked.told(), "code": checked.code,
         });
@@ -214,7 +215,8 @@ impl Services {
             if before.state != state {
                 news = tell_of_move(tx, &found.key, before.state, state, now).await?;
             }
-            Ok(keys::set_status(tx, found.key.id, current.version, &status, Some(now)).await?)
+            let told_at = checked.told_at(now);
+            Ok(keys::set_status(tx, found.key.id, current.version, &status, told_at).await?)
         })
         .await?;
         if let Some(news) = news {

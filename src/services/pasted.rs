@@ -4,6 +4,7 @@ use super::checks::Checked;
 use super::provider_keys::Holder;
 use super::{Problems, ServiceError, Services};
 use crate::access::actor::Actor;
+use crate::access::scope::Scope;
 use crate::crypto::secret::Secret;
 use crate::domain::clock::Moment;
 use crate::domain::provider_key::{self, KeySettings, KeyStatus, KeyVersion, Provider, Verdict};
@@ -131,11 +132,12 @@ impl Services {
     /// The live check of a pasted key. Only what the provider takes gets past it.
     pub(super) async fn check_pasted(
         &self,
+        scope: &Scope,
         provider: Provider,
         pasted: &Pasted,
     ) -> Result<KeyStatus, ServiceError> {
-        let checked =
-            self.check(provider, &pasted.secret, pasted.custom_url.as_deref(), &pasted.settings).await;
+        let url = pasted.custom_url.as_deref();
+        let checked = self.check(scope, provider, &pasted.secret, url, &pasted.settings).await?;
         status_or_problem(provider, &checked, pasted.custom_url.is_some(), self.clock.now())
     }
 }

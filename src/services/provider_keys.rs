@@ -105,7 +105,7 @@ impl Services {
         let (Some(name), Some(pasted), true) = (name, pasted, problems.is_empty()) else {
             return Err(failed_to_save(provider, problems));
         };
-        let status = self.check_pasted(provider, &pasted).await?;
+        let status = self.check_pasted(&holder.scope, provider, &pasted).await?;
         Ok(ReadyKey { provider, name, label, pasted, status, switch_mode: new.switch_mode })
     }
 
@@ -182,7 +182,7 @@ impl Services {
         let (Some(pasted), true) = (pasted, problems.is_empty()) else {
             return Err(failed_to_save(provider, problems));
         };
-        let status = self.check_pasted(provider, &pasted).await?;
+        let status = self.check_pasted(&holder.scope, provider, &pasted).await?;
 
         let now = self.clock.now();
         let scope = &holder.scope;
@@ -233,7 +233,8 @@ impl Services {
         tx.rollback().await?;
 
         let provider = found.key.provider;
-        let checked = self.check(provider, &secret, previous.custom_url.as_deref(), &previous.settings).await;
+        let url = previous.custom_url.as_deref();
+        let checked = self.check(scope, provider, &secret, url, &previous.settings).await?;
         let status = status_or_problem(provider, &checked, previous.custom_url.is_some(), self.clock.now())?;
         let now = self.clock.now();
         let mut tx = self.db.write().await?;
