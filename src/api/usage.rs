@@ -88,7 +88,7 @@ pub struct Row {
     tokens: Tokens,
     service_tier: &'static str,
     /// At the provider's list price.
-    #[schema(example = "0.000227")]
+    #[schema(example = "0.000227400")]
     cost_usd: String,
     billed_usd: String,
     /// What it cost after all, where its model had no price when it ran and has one now.

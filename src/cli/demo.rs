@@ -74,6 +74,7 @@ impl Demo {
         let sandbox_handle = sandbox.handle();
         let sandbox = tokio::spawn(sandbox);
 
+        let gateway = listener.local_addr()?;
         let settings = self.settings(&listener, &sandbox_origin)?;
         let services = startup::open(&settings, Replacements::default()).await?;
         let card = match known {
@@ -82,7 +83,7 @@ impl Demo {
         };
         write_card(&self.data_dir, &card)?;
         let running = startup::start(Arc::clone(&services), &settings, listener).await?;
-        call_gateway(&services, &card).await?;
+        call_gateway(&services, &card, gateway).await?;
         introduce(&card)?;
         running.until_signal(signals).await;
         sandbox_handle.stop(false).await;
@@ -189,7 +190,7 @@ fn write_card(folder: &Path, card: &Card) -> Result<(), Failure> {
 }
 
 /// One real call through the gateway, so that a demo that does not work says so at once.
-async fn call_gateway(services: &Services, card: &Card) -> Result<(), Failure> {
+async fn call_gateway(services: &Services, card: &Card, gateway: SocketAddr) -> Result<(), Failure> {
     let token = card.tokens.get(demo_data::FIRST_CALLER).ok_or("the demo has no token")?;
     let mut headers = http::HeaderMap::new();
     headers.insert("x-api-key", http::HeaderValue::from_str(token)?);
@@ -200,10 +201,9 @@ async fn call_gateway(services: &Services, card: &Card) -> Result<(), Failure> {
         "max_tokens": 64,
         "messages": [{ "role": "user", "content": "Say hello to whoever is trying Keyward." }],
     });
-    let port = Url::parse(&card.url)?.port().ok_or("the demo's URL has no port")?;
     let outgoing = Outgoing {
         method: http::Method::POST,
-        url: Url::parse(&format!("http://127.0.0.1:{port}/v1/messages"))?,
+        url: Url::parse(&format!("http://{gateway}/v1/messages"))?,
         headers,
         body: body.to_string().into(),
         hides_usage: false,
