@@ -36,6 +36,11 @@ pub async fn open(world: &World, look: Look) -> Browser {
     Browser::open(&world.services.options.public_url, look).await
 }
 
+/// What the page says under "Last used": the time, or the words in place of one.
+const LAST_USED: &str = "const fact = [...document.querySelectorAll('.facts div')]
+        .find(fact => fact.querySelector('dt').textContent === 'Last used');
+    return fact.querySelector('time')?.dateTime ?? fact.querySelector('dd').textContent";
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_tenant_admin_takes_a_key_from_paste_to_removal() {
     let (world, tenant) = world().await;
@@ -61,6 +66,7 @@ async fn a_tenant_admin_takes_a_key_from_paste_to_removal() {
     browser.press("Verify and save").await;
     browser.sees("Using your own Anthropic key.").await;
     browser.sees("Not yet").await;
+    assert_eq!(browser.run(LAST_USED).await, "Not yet");
     browser.check_page("API keys, own key").await;
 
     let token = world.token(&tenant).await;
@@ -68,7 +74,7 @@ async fn a_tenant_admin_takes_a_key_from_paste_to_removal() {
     assert_eq!(answer.headers()["x-keyward-key"], "production@1");
     let row = world.row_of(&answer).await;
     browser.go("/t/northwind/settings/api-keys").await;
-    browser.sees("just now").await;
+    assert_eq!(browser.run(LAST_USED).await, row.started_at.rfc3339());
     browser.go("/t/northwind/billing").await;
     browser.sees("Switched to own key").await;
     let bars = browser.run("return document.querySelectorAll('.chart .bar.byok').length").await;

@@ -95,6 +95,28 @@ fn sql_and_http_stand_in_one_place_each() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// A form's token is checked where a form is read, so whoever takes a POST in the console reads it so.
+#[test]
+fn every_post_of_the_console_takes_a_form_with_a_token() {
+    let mut taken = 0;
+    for path in sources(&root().join("src/web")) {
+        for route in shipped(&path).split("web::post().to(").skip(1) {
+            let handler = route.split(')').next().unwrap();
+            let (file, name) = match handler.rsplit_once("::") {
+                Some((module, name)) => (path.with_file_name(format!("{module}.rs")), name),
+                None => (path.clone(), handler),
+            };
+            let text = fs::read_to_string(&file).unwrap();
+            let (_, rest) =
+                text.split_once(&format!("async fn {name}(")).unwrap_or_else(|| panic!("{handler}"));
+            let signature = rest.split(" -> ").next().unwrap();
+            assert!(signature.contains(": Posted<"), "{handler} of {} asks for no token", path.display());
+            taken += 1;
+        }
+    }
+    assert!(taken > 80, "{taken}");
+}
+
 #[test]
 fn files_stay_readable() {
     let mut long: Vec<String> = Vec::new();

@@ -159,7 +159,8 @@ on_both! {
         admin.get(page).await.says("log.exported");
         // Billing admins read what is about billing, whatever they ask for.
         admin.get("/t/acme/billing").await;
-        admin.post("/t/acme/billing/mode", &[("mode", "byok"), ("seen", "managed")]).await;
+        let switched = admin.post("/t/acme/billing/mode", &[("mode", "byok"), ("was", "managed")]).await;
+        assert_eq!(switched.status, 303, "{}", switched.body);
         let mut billing = sign_in(world, "billing").await;
         let theirs = billing.get(page).await;
         theirs.says("Admins see the rest.");

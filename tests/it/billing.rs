@@ -1,13 +1,18 @@
 //! Billing in the console: credits, budgets, usage, prices, and what a fallback leaves behind.
 
 use keyward::domain::billing::{Funding, UsageMode};
+use keyward::domain::clock::DAY;
 use keyward::domain::ids::Owner;
 use keyward::domain::money::{Nanos, div_half_even};
 use keyward::domain::price::Multiplier;
+use keyward::domain::usage::Dimension;
 
 use crate::console::{cast, sign_in};
 use crate::on_both;
 use crate::support::{holder, test_key};
+use crate::visitor::Page;
+
+const BILLING: &str = "/t/acme/billing";
 
 on_both! {
     async fn a_tenant_is_put_on_credits_and_reads_its_ledger(world: World) {
@@ -265,5 +270,135 @@ on_both! {
         assert!((both.0 - 2 * at_list.0).abs() <= 100, "{both:?} after {at_list:?}");
         let group = world.services.cost_comparison(&admin, &scope, tenant, Multiplier::LIST).await.unwrap();
         assert!((group[0].managed.0 - 2 * first.cost.0).abs() <= 500, "{group:?}");
+    }
+}
+
+/// The figures of the page by name, each with what it says of the 30 days before.
+fn compared(page: &Page) -> Vec<(&str, &str)> {
+    let figures = page.body.split("<div class=\"figure\">").skip(1);
+    figures
+        .map(|rest| {
+            let figure = rest.split("</div>").next().unwrap();
+            let mut texts = figure.split("<span class=\"small soft\">").skip(1);
+            let (name, note) = (texts.next().unwrap(), texts.last().unwrap());
+            (name.split("</span>").next().unwrap(), note.split("</span>").next().unwrap())
+        })
+        .collect()
+}
+
+on_both! {
+    async fn every_figure_is_compared_with_the_30_days_before(world: World) {
+        let cast = cast(world).await;
+        let token = world.token(&cast.tenant).await;
+        let mut first = None;
+        for (days, calls, note) in [
+            (0, 0, "None in the 30 days before either"),
+            (0, 2, "None in the 30 days before"),
+            (30, 3, "+50% on the 30 days before"),
+            (30, 1, "\u{2212}67% on the 30 days before"),
+            (30, 1, "As in the 30 days before"),
+        ] {
+            world.clock.advance(days * DAY);
+            for _ in 0..calls {
+                let answer = world.message(&token).send().await.unwrap();
+                assert_eq!(answer.status(), 200);
+                let row = world.row_of(&answer).await;
+                // Each costs the same, so one note is right for all of the figures.
+                assert_eq!(*first.get_or_insert((row.cost, row.tokens)), (row.cost, row.tokens));
+            }
+            let page = sign_in(world, "admin").await.get(BILLING).await;
+            let expected = ["Spend", "Requests", "Input tokens", "Output tokens"].map(|name| (name, note));
+            assert_eq!(compared(&page), expected, "{calls} calls");
+        }
+    }
+}
+
+fn attribute<'a>(element: &'a str, name: &str) -> &'a str {
+    let open = format!(" {name}=\"");
+    let (_, value) = element.split_once(&open).unwrap_or_else(|| panic!("no {name}: {element}"));
+    value.split('"').next().unwrap()
+}
+
+on_both! {
+    async fn a_switch_of_mode_is_a_dashed_line_on_its_day(world: World) {
+        let cast = cast(world).await;
+        let (tenant, scope) = (&cast.tenant, holder(&cast.tenant).scope);
+        world.add_key(tenant, "production", &test_key("ok")).await.unwrap();
+        let answer = world.message(&world.token(tenant).await).send().await.unwrap();
+        world.row_of(&answer).await;
+        let mut admin = sign_in(world, "admin").await;
+        let page = admin.get(BILLING).await;
+        assert!(page.body.contains("<svg class=\"chart\"") && !page.body.contains("mode-line"));
+        let mode = [("mode", "byok"), ("was", "managed")];
+        assert_eq!(admin.post(&format!("{BILLING}/mode"), &mode).await.status, 303);
+        let report = world.services.billing_report(&world.admin(tenant), &scope, tenant, Dimension::Feature).await.unwrap();
+        let day = report.mode_changes[0].at.timestamp().strftime("%-d %b").to_string();
+
+        world.clock.advance(3 * DAY);
+        let page = sign_in(world, "admin").await.get(BILLING).await;
+        let chart = page.body.split("<svg class=\"chart\"").nth(1).unwrap().split("</svg>").next().unwrap();
+        let lines: Vec<&str> = chart.split("<line class=\"mode-line\"").skip(1).collect();
+        assert_eq!(lines.len(), 1, "{chart}");
+        assert!(lines[0].contains(&format!(">Switched to own key, {day}</text>")), "{}", lines[0]);
+        let x = attribute(lines[0], "x1");
+        assert_eq!(attribute(lines[0], "x2"), x, "upright");
+        let mut columns = chart.split("<g class=\"day\"").skip(1);
+        let column = columns.find(|column| attribute(column, "data-read").starts_with(&format!("{day}: "))).unwrap();
+        let (_, hit) = column.split_once("<rect class=\"hit\"").unwrap();
+        let [x, left, width] = [x, attribute(hit, "x"), attribute(hit, "width")].map(|number| number.parse::<f64>().unwrap());
+        // Lengths are rounded to a tenth.
+        assert!((left - 0.1..=left + width + 0.1).contains(&x), "{x} is not in {left} and {width} more");
+        let style = std::fs::read_to_string(crate::support::root().join("static/css/chart.css")).unwrap();
+        let rule = style.split(".mode-line {").nth(1).unwrap().split('}').next().unwrap();
+        assert!(rule.contains("stroke-dasharray: "), "{rule}");
+    }
+}
+
+/// The panel that is labelled so.
+fn panel<'a>(page: &'a Page, id: &str) -> &'a str {
+    let open = format!("aria-labelledby=\"{id}\"");
+    let (_, rest) = page.body.split_once(&open).unwrap_or_else(|| panic!("no {id}:\n{}", page.body));
+    rest.split("</section>").next().unwrap()
+}
+
+on_both! {
+    async fn the_page_shows_the_own_key_with_its_state_or_the_shared_account(world: World) {
+        let cast = cast(world).await;
+        let (tenant, holder) = (&cast.tenant, holder(&cast.tenant));
+        let mut admin = sign_in(world, "admin").await;
+        let page = admin.get(BILLING).await;
+        page.says("Using Acme's shared Anthropic infrastructure.").says("Requests run on Acme's shared account");
+        let shown = panel(&page, "credential");
+        assert!(shown.contains("There is no default key. Managed mode needs none."), "{shown}");
+        assert!(!page.body.contains("Your Anthropic key"));
+
+        let key = test_key("ok");
+        world.add_key(tenant, "production", &key).await.unwrap();
+        let unused = "used only where a request names it";
+        assert!(panel(&admin.get(BILLING).await, "credential-1").contains(unused));
+        world.services.set_mode(&world.admin(tenant), &holder.scope, tenant, UsageMode::Byok).await.unwrap();
+        let page = admin.get(BILLING).await;
+        page.says("Using your own Anthropic key.");
+        let shown = panel(&page, "credential-1");
+        for part in [
+            "Your Anthropic key",
+            "production",
+            "sk-ant-api03-…Zz9y",
+            "<span class=\"status good\">Valid</span>",
+            "href=\"/t/acme/settings/api-keys/production\"",
+        ] {
+            assert!(shown.contains(part), "no {part}: {shown}");
+        }
+        assert!(!shown.contains(unused), "{shown}");
+        assert!(!page.body.contains("Using Acme's shared") && !page.body.contains("Using Acme&#39;s shared"));
+        world.impose(&key, "revoked").await;
+        world.services.check_key(&world.admin(tenant), holder, "production").await.unwrap();
+        let page = admin.get(BILLING).await;
+        page.says("Anthropic rejected your key.");
+        let shown = panel(&page, "credential-1");
+        assert!(shown.contains("<span class=\"status bad\">Rejected by Anthropic</span>"), "{shown}");
+        // Whose key it is, is not for everybody's eyes.
+        let page = sign_in(world, "member").await.get(BILLING).await;
+        assert!(!page.body.contains("aria-labelledby=\"credential"));
     }
 }

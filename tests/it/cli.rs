@@ -1,10 +1,16 @@
 //! The commands, as an operator runs them.
 
-use std::io::{BufRead, BufReader, Write as _};
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead, BufReader, Lines, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::Duration;
 
+use keyward::domain::clock::{Clock, MINUTE, Moment};
+use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
+
+use crate::support::{message, sha256};
 
 fn keyward(dir: &Path, args: &[&str]) -> Output {
     command(dir).args(args).output().expect("the command runs")
@@ -116,34 +122,164 @@ fn doctor_tells_what_is_wrong() {
     assert!(told.contains("FAIL  anthropic: the provider could not be reached"), "{told}");
 }
 
-#[test]
-fn the_demo_carries_on_with_the_same_tokens() {
-    let dir = tempfile::tempdir().unwrap();
-    let run = || {
+/// A demo that runs. It never outlives the test.
+struct Demo {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    card: Value,
+}
+
+impl Demo {
+    /// Starts one on a folder, and waits for its card.
+    fn start(folder: &Path, more: &[&str]) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_keyward"))
-            .args(["demo", "--bind", "127.0.0.1:0", "--sandbox-bind", "127.0.0.1:0", "--data-dir"])
-            .arg(dir.path())
+            .args(["demo", "--data-dir"])
+            .arg(folder)
+            .args(more)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = lines.map(Result::unwrap).find(|line| line.starts_with('{')).expect("the JSON line");
-        let stopped = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+        let mut demo = Self { child, lines, card: Value::Null };
+        let line = demo.lines.by_ref().map(Result::unwrap).find(|line| line.starts_with('{'));
+        demo.card = serde_json::from_str(&line.expect("the JSON line")).unwrap();
+        demo
+    }
+
+    /// Asks it to stop, and waits until it has. Gives what it printed after its card.
+    fn stop(mut self) -> Vec<String> {
+        let stopped = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(stopped.success());
-        assert!(child.wait().unwrap().success());
-        serde_json::from_str::<serde_json::Value>(&line).unwrap()
+        let rest = self.lines.by_ref().map(Result::unwrap).collect();
+        assert!(self.child.wait().unwrap().success());
+        rest
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn client() -> reqwest::Client {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    reqwest::Client::builder().read_timeout(Duration::from_mins(1)).build().unwrap()
+}
+
+/// What arrived at a demo's sandbox, newest first.
+async fn arrived(http: &reqwest::Client, card: &Value) -> Vec<Value> {
+    let url = format!("{}/sandbox/requests?limit=1000", card["sandbox_url"].as_str().unwrap());
+    let answer: Value = http.get(url).send().await.unwrap().json().await.unwrap();
+    answer["requests"].as_array().unwrap().clone()
+}
+
+/// Calls the gateway with the token of the demo's first caller. Gives the hash of the key that went out.
+async fn key_of_the_first_caller(http: &reqwest::Client, card: &Value) -> String {
+    let body = message("claude-haiku-4-5", 64).to_string();
+    let answer = http
+        .post(format!("{}/v1/messages", card["url"].as_str().unwrap()))
+        .header("x-api-key", card["tokens"]["northwind"].as_str().unwrap())
+        .header("anthropic-version", "2023-06-01")
+        .header("content-type", "application/json")
+        .body(body.clone())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(answer.status(), 200);
+    let hash = sha256(&body);
+    let requests = arrived(http, card).await;
+    let sent = requests.iter().find(|request| request["body_sha256"] == hash).expect("the call");
+    sent["credential_sha256"].as_str().unwrap().to_owned()
+}
+
+/// The one SQLite database in a folder.
+fn database(folder: &Path) -> Connection {
+    let is_one =
+        |path: &PathBuf| std::fs::read(path).is_ok_and(|bytes| bytes.starts_with(b"SQLite format 3\0"));
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let found: Vec<PathBuf> = entries.filter(is_one).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    Connection::open_with_flags(&found[0], OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap()
+}
+
+/// The settled calls of the demo's first caller from a moment on, once there are any: when they began, how
+/// they went, and what they cost.
+async fn first_calls(db: &Connection, from: Moment) -> Vec<(i64, String, i64)> {
+    let sql =
+        "SELECT usage.started_at, usage.mode || ' ' || usage.key_name || ' ' || usage.status, usage.cost
+               FROM usage JOIN tenant ON tenant.id = usage.tenant_id
+               WHERE tenant.slug = 'northwind' AND usage.started_at >= ?1 AND usage.state = 'final'";
+    for _ in 0..200 {
+        let mut statement = db.prepare(sql).unwrap();
+        let rows = statement.query_map([from.0], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)));
+        let found: Vec<(i64, String, i64)> = rows.unwrap().map(Result::unwrap).collect();
+        if !found.is_empty() {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    panic!("the demo's first call is not on record");
+}
+
+/// The call that a demo makes by itself is on record, and the tenant's own key went out with it. Gives the
+/// hash of that key.
+async fn has_called(demo: &Demo, folder: &Path, launched: Moment) -> String {
+    let (http, printed) = (client(), Clock::system().now());
+    // Asked before anything else: the call is over when the card is there.
+    let requests = arrived(&http, &demo.card).await;
+    let calls = first_calls(&database(folder), launched).await;
+    assert_eq!(calls.len(), 1, "{calls:?}");
+    let (started, went, cost) = &calls[0];
+    assert_eq!(went, "byok production 200");
+    assert!(*cost > 0 && printed.since(Moment(*started)) < MINUTE, "{calls:?}");
+    let key = key_of_the_first_caller(&http, &demo.card).await;
+    // The key was tried before, when it was added.
+    let since = |request: &Value| {
+        let at = request["at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+        Moment::from_timestamp(at) >= Moment(*started)
     };
-    let (first, second) = (run(), run());
-    assert_eq!(first["tokens"], second["tokens"]);
-    assert_eq!(first["users"], second["users"]);
+    let sent: Vec<&Value> =
+        requests.iter().filter(|request| request["credential_sha256"] == key && since(request)).collect();
+    assert_eq!(sent.len(), 1, "{requests:?}");
+    assert_eq!(sent[0]["path"], "/v1/messages");
+    assert_eq!(sent[0]["status"], 200);
+    key
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_calls_at_once_and_carries_on_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let launched = Clock::system().now();
+    let demo = Demo::start(dir.path(), &["--bind", "127.0.0.1:0", "--sandbox-bind", "127.0.0.1:0"]);
+    let key = has_called(&demo, dir.path(), launched).await;
+    {
+        let db = database(dir.path());
+        let count = |sql: &str| -> i64 { db.query_row(sql, [], |row| row.get(0)).unwrap() };
+        let days = count("SELECT COUNT(DISTINCT started_at / 86400000000) FROM usage");
+        assert!((59..=61).contains(&days), "{days} days");
+        let entries = count("SELECT COUNT(*) FROM audit_log");
+        assert!(entries >= 3, "{entries} audit rows");
+    }
+    let first = demo.card.clone();
+    assert!(demo.stop().iter().all(|line| !line.starts_with('{')), "one line is for scripts");
+
     assert!(first["url"].as_str().unwrap().starts_with("http://localhost:"));
     assert!(first["service_token"].as_str().unwrap().starts_with("kws_"));
     assert!(first["tokens"].as_object().unwrap().len() >= 2);
-    for user in first["users"].as_array().unwrap() {
+    let users = first["users"].as_array().unwrap();
+    for user in users {
         for field in ["email", "password", "role"] {
             assert!(user[field].is_string(), "{user}");
         }
+        let of_platform = user["role"] == "super_admin" || user["role"] == "support";
+        let tenant = user.get("tenant").expect("told even where there is none");
+        assert_eq!((tenant.is_null(), tenant.is_string()), (of_platform, !of_platform), "{user}");
+    }
+    for role in ["super_admin", "support", "admin", "billing_admin", "member"] {
+        assert!(users.iter().any(|user| user["role"] == role), "nobody is {role}");
     }
     #[cfg(unix)]
     {
@@ -151,6 +287,31 @@ fn the_demo_carries_on_with_the_same_tokens() {
         let mode = std::fs::metadata(dir.path().join("demo.json")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
+
+    // Told no addresses, it takes those of before; and it calls again, with the same key.
+    let launched = Clock::system().now();
+    let again = Demo::start(dir.path(), &[]);
+    assert_eq!(again.card, first);
+    assert_eq!(has_called(&again, dir.path(), launched).await, key);
+    again.stop();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_comes_up_on_the_other_loopback_address() {
+    if let Err(error) = TcpListener::bind("[::1]:0") {
+        // Past the capture of what tests print.
+        writeln!(std::io::stderr(), "skipped: this machine has no ::1 ({error})").unwrap();
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let launched = Clock::system().now();
+    let demo = Demo::start(dir.path(), &["--bind", "[::1]:0", "--sandbox-bind", "127.0.0.1:0"]);
+    let url = url::Url::parse(demo.card["url"].as_str().unwrap()).unwrap();
+    assert_eq!(url.host_str(), Some("localhost"));
+    let there = format!("http://[::1]:{}/readyz", url.port().unwrap());
+    assert_eq!(client().get(there).send().await.unwrap().status(), 200);
+    assert_eq!(first_calls(&database(dir.path()), launched).await.len(), 1);
+    demo.stop();
 }
 
 #[test]

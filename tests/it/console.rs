@@ -9,7 +9,7 @@ use keyward::storage::audit;
 
 use crate::on_both;
 use crate::support::{World, holder, test_key};
-use crate::visitor::Visitor;
+use crate::visitor::{Page, Visitor};
 
 pub const PASSWORD: &str = "violet ladder 9 reed";
 
@@ -40,6 +40,14 @@ pub async fn cast(world: &World) -> Cast {
 
 pub async fn sign_in(world: &World, who: &str) -> Visitor {
     Visitor::signed_in(&world.url, &format!("{who}@acme.example"), PASSWORD).await
+}
+
+/// What a page says of a key under a term.
+pub fn fact<'a>(page: &'a Page, term: &str) -> &'a str {
+    let open = format!("<dt>{term}</dt><dd");
+    let (_, rest) = page.body.split_once(&open).unwrap_or_else(|| panic!("no {term}:\n{}", page.body));
+    let (_, rest) = rest.split_once('>').unwrap();
+    rest.split("</dd>").next().unwrap()
 }
 
 /// Every page, and the status that root, support, admin, billing admin, member and a stranger get.
@@ -266,6 +274,21 @@ pub const POSTS: &[Post] = &[
     ("/platform/tokens", &[("name", "x"), ("days", "")], "- 403 403 403 403 403"),
     ("/platform/shared-keys/new", &[("api_key", "x"), ("key_name", "x")], "- 403 403 403 403 403"),
     ("/platform/shared-keys/shared/check", &[], "- 403 403 403 403 403"),
+    ("/platform/shared-keys/shared/rotate", &[("api_key", "x")], "- 403 403 403 403 403"),
+    ("/platform/shared-keys/shared/remove", &[("confirm_name", "x")], "- 403 403 403 403 403"),
+    ("/platform/shared-keys/shared/undo", &[], "- 403 403 403 403 403"),
+    ("/platform/shared-keys/shared/forget", &[], "- 403 403 403 403 403"),
+    ("/platform/shared-keys/shared/default", &[], "- 403 403 403 403 403"),
+    ("/platform/shared-keys/shared/label", &[("label", "x")], "- 403 403 403 403 403"),
+    ("/platform/shared-keys/shared/resume", &[], "- 403 403 403 403 403"),
+    ("/platform/shared-keys/shared/disable", &[], "- 403 403 403 403 403"),
+    ("/platform/shared-keys/shared/enable", &[], "- 403 403 403 403 403"),
+    ("/platform/tokens/01a1fb92-2a86-77d2-84f1-750dabcb3608/revoke", &[], "- 403 403 403 403 403"),
+    (
+        "/platform/tokens/01a1fb92-2a86-77d2-84f1-750dabcb3608/rotate",
+        &[("hours", "1"), ("once", "01a1fb92-2a86-77d2-84f1-750dabcb3609")],
+        "- 403 403 403 403 403",
+    ),
     ("/platform/reconciliation", &[("provider", "anthropic"), ("api_key", "x")], "- 403 403 403 403 403"),
     ("/platform/reconciliation/anthropic/remove", &[], "404 403 403 403 403 403"),
 ];
@@ -333,6 +356,10 @@ on_both! {
         let mut admin = sign_in(world, "admin").await;
         let own = admin.csrf.clone();
         let billing = sign_in(world, "billing").await;
+        // The same person's, of a session that has ended.
+        let mut ended = sign_in(world, "admin").await;
+        assert_eq!(ended.post("/sign-out", &[]).await.status, 303);
+        let expired = ended.csrf.clone();
         let posts = POSTS.iter().map(|(path, fields, _)| (*path, *fields)).chain([
             ("/sign-out", &[][..]),
             ("/viewing/stop", &[][..]),
@@ -347,13 +374,17 @@ on_both! {
             ("/sign-in/passkey/question", &[][..]),
             ("/sign-in/passkey", &[("credential", "{}")][..]),
             ("/sign-in/sso", &[("email", "max@acme.example")][..]),
+            ("/sign-in/second", &[("code", "123456")][..]),
+            ("/setup/x", &[("email", "x@acme.example"), ("password", "another 12 letters")][..]),
+            ("/claim/x", &[][..]),
             ("/claim/x/accept", &[][..]),
+            ("/join/x", &[][..]),
             ("/join/x/accept", &[][..]),
             ("/account/password", &[("current_password", PASSWORD), ("new_password", "another 12 letters")][..]),
             ("/account/sessions/01a1fb92-2a86-77d2-84f1-750dabcb3608/revoke", &[][..]),
         ]);
         for (path, fields) in posts {
-            for token in ["", "0000", billing.csrf.as_str()] {
+            for token in ["", "0000", billing.csrf.as_str(), expired.as_str()] {
                 let mut sent = fields.to_vec();
                 if !token.is_empty() {
                     sent.push(("csrf", token));
@@ -445,6 +476,7 @@ on_both! {
         page.says("Using your own Anthropic key.");
         page.says("sk-ant-api03-…Zz9y");
         page.says("Feature drafts");
+        assert_eq!(fact(&page, "Last used"), "Not yet");
         assert!(!page.body.contains(&key));
         // The notice is said once.
         assert!(page.body.contains("class=\"notice") && !admin.get(keys).await.body.contains("class=\"notice"));
@@ -452,8 +484,10 @@ on_both! {
         let token = world.token(&cast.tenant).await;
         let answer = world.message(&token).send().await.unwrap();
         assert_eq!(answer.headers()["x-keyward-key"], "production@1");
-        world.row_of(&answer).await;
-        admin.get(keys).await.says("just now");
+        let row = world.row_of(&answer).await;
+        let page = admin.get(keys).await;
+        let used = fact(&page, "Last used");
+        assert!(used.starts_with(&format!("<time datetime=\"{}\"", row.started_at.rfc3339())), "{used}");
         admin.get("/t/acme/billing").await.says("Switched to own key");
 
         let second = test_key("ok");

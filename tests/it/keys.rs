@@ -3,11 +3,13 @@
 use keyward::domain::account::TenantRole;
 use keyward::domain::billing::UsageMode;
 use keyward::domain::clock::{DAY, HOUR, MINUTE, Moment};
+use keyward::domain::ids::Owner;
 use keyward::domain::notice::NoticeKind;
 use keyward::domain::provider_key::{KeyState, Provider, Verdict};
 use keyward::services::ServiceError;
 use keyward::services::key_states::Observation;
 use keyward::services::provider_keys::NewKey;
+use keyward::storage::{Tx, plans};
 use serde_json::json;
 use wiremock::matchers::any;
 use wiremock::{Mock, MockServer, ResponseTemplate};
@@ -15,6 +17,21 @@ use wiremock::{Mock, MockServer, ResponseTemplate};
 use crate::console::{Cast, cast, sign_in};
 use crate::on_both;
 use crate::support::{On, Setup, World, holder, new_key, sha256, test_key};
+
+/// The versions of the keys of a name as the database has them, removed or not, and whether each is still
+/// sealed in it.
+pub async fn sealed(world: &World, name: &str) -> Vec<(i32, bool)> {
+    type Row = (i32, Option<Vec<u8>>);
+    let sql = "SELECT v.version, v.sealed FROM key_version v JOIN provider_key k ON k.id = v.key_id
+               WHERE k.name = $1 ORDER BY v.version";
+    let mut tx = world.services.db.read().await.unwrap();
+    let rows = match &mut tx {
+        Tx::Sqlite(tx) => sqlx::query_as::<_, Row>(sql).bind(name).fetch_all(&mut **tx).await,
+        Tx::Postgres(tx) => sqlx::query_as::<_, Row>(sql).bind(name).fetch_all(&mut **tx).await,
+    };
+    tx.rollback().await.unwrap();
+    rows.unwrap().into_iter().map(|(version, sealed)| (version, sealed.is_some())).collect()
+}
 
 fn problem(result: Result<impl std::fmt::Debug, ServiceError>, field: &str) -> String {
     match result {
@@ -128,6 +145,33 @@ on_both! {
         let detail = world.services.key_detail(holder, "production").await.unwrap();
         assert!(detail.undo.is_none());
         assert_eq!(detail.versions.len(), 3, "what is known of old versions stays");
+    }
+}
+
+on_both! {
+    async fn a_replaced_version_is_destroyed_after_a_day_and_the_current_one_is_not(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let (admin, holder) = (world.admin(&tenant), holder(&tenant));
+        for name in ["production", "batch"] {
+            world.add_key(&tenant, name, &test_key("ok")).await.unwrap();
+            world.rotate(&admin, holder, name, &test_key("ok")).await.unwrap();
+        }
+        // Which one is current is no matter of its number.
+        world.services.undo_rotation(&admin, holder, "batch").await.unwrap();
+        world.clock.advance(DAY - HOUR);
+        world.services.tidy().await.unwrap();
+        for name in ["production", "batch"] {
+            assert_eq!(sealed(world, name).await, [(1, true), (2, true)], "{name}: before its time");
+        }
+        world.clock.advance(HOUR);
+        world.services.tidy().await.unwrap();
+        assert_eq!(sealed(world, "production").await, [(1, false), (2, true)]);
+        assert_eq!(sealed(world, "batch").await, [(1, true), (2, false)]);
+        let token = world.token(&tenant).await;
+        for (name, used) in [("production", "production@2"), ("batch", "batch@1")] {
+            let answer = world.message(&token).header("x-keyward-key", name).send().await.unwrap();
+            assert_eq!((answer.status().as_u16(), answer.headers()["x-keyward-key"].to_str().unwrap()), (200, used));
+        }
     }
 }
 
@@ -267,12 +311,19 @@ async fn a_key_that_is_let_do_nothing_is_told_from_one_that_was_not_reached() {
     let (admin, holder) = (world.admin(&tenant), holder(&tenant));
     let secret = world.key_of(Provider::Openai, "ok").await;
     world.add_key_of(holder, Provider::Openai, "restricted", &secret).await.unwrap();
+    let checked_at = async |world: &World| {
+        world.services.key_detail(holder, "restricted").await.unwrap().line.key.current.checked_at
+    };
+    let saved_at = checked_at(&world).await;
+    world.clock.advance(MINUTE);
     provider.reset().await;
     let error = json!({ "error": { "type": "request_forbidden", "code": "unsupported_country_region_territory", "message": "No." } });
     let refusal = ResponseTemplate::new(403).set_body_json(error);
     Mock::given(any()).respond_with(refusal).mount(&provider).await;
     let (_, state, found) = world.services.check_key(&admin, holder, "restricted").await.unwrap();
     assert_eq!((state, found.told()), (KeyState::Valid, "not_permitted"), "{found:?}");
+    // Such a check has not passed, so it is not told as the last that has.
+    assert_eq!(checked_at(&world).await, saved_at);
     let other = world.key_of(Provider::Openai, "ok").await;
     let Err(ServiceError::Invalid(problems)) =
         world.add_key_of(holder, Provider::Openai, "other", &other).await
@@ -281,6 +332,33 @@ async fn a_key_that_is_let_do_nothing_is_told_from_one_that_was_not_reached() {
     };
     assert!(problems.of("api_key").unwrap().contains("unsupported_country_region_territory"), "{problems:?}");
     world.end().await;
+}
+
+on_both! {
+    async fn a_check_asks_the_model_that_the_tenant_has_chosen(world: World) {
+        let tenant = world.tenant("acme", UsageMode::Byok).await;
+        let (admin, holder) = (world.admin(&tenant), holder(&tenant));
+        let asked = async || {
+            let arrived = world.arrived().await;
+            world.forget_arrived().await;
+            let models: Vec<String> = arrived.iter().filter_map(|call| call["model"].as_str()).map(str::to_owned).collect();
+            models
+        };
+        world.forget_arrived().await;
+        world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+        assert_eq!(asked().await, ["claude-haiku-4-5"]);
+        let mut tx = world.services.db.write().await.unwrap();
+        // The first is none of this provider's.
+        for (feature, model) in [("chatbot", "gpt-5.4"), ("drafts", "claude-opus-5-5")] {
+            plans::choose_model(&mut tx, &holder.scope, feature, Some(model)).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        world.services.directory.forget(Owner::Tenant(tenant.id));
+        world.services.check_key(&admin, holder, "production").await.unwrap();
+        assert_eq!(asked().await, ["claude-opus-5-5"]);
+        world.rotate(&admin, holder, "production", &test_key("ok")).await.unwrap();
+        assert_eq!(asked().await, ["claude-opus-5-5"]);
+    }
 }
 
 on_both! {
@@ -321,10 +399,13 @@ on_both! {
         let tenant = world.tenant("acme", UsageMode::Byok).await;
         let (admin, holder) = (world.admin(&tenant), holder(&tenant));
         world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
+        world.rotate(&admin, holder, "production", &test_key("ok")).await.unwrap();
         let token = world.token(&tenant).await;
         let wrong = world.services.remove_key(&admin, holder, "production", "prod").await;
         assert!(matches!(wrong, Err(ServiceError::Invalid(_))));
+        assert_eq!(sealed(world, "production").await, [(1, true), (2, true)]);
         world.services.remove_key(&admin, holder, "production", "production").await.unwrap();
+        assert_eq!(sealed(world, "production").await, [(1, false), (2, false)], "the replaced one too");
         assert!(world.services.key_lines(holder).await.unwrap().is_empty());
         let answer = world.message(&token).send().await.unwrap();
         assert_eq!(answer.headers()["x-keyward-usage-mode"], "managed");

@@ -14,6 +14,11 @@ pub struct Process(Child);
 impl Process {
     /// Starts it, and waits until it is ready.
     pub async fn serve(world: &World) -> Self {
+        Self::serve_with(world, |_| {}).await
+    }
+
+    /// The same with settings beside the usual ones.
+    pub async fn serve_with(world: &World, set: impl FnOnce(&mut Command)) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_keyward"));
         command
             .arg("serve")
@@ -27,6 +32,7 @@ impl Process {
         if let Some(url) = &world.settings.database_url {
             command.env("KEYWARD_DATABASE_URL", url);
         }
+        set(&mut command);
         let child = command.spawn().unwrap();
         let mut process = Self(child);
         let begun = Instant::now();

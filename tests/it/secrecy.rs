@@ -49,6 +49,7 @@ fn disguises(secret: &str) -> Vec<Needle> {
         ("base64, shifted by one", shifted(1)),
         ("base64, shifted by two", shifted(2)),
         ("reversed", secret.bytes().rev().collect()),
+        ("JSON", serde_json::to_string(secret).unwrap().trim_matches('"').as_bytes().to_vec()),
     ]
 }
 
@@ -125,8 +126,14 @@ async fn no_key_is_written_or_said() {
         .with_writer(move || writer.clone())
         .finish();
     let _ = tracing::subscriber::set_global_default(subscriber);
+    for on in [On::Sqlite, On::Postgres] {
+        keys_everywhere(on, &log).await;
+    }
+}
 
-    let world = World::with(On::Sqlite, with_secret_settings()).await;
+/// Plants keys, takes them through everything that could go wrong, and searches for them.
+async fn keys_everywhere(on: On, log: &Log) {
+    let world = World::with(on, with_secret_settings()).await;
     let tenant = world.tenant("acme", UsageMode::Byok).await;
     let (admin, holder) = (world.admin(&tenant), holder(&tenant));
     let words = [
@@ -265,6 +272,7 @@ async fn no_key_is_written_or_said() {
 
     let needles: Vec<Needle> = secrets.iter().flat_map(|secret| disguises(secret)).collect();
     search_files(world.dir.path(), &needles);
+    search("PostgreSQL", &world.postgres_rows().await, &needles);
     for text in &said {
         search("an answer", text.as_bytes(), &needles);
     }

@@ -437,7 +437,6 @@ impl World {
             .json(body)
     }
 
-    /// The usage row of an answer, once it is settled.
     /// Does behind Keyward's back what no code of it does.
     pub async fn sql(&self, sql: &'static str) {
         match &self.services.db {
@@ -454,6 +453,22 @@ impl World {
         }
     }
 
+    /// Every row of every table on PostgreSQL as text, bytes in hex; nothing on SQLite, whose file can be read.
+    pub async fn postgres_rows(&self) -> Vec<u8> {
+        let keyward::storage::Database::Postgres(pool) = &self.services.db else { return Vec::new() };
+        let tables = "SELECT relname::text FROM pg_stat_user_tables ORDER BY relname";
+        let tables: Vec<(String,)> = sqlx::query_as(tables).fetch_all(pool).await.unwrap();
+        let mut all = Vec::new();
+        for (table,) in tables {
+            let sql = sqlx::AssertSqlSafe(format!("SELECT row_to_json(t)::text FROM {table} t"));
+            let rows: Vec<(String,)> = sqlx::query_as(sql).fetch_all(pool).await.unwrap();
+            all.extend(rows.into_iter().flat_map(|(row,)| row.into_bytes()));
+        }
+        assert!(!all.is_empty(), "the tables can be read");
+        all
+    }
+
+    /// The usage row of an answer, once it is settled.
     pub async fn row_of(&self, response: &reqwest::Response) -> UsageRow {
         let id = response.headers()["x-keyward-request-id"].to_str().unwrap().to_owned();
         self.row(RequestId::parse(&id).unwrap()).await
