@@ -1,7 +1,7 @@
 //! `keyward demo`: the whole of Keyward on this machine, with sample data and the sandbox as provider.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -203,7 +203,7 @@ async fn call_gateway(services: &Services, card: &Card, gateway: SocketAddr) -> 
     });
     let outgoing = Outgoing {
         method: http::Method::POST,
-        url: Url::parse(&format!("http://{gateway}/v1/messages"))?,
+        url: Url::parse(&format!("http://{}/v1/messages", reachable(gateway)))?,
         headers,
         body: body.to_string().into(),
         hides_usage: false,
@@ -217,6 +217,16 @@ async fn call_gateway(services: &Services, card: &Card, gateway: SocketAddr) -> 
         );
     }
     Ok(())
+}
+
+/// Where to reach what is bound to this address: to all of them, it is on the loopback one too.
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
 }
 
 fn introduce(card: &Card) -> Result<(), Failure> {

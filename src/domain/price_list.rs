@@ -163,12 +163,6 @@ pub fn find(id: &str) -> Option<&'static Model> {
     exact(id).or_else(|| exact(without_snapshot(id)?))
 }
 
-/// Whether a provider sells a model.
-#[must_use]
-pub fn sells(provider: Provider, model: &str) -> bool {
-    find(model).is_some_and(|model| model.providers.contains(&provider))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -75,9 +75,9 @@ enum Piece {
     Last(Bytes),
 }
 
-/// A stream that ends in the middle of an event, which its client learns by the connection's break.
+/// A stream that ends before its time, which its client learns by the connection's break.
 #[derive(Debug, thiserror::Error)]
-#[error("the provider's answer broke off")]
+#[error("the answer broke off")]
 pub struct BrokenOff;
 
 impl Stream for Chunks {
@@ -388,6 +388,7 @@ impl Exchange {
             None => Some(Bytes::new()),
         };
         let _ticket = self.settle(report, ending, &mut opened);
+        drop((answer, opened));
         if let (Some(client), Some(words)) = (client, last) {
             let _ = client.send_timeout(Piece::Last(words), patience.idle).await;
         }
@@ -513,8 +514,10 @@ async fn pump(
             }
             Ok(None) => {
                 let rest = past.rest();
-                if let (false, Some(open)) = (rest.is_empty(), client) {
-                    let _ = open.send_timeout(Piece::Next(rest), idle).await;
+                if let (false, Some(open)) = (rest.is_empty(), &*client)
+                    && open.send_timeout(Piece::Next(rest), idle).await.is_err()
+                {
+                    *client = None;
                 }
                 return Ok(());
             }

@@ -371,7 +371,9 @@ async fn pin(
 /// The model of a request that names none: the feature's, if this provider sells it, or else the
 /// provider's own.
 fn default_model(feature: &Feature, provider: Provider) -> &str {
-    let of_feature = feature.default_model.as_deref().filter(|model| price_list::sells(provider, model));
+    let sold =
+        |model: &&str| price_list::find(model).is_some_and(|model| model.providers.contains(&provider));
+    let of_feature = feature.default_model.as_deref().filter(sold);
     of_feature.unwrap_or(providers::of(provider).spec().probe_model)
 }
 

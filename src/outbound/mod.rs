@@ -88,7 +88,8 @@ pub enum SendError {
 pub struct Patience {
     /// For its head.
     pub first_byte: Duration,
-    /// For its next piece, and for the client to take one. Holds for every other answer's pieces too.
+    /// For its next piece, and for the client to take one. For the pieces of every other answer too: those of
+    /// checks and webhooks.
     pub idle: Duration,
     /// For the rest of it, when the client has left.
     pub drain: Duration,

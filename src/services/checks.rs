@@ -6,7 +6,6 @@ use super::Services;
 use crate::access::scope::Scope;
 use crate::crypto::secret::Secret;
 use crate::domain::clock::Moment;
-use crate::domain::price_list;
 use crate::domain::provider_key::{KeySettings, KeyView, Provider, Verdict};
 use crate::outbound::exchange::ExchangeError;
 use crate::outbound::{SendError, Trust};
@@ -27,12 +26,6 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// When the check told something of the key, if it did: `now`, or not at all.
-    #[must_use]
-    pub fn told_at(&self, now: Moment) -> Option<Moment> {
-        (self.verdict != Verdict::Doubtful).then_some(now)
-    }
-
     /// The finding in a word, for the record.
     #[must_use]
     pub fn told(&self) -> &'static str {
@@ -65,13 +58,18 @@ impl Services {
         Ok(self.ask_about(&model, provider, secret, custom_url, settings).await)
     }
 
-    /// The model of a live check: one that the tenant has chosen and the provider sells, or else the
-    /// provider's own.
+    /// The model of a live check: one of Anthropic's that the tenant has chosen and its plan offers, or else
+    /// the provider's own. Where others are asked, not every model that they sell is to be had.
     async fn probe_model(&self, scope: &Scope, provider: Provider) -> Result<String, StorageError> {
-        let tenant = self.directory.tenant(scope).await?;
-        let mut chosen = tenant.iter().flat_map(|tenant| &tenant.models).map(|(_, model)| model);
-        let own = || providers::of(provider).spec().probe_model.to_owned();
-        Ok(chosen.find(|model| price_list::sells(provider, model)).cloned().unwrap_or_else(own))
+        let own = providers::of(provider).spec().probe_model;
+        if provider == Provider::Anthropic
+            && let Some(tenant) = self.directory.tenant(scope).await?
+        {
+            let offered = |model: &str| tenant.plan.choices(provider).any(|choice| choice.id == model);
+            let chosen = tenant.models.iter().find(|(_, model)| offered(model));
+            return Ok(chosen.map_or(own, |(_, model)| model.as_str()).to_owned());
+        }
+        Ok(own.to_owned())
     }
 
     async fn ask_about(

@@ -120,8 +120,7 @@ impl Services {
         let url = current.custom_url.as_deref();
         let checked = self.check(&scope, found.key.provider, &secret, url, &current.settings).await?;
         let now = self.clock.now();
-        self.move_state(key, version, checked.told_at(now), |status| status.after_check(checked.verdict, now))
-            .await
+        self.move_state(key, version, Some(now), |status| status.after_check(checked.verdict, now)).await
     }
 
     async fn move_state(
@@ -215,8 +214,7 @@ impl Services {
             if before.state != state {
                 news = tell_of_move(tx, &found.key, before.state, state, now).await?;
             }
-            let told_at = checked.told_at(now);
-            Ok(keys::set_status(tx, found.key.id, current.version, &status, told_at).await?)
+            Ok(keys::set_status(tx, found.key.id, current.version, &status, Some(now)).await?)
         })
         .await?;
         if let Some(news) = news {

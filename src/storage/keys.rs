@@ -267,8 +267,7 @@ pub async fn replace_version(
     Ok(execute!(tx, sql, key.0, to)? == 1)
 }
 
-/// Writes a version's state. `checked_at` is set where a check told something of the key: live
-/// traffic does not set it, nor a check whose answer leaves the key in doubt.
+/// Writes a version's state. `checked_at` is set where a check found it, not live traffic.
 pub async fn set_status(
     tx: &mut Tx,
     key: KeyId,

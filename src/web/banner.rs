@@ -173,11 +173,9 @@ fn with_key(s: &Subject<'_>, key: &ProviderKey) -> Banner {
     let since = s.times.when(status.since);
     match key.state_at(s.times.now) {
         KeyState::Valid => {
-            // A state that is younger than the check came from elsewhere: from traffic, a pause that ran
-            // out or a press on Resume.
-            let passed = |at| status.state == KeyState::Valid && status.since <= at;
+            // Whether it passed is not said: the state may come from traffic or a press on Resume, and a check
+            // may leave it in doubt.
             let checked = match key.current.checked_at {
-                Some(at) if passed(at) => Prose::of("Last check passed ").when(&s.times.when(at)).text("."),
                 Some(at) => Prose::of("Last checked ").when(&s.times.when(at)).text("."),
                 None => Prose::default(),
             };

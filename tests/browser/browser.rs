@@ -158,6 +158,13 @@ impl Browser {
         panic!("never saw {what:?}; the page says:\n{last}");
     }
 
+    /// Moves the mouse over the middle of what this selector finds first.
+    pub async fn point_at(&self, selector: &str) {
+        let element = self.driver.find(By::Css(selector)).await.unwrap();
+        element.scroll_into_view().await.unwrap();
+        self.driver.action_chain().move_to_element_center(&element).perform().await.unwrap();
+    }
+
     pub async fn run(&self, script: &str) -> Value {
         self.driver.execute(script, Vec::new()).await.unwrap().json().clone()
     }

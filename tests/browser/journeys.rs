@@ -85,6 +85,15 @@ async fn a_tenant_admin_takes_a_key_from_paste_to_removal() {
     browser.driver.active_element().await.unwrap().send_keys(thirtyfour::Key::End).await.unwrap();
     let read = browser.run("return document.querySelector('.chart-read').textContent").await;
     assert!(read.as_str().unwrap().contains(&row.cost.precise()), "{read}: the cost to the nanodollar");
+    // And by pointer, for as long as it is there.
+    browser.run("document.activeElement.blur()").await;
+    let read = async || browser.run("return document.querySelector('.chart-read').textContent").await;
+    let hint = read().await;
+    assert!(hint.as_str().unwrap().starts_with("Point at a day"), "{hint}");
+    browser.point_at("svg.chart .day:last-of-type .hit").await;
+    assert!(read().await.as_str().unwrap().contains(&row.cost.precise()));
+    browser.point_at("h1").await;
+    assert_eq!(read().await, hint);
     browser.press("Show as table").await;
     browser.check_page("Billing, table").await;
 

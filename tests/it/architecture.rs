@@ -100,7 +100,11 @@ fn sql_and_http_stand_in_one_place_each() {
 fn every_post_of_the_console_takes_a_form_with_a_token() {
     let mut taken = 0;
     for path in sources(&root().join("src/web")) {
-        for route in shipped(&path).split("web::post().to(").skip(1) {
+        let text: String = shipped(&path).split_whitespace().collect();
+        assert!(!text.contains("Method::POST)"), "{} takes a POST by another way", path.display());
+        for route in text.split("web::post()").skip(1) {
+            let route =
+                route.strip_prefix(".to(").unwrap_or_else(|| panic!("{}: {route:.40}", path.display()));
             let handler = route.split(')').next().unwrap();
             let (file, name) = match handler.rsplit_once("::") {
                 Some((module, name)) => (path.with_file_name(format!("{module}.rs")), name),

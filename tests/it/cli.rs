@@ -10,7 +10,7 @@ use keyward::domain::clock::{Clock, MINUTE, Moment};
 use rusqlite::{Connection, OpenFlags};
 use serde_json::Value;
 
-use crate::support::{message, sha256};
+use crate::support::{message, port_to_come_back_to, sha256};
 
 fn keyward(dir: &Path, args: &[&str]) -> Output {
     command(dir).args(args).output().expect("the command runs")
@@ -253,7 +253,8 @@ async fn has_called(demo: &Demo, folder: &Path, launched: Moment) -> String {
 async fn the_demo_calls_at_once_and_carries_on_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let launched = Clock::system().now();
-    let demo = Demo::start(dir.path(), &["--bind", "127.0.0.1:0", "--sandbox-bind", "127.0.0.1:0"]);
+    let [bind, sandbox_bind] = [(), ()].map(|()| format!("127.0.0.1:{}", port_to_come_back_to()));
+    let demo = Demo::start(dir.path(), &["--bind", &bind, "--sandbox-bind", &sandbox_bind]);
     let key = has_called(&demo, dir.path(), launched).await;
     {
         let db = database(dir.path());

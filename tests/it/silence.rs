@@ -17,7 +17,7 @@ use crate::faults::only_row;
 use crate::support::{On, Setup, World, error_code, holder, message, test_key};
 
 /// In place of minutes.
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_secs(1);
 /// Longer than anything here takes, and shorter than what is waited for by default.
 const LONG: Duration = Duration::from_secs(30);
 /// By this a call is told from the checks of a key.

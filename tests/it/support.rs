@@ -568,6 +568,19 @@ pub fn free_port() -> TcpListener {
     TcpListener::bind(("127.0.0.1", 0)).expect("a free port")
 }
 
+/// A free port that nobody is given who asks for any, for what binds it later or again.
+pub fn port_to_come_back_to() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        // Below the ephemeral ports, and apart from where another test run begins.
+        let number = std::process::id() * 7 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + u16::try_from(number % 20_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
 /// What the sandbox signs its messages of payments with.
 pub const PAYMENT_SECRET: &str = "whsec_of_the_tests";
 

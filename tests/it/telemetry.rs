@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::console::PASSWORD;
 use crate::process::Process;
-use crate::support::{On, World, free_port, test_key};
+use crate::support::{On, World, port_to_come_back_to, test_key};
 use crate::visitor::{Page, Visitor};
 
 /// A page that fails, and what the process logs meanwhile. Path and query of the request carry a canary.
@@ -64,11 +64,10 @@ async fn metrics_are_told_on_an_address_of_their_own() {
     let tenant = world.tenant("acme", UsageMode::Byok).await;
     world.add_key(&tenant, "production", &test_key("ok")).await.unwrap();
     let token = world.token(&tenant).await;
-    // While the world still holds its own.
-    let address = free_port().local_addr().unwrap();
+    let address = format!("127.0.0.1:{}", port_to_come_back_to());
     world.stop().await;
     let process = Process::serve_with(&world, |command| {
-        command.env("KEYWARD_METRICS_BIND", address.to_string());
+        command.env("KEYWARD_METRICS_BIND", &address);
     })
     .await;
     let metrics = async || {
@@ -112,9 +111,12 @@ async fn a_process_that_stops_is_alive_and_not_ready() {
 
     world.forget_arrived().await;
     let call = tokio::spawn(world.message(&token).send());
-    while world.arrived().await.is_empty() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let on_its_way = async {
+        while world.arrived().await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), on_its_way).await.expect("the call goes out");
     let asked = async {
         while ask("/readyz").await != 503 {}
         (ask("/healthz").await, call.is_finished())
