@@ -1,11 +1,15 @@
 //! Billing in the console: credits, budgets, usage, prices, and what a fallback leaves behind.
 
+use keyward::access::scope::Scope;
+use keyward::domain::account::KeyChangers;
 use keyward::domain::billing::{Funding, UsageMode};
 use keyward::domain::clock::DAY;
 use keyward::domain::ids::Owner;
 use keyward::domain::money::{Nanos, div_half_even};
 use keyward::domain::price::Multiplier;
+use keyward::domain::provider_key::Provider;
 use keyward::domain::usage::Dimension;
+use keyward::services::provider_keys::Holder;
 
 use crate::console::{cast, sign_in};
 use crate::on_both;
@@ -359,6 +363,23 @@ fn panel<'a>(page: &'a Page, id: &str) -> &'a str {
     let open = format!("aria-labelledby=\"{id}\"");
     let (_, rest) = page.body.split_once(&open).unwrap_or_else(|| panic!("no {id}:\n{}", page.body));
     rest.split("</section>").next().unwrap()
+}
+
+on_both! {
+    async fn a_key_of_another_provider_does_not_make_the_shared_account_look_down(world: World) {
+        let cast = cast(world).await;
+        let secret = world.key_of(Provider::Openai, "ok").await;
+        world.add_key_of(holder(&cast.tenant), Provider::Openai, "another", &secret).await.unwrap();
+        let mut admin = sign_in(world, "admin").await;
+        for path in [BILLING, "/t/acme/settings/api-keys"] {
+            admin.get(path).await.says("Using Acme's shared Anthropic infrastructure.");
+        }
+        // With a shared account of that provider, it is that one.
+        let platform = Holder { scope: Scope::of_system(Owner::Platform), changers: KeyChangers::SuperAdmins };
+        let secret = world.key_of(Provider::Openai, "ok").await;
+        world.add_key_of(platform, Provider::Openai, "shared-openai", &secret).await.unwrap();
+        admin.get(BILLING).await.says("Using Acme's shared OpenAI infrastructure.");
+    }
 }
 
 on_both! {

@@ -186,9 +186,13 @@ pub fn status_banners<'a>(
         providers.extend(Provider::ALL.iter().filter(|one| keys.iter().any(|key| key.provider == **one)));
     }
     if providers.is_empty() {
-        let first = keys.first().map(|key| key.provider);
-        let shared = standing.platform.keys.views.iter().map(|key| key.provider).min();
-        let managed = of(first.or(shared).unwrap_or(Provider::Anthropic));
+        // The shared account of a provider that they know, or of any: a key of their own says of no shared one
+        // that it is down.
+        let shared = |one: &&Provider| standing.platform.keys.views.iter().any(|key| key.provider == **one);
+        let own = |one: &&Provider| keys.iter().any(|key| key.provider == **one);
+        let all = || Provider::ALL.iter();
+        let known = all().filter(own).find(shared).or_else(|| all().find(shared)).or_else(|| all().find(own));
+        let managed = of(known.copied().unwrap_or(Provider::Anthropic));
         return std::iter::once(managed).chain(named).collect();
     }
     let (good, bad): (Vec<_>, Vec<_>) = providers
